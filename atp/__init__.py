@@ -1,0 +1,1 @@
+"""ATP: source-free adaptation of semantic-segmentation models (align, teach, propagate)."""
