@@ -1,0 +1,43 @@
+# Two commands: `make demo` and `make test`. Both set everything up; nothing but Python >= 3.11, git and make is needed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# A waiting thread that spins takes its core from whoever else works on the machine.
+export OMP_WAIT_POLICY ?= passive
+# Nothing that we start sends telemetry.
+export DO_NOT_TRACK := true
+export MLFLOW_DISABLE_TELEMETRY := true
+export DVC_NO_ANALYTICS := true
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+.PHONY: help demo test lint setup clean
+help: ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
+
+setup: $(VENV)/.ready ## Create the environment
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python >= 3.11 is needed; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup ## Adapt the embedded example, from source training to the registered model
+	dvc pull --quiet --allow-missing data.dvc 2>/dev/null || dvc update --quiet data.dvc
+	dvc repro
+	atp report
+
+lint: setup ## Style and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+test: lint ## Lint, types, tests
+	pytest
+
+clean: ## Delete results, states and tracking, but neither the environment nor DVC's cache
+	rm -rf runs .atp mlflow.db* mlruns mlartifacts

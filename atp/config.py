@@ -1,0 +1,442 @@
+"""``params.yaml`` as typed, validated sections; the only place where settings are looked up by string."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+
+from atp.data.labels import LabelSpace
+from atp.errors import InputError
+from atp.models.network import NetworkConfig
+
+# Strict: a quoted number or a yes/no in a number's place is a mistake to tell, not to convert.
+Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
+Decay = Annotated[float, Field(gt=0.0, lt=1.0, strict=True)]
+Positive = Annotated[float, Field(gt=0.0, strict=True)]
+NonNegative = Annotated[float, Field(ge=0.0, strict=True)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+Whole = Annotated[int, Field(ge=0, strict=True)]
+Channel = Annotated[int, Field(ge=0, le=255, strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
+
+
+class Section(BaseModel):
+    """A section of params.yaml: no unknown keys, no silent conversions, read-only."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceData(Section):
+    """What there is of the source domain: labelled images, or nothing but the given checkpoint.
+
+    Attributes:
+        root: holds either; the stage ``source`` depends on it, and every stage after it is kept out of it.
+        images, labels: folders; ``images`` and ``labels`` below ``root`` if not given.
+    """
+
+    root: Path
+    images: Path = Path()
+    labels: Path = Path()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _below_root(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(root := values.get("root"), str):
+            return {"images": f"{root}/images", "labels": f"{root}/labels", **values}
+        return values
+
+    @model_validator(mode="after")
+    def _inside_root(self) -> Self:
+        for path in (self.images, self.labels):
+            if not path.is_relative_to(self.root):
+                raise ValueError(f"{path} is not below root {self.root}; DVC would not see it change")
+        return self
+
+
+class MaybeLabelled(Section):
+    """Folders of images and, where they exist, of their labels."""
+
+    images: Path
+    labels: Path | None = None
+
+
+class ClassEntry(Section):
+    """One class of the label space, in id order."""
+
+    name: str
+    color: tuple[Channel, Channel, Channel]
+
+
+class DataSection(Section):
+    """Where the images are and at which size they are read.
+
+    Attributes:
+        root: the folder that ``data.dvc`` brings in; everything below lies in it.
+        source: labelled source images; read by the stage ``source`` alone.
+        target: unlabelled target images; their labels, if any, are read by ``evaluate`` alone.
+        test: held-out target images with labels; without labels only label-free figures are reported.
+        classes: a YAML file with a list of ``{name, color: [r, g, b]}``, or that list itself.
+        size: (width, height) to which every image is resized; None keeps each image's own.
+        crop: (width, height) of random training crops; None trains on whole images, which then must be of one size.
+    """
+
+    root: Path = Path("data")
+    source: SourceData
+    target: MaybeLabelled
+    test: MaybeLabelled
+    classes: Path | tuple[ClassEntry, ...]
+    size: tuple[Count, Count] | None = None
+    crop: tuple[Count, Count] | None = None
+
+    def label_space(self) -> LabelSpace:
+        """The classes, from the list here or from their file.
+
+        Raises:
+            InputError: no such file, or it is not a list of at most 255 classes with unique names.
+        """
+        entries = self.classes if isinstance(self.classes, tuple) else _read_classes(self.classes)
+        where = "params.yaml: data.classes" if isinstance(self.classes, tuple) else str(self.classes)
+        names = tuple(entry.name for entry in entries)
+        if not 2 <= len(names) <= 255:
+            raise InputError(f"{where}: {len(names)} classes; there must be 2 to 255")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InputError(f"{where}: class name {twice[0]!r} stands twice; names must be unique")
+        return LabelSpace(names, tuple(entry.color for entry in entries))
+
+
+class TrainingSection(Section):
+    """What all training stages share and what changes their result.
+
+    Attributes:
+        seed: of everything random; stages mix it with their own name.
+        precision: arithmetic of the forward and backward pass under autocast; weights stay float32.
+        channels_last: memory format of weights and activations.
+    """
+
+    seed: Whole = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: Flag = True
+
+
+class RuntimeSection(Section):
+    """Where and how fast; nothing here changes a result, and DVC does not track it.
+
+    Attributes:
+        device: ``auto`` takes CUDA where it is, else the CPU.
+        workers: data loading processes; 0 loads in the training process.
+        threads: CPU threads of PyTorch; 0 leaves its own choice. On the CPU another number may change the last bits.
+        cache_mb: memory for decoded images, per process.
+        save_every_s: seconds between two saved training states; 0 saves after every step.
+    """
+
+    device: str = "auto"
+    workers: Whole = 0
+    threads: Whole = 0
+    cache_mb: Whole = 2048
+    save_every_s: NonNegative = 30.0
+
+
+class Augmentation(Section):
+    """Random changes to training images.
+
+    Attributes:
+        flip: mirror half of the images.
+        scale: range of random zoom before the crop; (1, 1) is none.
+        jitter: strength of colour jitter: brightness, contrast and saturation by up to this share, hue by a quarter.
+        blur: Gaussian blur for half of the images.
+    """
+
+    flip: Flag = True
+    scale: tuple[Positive, Positive] = (1.0, 1.0)
+    jitter: Share = 0.0
+    blur: Flag = False
+
+
+class Optimisation(Section):
+    """SGD with the "poly" schedule (Sec. 4.2: lr 2.5e-4 for the backbone, 10 times that for the classifier, power 0.9).
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images a step, over all processes.
+        lr: learning rate of the backbone at the start.
+        classifier_lr_factor: the classifier learns this much faster.
+        momentum, weight_decay: of SGD.
+        power: of the poly schedule, lr * (1 - step / steps) ** power.
+        warmup_steps: linear increase before it.
+        batchnorm: ``train`` normalises by the batch and re-estimates the running statistics, ``eval`` holds them.
+        augmentation: see there.
+    """
+
+    epochs: Count
+    batch_size: Count
+    lr: Positive
+    classifier_lr_factor: Positive = 1.0
+    momentum: Share = 0.9
+    weight_decay: NonNegative = 5e-4
+    power: NonNegative = 0.9
+    warmup_steps: Whole = 0
+    batchnorm: Literal["train", "eval"] = "train"
+    augmentation: Augmentation = Augmentation()
+
+
+class SourceSection(Optimisation):
+    """The source model: given, or trained here with cross-entropy (Eq. 1).
+
+    Attributes:
+        checkpoint: a given model; training is skipped.
+    """
+
+    checkpoint: Path | None = None
+
+
+class AlignSection(Optimisation):
+    """Implicit feature alignment (Sec. 3.1).
+
+    Attributes:
+        alpha: weight of the curriculum entropy (Eq. 2).
+        gamma: its exponent.
+        weight_grad: whether the gradient passes through its weight (1 - h) ** gamma.
+        diversity: weight of the diversity loss (Eq. 3).
+        sharpness: lambda in Eq. 3's weight exp(-lambda h).
+        weighted: False gives every pixel the weight 1, the paper's L*_div.
+        per_image: class distribution of each image rather than of the batch.
+        freeze_classifier: keep g fixed, parameters and buffers, as the paper does.
+    """
+
+    alpha: NonNegative = 1.0
+    gamma: NonNegative = 3.0
+    weight_grad: Literal["detach", "full"] = "detach"
+    diversity: NonNegative = 0.3
+    sharpness: NonNegative = 3.0
+    weighted: Flag = True
+    per_image: Flag = False
+    freeze_classifier: Flag = True
+
+
+class Round(Section):
+    """One round of dump and teach.
+
+    Attributes:
+        model: folder of the model that labels and is then taught: ``runs/align``, or an earlier ``runs/teach/rNN``.
+    """
+
+    model: Path
+
+
+class DumpSection(Section):
+    """Pseudo labels on disk (Sec. 3.2), written by one pass over the target images.
+
+    Attributes:
+        keep_ratio: K of Eq. 4, the share of each class's pixels that become positive labels.
+        negative_threshold: lambda_neg of Eq. 6.
+        flip: average the prediction with that of the mirrored image.
+        scales: average predictions over these zooms.
+        source_weight: share of the source model's prediction in the average.
+    """
+
+    keep_ratio: Annotated[float, Field(gt=0.0, le=1.0, strict=True)] = 0.65
+    negative_threshold: Share = 0.05
+    flip: Flag = False
+    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0,)
+    source_weight: Annotated[float, Field(ge=0.0, lt=1.0, strict=True)] = 0.0
+
+
+class TeachSection(Optimisation):
+    """Bidirectional self-training (Eq. 8).
+
+    Attributes:
+        positive: weight of Eq. 5.
+        negative: weight of Eq. 7.
+        negatives: ``dumped`` with the positives, or ``online`` from the network as it learns (Algorithm 1's letter).
+        class_mix: paste half of the classes of one image, labels and all, onto the next of the batch.
+        ema: decay of an average of the weights, which is then what the stage hands on; None hands on the weights.
+    """
+
+    positive: NonNegative = 1.0
+    negative: NonNegative = 1.0
+    negatives: Literal["dumped", "online"] = "dumped"
+    class_mix: Flag = False
+    ema: Decay | None = None
+
+
+class SplitSection(Section):
+    """Easy and hard target images by mean entropy (Eq. 9).
+
+    Attributes:
+        model: folder of the model that ranks and labels: the last round's ``runs/teach/rNN``, or ``runs/align``.
+        easy_ratio: share of the images that count as easy.
+    """
+
+    model: Path
+    easy_ratio: Decay = 0.5
+
+
+class PropagateSection(Optimisation):
+    """From easy to hard images, as semi-supervised learning does (Eq. 10).
+
+    Attributes:
+        mix: how an easy and a hard image become one training image; ``none`` asks for consistency on the hard one.
+        ema: decay of the teacher's weights (authors' code, ClassMix); None takes the network itself, as the paper does.
+        confidence: the consistency loss weighs as much as the share of pixels above it.
+        consistency: weight of Eq. 10.
+        negative: weight of Eq. 7 on the easy images.
+        balance: 0 draws easy images evenly, 1 by the rarity of the classes that they show.
+        hand_on: the ``ema`` teacher or the trained ``student`` becomes the adapted model.
+    """
+
+    mix: Literal["class_mix", "none"] = "class_mix"
+    ema: Decay | None = 0.99
+    confidence: Share = 0.968
+    consistency: NonNegative = 1.0
+    negative: NonNegative = 0.0
+    balance: Share = 0.0
+    hand_on: Literal["ema", "student"] = "ema"
+
+    @model_validator(mode="after")
+    def _ema_exists(self) -> Self:
+        if self.hand_on == "ema" and self.ema is None:
+            raise ValueError("hand_on is ema but ema is null; set ema or hand_on: student")
+        return self
+
+
+class EvaluateSection(Section):
+    """What is measured on the test images.
+
+    Attributes:
+        batchnorm_only: also the source model with nothing but its BatchNorm statistics re-estimated on the target.
+        flip: predict with the mirrored image averaged in, for every model alike.
+    """
+
+    batchnorm_only: Flag = True
+    flip: Flag = False
+
+
+class RegisterSection(Section):
+    """The adapted model in MLflow's registry.
+
+    Attributes:
+        name: of the registered model.
+        alias: given to the new version.
+    """
+
+    name: str = "atp"
+    alias: str = "candidate"
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    data: DataSection
+    network: NetworkConfig
+    training: TrainingSection = TrainingSection()
+    runtime: RuntimeSection = RuntimeSection()
+    source: SourceSection
+    align: AlignSection
+    rounds: dict[str, Round]
+    dump: DumpSection = DumpSection()
+    teach: TeachSection
+    split: SplitSection
+    propagate: PropagateSection
+    evaluate: EvaluateSection = EvaluateSection()
+    register_: RegisterSection = Field(default=RegisterSection(), alias="register")
+
+    @model_validator(mode="after")
+    def _checkpoint_is_seen(self) -> Self:
+        given, root = self.source.checkpoint, self.data.source.root
+        if given is not None and not given.is_relative_to(root):
+            raise ValueError(f"source.checkpoint {given} is not below data.source.root {root}; DVC would not see it")
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_follow(self) -> Self:
+        """Every round starts from what comes before it, and the split from something that exists."""
+        made = [Path("runs/align")]
+        if not self.rounds:
+            raise ValueError("rounds is empty; give at least r01: {model: runs/align}")
+        for key, entry in self.rounds.items():
+            if entry.model not in made:
+                raise ValueError(f"rounds.{key}.model is {entry.model}; it must be one of {', '.join(map(str, made))}")
+            made.append(Path("runs/teach") / key)
+        if self.split.model not in made:
+            raise ValueError(f"split.model is {self.split.model}; it must be one of {', '.join(map(str, made))}")
+        return self
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and check the whole of params.yaml.
+
+    Raises:
+        InputError: missing, not YAML, or an entry that is unknown, of the wrong type or out of range; all of the
+            file is checked, since DVC would drop some of it silently (integer keys of a ``foreach``).
+    """
+    tree = _read_yaml(path)
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: must be a mapping of sections, see the example in the repository")
+    rounds = tree.get("rounds")
+    for key in rounds if isinstance(rounds, dict) else ():
+        if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", key):
+            raise InputError(
+                f"{path}: rounds.{key}: DVC drops keys that are no words without an error; call it r{key:0>2}"
+            )
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(f"{path}: {_explain(error)}") from error
+
+
+def _read_yaml(path: Path) -> object:
+    # YAML 1.2, as DVC reads it: in YAML 1.1 1e-3 is a string and `no` a boolean.
+    try:
+        return YAML(typ="safe", pure=True).load(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; run from the root of the project") from error
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise InputError(f"{path}: line {mark.line + 1 if mark else '?'}: not YAML: {error.problem}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+
+
+def _read_classes(path: Path) -> tuple[ClassEntry, ...]:
+    tree = _read_yaml(path)
+    if not isinstance(tree, list):
+        raise InputError(f"{path}: must be a list of {{name: road, color: [128, 64, 128]}}, in the order of their ids")
+    try:
+        return tuple(ClassEntry.model_validate(entry) for entry in tree)
+    except ValidationError as error:
+        raise InputError(f"{path}: {_explain(error)}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    """The first complaint in the words of params.yaml, and how many more there are."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _known_keys([str(part) for part in first["loc"][:-1]])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        text = f"{where}: unknown key" + (f"; is it {near[0]}?" if near else f"; known here: {', '.join(known)}")
+    elif first["type"] == "missing":
+        text = f"{where}: missing; add it"
+    elif first["type"] == "value_error":
+        text = (f"{where}: " if where else "") + first["msg"].removeprefix("Value error, ")
+    else:
+        message = first["msg"][0].lower() + first["msg"][1:]
+        text = f"{where}: {message}, not {first['input']!r}"
+    return text + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+
+
+def _known_keys(loc: list[str]) -> list[str]:
+    model: type[BaseModel] = Params
+    for part in loc:
+        field = next((f for n, f in model.model_fields.items() if (f.alias or n) == part), None)
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return [field.alias or name for name, field in model.model_fields.items()]

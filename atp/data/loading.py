@@ -1,0 +1,275 @@
+"""From samples on disk to batches in a fixed, resumable order.
+
+Every item is drawn with a seed made from (seed, epoch, position), so what a batch holds depends neither on the number
+of workers nor on where a killed run continues.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from atp.config import Augmentation
+from atp.data.folder import Sample, read_image, read_label
+from atp.data.labels import IGNORE
+from atp.data.transforms import Augment
+from atp.errors import InputError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images and whatever labels the stage has.
+
+    Attributes:
+        weak: uint8, (N, 3, H, W), geometry only.
+        strong: uint8, (N, 3, H, W), colours changed as well.
+        labels: int64, (N, H, W), class ids, 255 = none.
+        valid: bool, (N, H, W), False at padding.
+        negatives: bool, (N, C, H, W), True where a class is absent; empty where a stage has none.
+    """
+
+    weak: Tensor
+    strong: Tensor
+    labels: Tensor
+    valid: Tensor
+    negatives: Tensor
+
+    def to(self, device: torch.device, memory_format: torch.memory_format) -> Self:
+        weak = self.weak.to(device, non_blocking=True, memory_format=memory_format)
+        strong = (
+            weak if self.strong is self.weak else self.strong.to(device, non_blocking=True, memory_format=memory_format)
+        )
+        rest = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)[2:]}
+        return replace(self, weak=weak, strong=strong, **rest)
+
+    def pin_memory(self) -> Self:
+        pinned = {f.name: getattr(self, f.name).pin_memory() for f in fields(self)}
+        return replace(self, **pinned)
+
+
+AnyBatch = TypeVar("AnyBatch", "Batch", "PairBatch")
+
+Item = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Weak and strong image, ids, valid, negatives of one image, in ``Batch``'s order."""
+
+
+class TrainingSet(Protocol[AnyBatch]):
+    """What the training loop asks of a data set."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: tuple[int, int]) -> Any: ...
+
+    def collate(self, items: list[Any]) -> AnyBatch: ...
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a stage knows of one image: uint8 ids (H, W), and perhaps negative labels, bool (C, H, W)."""
+
+    ids: Tensor
+    negatives: Tensor | None = None
+
+
+class ImageCache:
+    """Decoded tensors by path, up to a number of bytes; the first ones stay, since epochs visit all alike."""
+
+    def __init__(self, limit_mb: int) -> None:
+        self._left = limit_mb * 1024 * 1024
+        self._held: dict[Path, Tensor] = {}
+
+    def get(self, path: Path, read: Callable[[], Tensor]) -> Tensor:
+        held = self._held.get(path)
+        if held is None:
+            held = read()
+            if held.nbytes <= self._left:
+                self._left -= held.nbytes
+                self._held[path] = held
+        return held
+
+
+class TrainingImages:
+    """Augmented images of one data set, indexed by (index, seed)."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        augmentation: Augmentation,
+        *,
+        size: tuple[int, int] | None = None,
+        crop: tuple[int, int] | None = None,
+        labels: Callable[[Sample], Labels] | None = None,
+        cache: ImageCache | None = None,
+    ) -> None:
+        """``labels`` gives an image's labels at the size at which it is read; without it all labels are 255."""
+        self.samples = samples
+        self._augment = Augment(augmentation, crop)
+        self._size = size
+        self._labels = labels
+        self._cache = cache or ImageCache(0)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: tuple[int, int]) -> Item:
+        index, seed = key
+        sample = self.samples[index]
+        image = self._cache.get(sample.image, lambda: read_image(sample.image, self._size))
+        known = self._labels(sample) if self._labels else Labels(torch.full(image.shape[1:], IGNORE, dtype=torch.uint8))
+        negatives = known.negatives if known.negatives is not None else image.new_empty((0, *image.shape[1:]))
+        # Zero inside the image; the crop fills padding with 255.
+        padding = torch.zeros(image.shape[1:], dtype=torch.uint8)
+        torch.manual_seed(seed)
+        views = self._augment(image, (known.ids, padding, negatives))
+        ids, padding, negatives = views.masks
+        return views.weak, views.strong, ids, padding == 0, negatives.bool()
+
+    @staticmethod
+    def collate(items: list[Item]) -> Batch:
+        """Stack items into a batch; images without changed colours are stacked once.
+
+        Raises:
+            InputError: images of several sizes, which only a crop or a common size can batch.
+        """
+        shapes = {tuple(item[0].shape[1:]) for item in items}
+        if len(shapes) > 1:
+            sizes = ", ".join(sorted(f"{w}x{h}" for h, w in shapes))
+            raise InputError(
+                f"params.yaml: data: images of several sizes in a batch ({sizes}); set data.size or data.crop"
+            )
+        weak, strong, ids, valid, negatives = zip(*items, strict=True)
+        stacked = torch.stack(weak)
+        changed = any(s is not w for w, s in zip(weak, strong, strict=True))
+        return Batch(
+            stacked,
+            torch.stack(strong) if changed else stacked,
+            torch.stack(ids).long(),
+            torch.stack(valid),
+            torch.stack(negatives),
+        )
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """As many easy images as hard ones."""
+
+    easy: Batch
+    hard: Batch
+
+    def to(self, device: torch.device, memory_format: torch.memory_format) -> Self:
+        return replace(self, easy=self.easy.to(device, memory_format), hard=self.hard.to(device, memory_format))
+
+    def pin_memory(self) -> Self:
+        return replace(self, easy=self.easy.pin_memory(), hard=self.hard.pin_memory())
+
+
+class PairedImages:
+    """Every easy image with a hard one drawn at random; as long as there are easy images."""
+
+    def __init__(self, easy: TrainingImages, hard: TrainingImages) -> None:
+        self._easy, self._hard = easy, hard
+
+    def __len__(self) -> int:
+        return len(self._easy)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Item, Item]:
+        index, seed = key
+        partner = mix_seed(seed, 1)
+        return self._easy[index, seed], self._hard[partner % len(self._hard), partner]
+
+    @staticmethod
+    def collate(items: list[tuple[Item, Item]]) -> PairBatch:
+        easy, hard = zip(*items, strict=True)
+        return PairBatch(TrainingImages.collate(list(easy)), TrainingImages.collate(list(hard)))
+
+
+class TrainingOrder(Sampler[list[tuple[int, int]]]):
+    """Batches of (index, seed) for the steps ``start`` .. ``steps`` - 1, this process's share of each.
+
+    Every epoch is a fresh permutation, or with ``weights`` a draw with replacement; an epoch's incomplete batch is left
+    out, and fewer images than a batch are repeated to fill one.
+    """
+
+    def __init__(
+        self,
+        images: int,
+        batch_size: int,
+        epochs: int,
+        seed: int,
+        *,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        weights: Tensor | None = None,
+    ) -> None:
+        if batch_size % world_size:
+            raise InputError(f"params.yaml: batch_size {batch_size} cannot be shared by {world_size} processes evenly")
+        self.steps_per_epoch = max(1, images // batch_size)
+        self.steps = self.steps_per_epoch * epochs
+        self._images, self._batch_size, self._seed, self._start = images, batch_size, seed, start
+        self._mine = slice(rank, None, world_size)
+        self._weights = weights
+
+    def __len__(self) -> int:
+        return self.steps - self._start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in range(self._start, self.steps):
+            epoch, place = divmod(step, self.steps_per_epoch)
+            if step == self._start or place == 0:
+                order = self._order(epoch)
+            first = place * self._batch_size
+            keys = [
+                (order[position % len(order)], mix_seed(self._seed, epoch, position))
+                for position in range(first, first + self._batch_size)
+            ]
+            yield keys[self._mine]
+
+    def _order(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(mix_seed(self._seed, epoch))
+        if self._weights is not None:
+            count = self.steps_per_epoch * self._batch_size
+            return torch.multinomial(self._weights, count, replacement=True, generator=generator).tolist()
+        return torch.randperm(self._images, generator=generator).tolist()
+
+
+def mix_seed(*parts: int) -> int:
+    """One 63-bit seed from several numbers; neighbours give unrelated seeds (splitmix64's finaliser)."""
+    state = 0
+    for part in parts:
+        state = (state + part + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state >> 1
+
+
+def training_loader(
+    images: TrainingSet[AnyBatch], order: TrainingOrder, *, workers: int, pin_memory: bool
+) -> DataLoader[AnyBatch]:
+    """Batches in the sampler's order."""
+    return DataLoader(
+        # PyTorch's annotations do not foresee keys that are no ints.
+        cast("Dataset[AnyBatch]", images),
+        batch_sampler=cast("Sampler[list[Any]]", order),
+        num_workers=workers,
+        collate_fn=images.collate,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+    )
+
+
+def folder_labels(num_classes: int, size: tuple[int, int] | None, cache: ImageCache) -> Callable[[Sample], Labels]:
+    """Labels read from a sample's label file, resized like its image."""
+
+    def read(sample: Sample) -> Labels:
+        path = sample.label
+        if path is None:
+            raise InputError(f"{sample.image}: no label for this image")
+        return Labels(cache.get(path, lambda: read_label(path, num_classes, size)))
+
+    return read

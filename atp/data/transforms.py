@@ -1,0 +1,77 @@
+"""Random changes to training images: geometry moves images and labels together, photometry changes images alone."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from atp.config import Augmentation
+from atp.data.labels import IGNORE
+
+
+@dataclass(frozen=True)
+class Views:
+    """One image as a training stage sees it.
+
+    Attributes:
+        weak: moved by the geometry alone, uint8, (3, H, W).
+        strong: ``weak`` with its colours changed, uint8, (3, H, W); the same tensor where nothing was to change.
+        masks: what was moved along with the image: uint8 (H, W) filled with 255, bool (C, H, W) filled with True.
+    """
+
+    weak: Tensor
+    strong: Tensor
+    masks: tuple[Tensor, ...]
+
+
+class Augment:
+    """Apply an ``Augmentation``; all randomness comes from PyTorch's global generator of the process."""
+
+    def __init__(self, config: Augmentation, crop: tuple[int, int] | None) -> None:
+        """``crop`` is (width, height); smaller images are padded, with 255 in the labels."""
+        geometry: list[torch.nn.Module] = []
+        if config.flip:
+            geometry.append(v2.RandomHorizontalFlip())
+        if crop is not None:
+            size = (crop[1], crop[0])
+            if config.scale != (1.0, 1.0):
+                geometry.append(RandomZoom(config.scale))
+            fill = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORE}
+            geometry.append(v2.RandomCrop(size, pad_if_needed=True, fill=fill))
+        photometry: list[torch.nn.Module] = []
+        if config.jitter > 0:
+            j = config.jitter
+            photometry.append(v2.ColorJitter(brightness=j, contrast=j, saturation=j, hue=j / 4))
+        if config.blur:
+            photometry.append(v2.RandomApply([v2.GaussianBlur(5, sigma=(0.1, 1.5))], p=0.5))
+        self._geometry = v2.Compose(geometry) if geometry else None
+        self._photometry = v2.Compose(photometry) if photometry else None
+
+    def __call__(self, image: Tensor, masks: tuple[Tensor, ...] = ()) -> Views:
+        """Image uint8 (3, H, W); masks (H, W) uint8 or (C, H, W) bool."""
+        if self._geometry is not None:
+            moved = self._geometry(tv_tensors.Image(image), *(tv_tensors.Mask(mask) for mask in masks))
+            image, *rest = moved if masks else (moved,)
+            image, masks = image.as_subclass(Tensor), tuple(mask.as_subclass(Tensor) for mask in rest)
+        strong = image if self._photometry is None else self._photometry(image)
+        return Views(image, strong, masks)
+
+
+class RandomZoom(v2.Transform):
+    """Resize image and masks by one random factor, drawn evenly from a range."""
+
+    def __init__(self, scale: tuple[float, float]) -> None:
+        super().__init__()
+        self._scale = scale
+
+    def make_params(self, flat_inputs: list[Tensor]) -> dict[str, tuple[int, int]]:
+        factor = torch.empty(()).uniform_(*self._scale).item()
+        height, width = flat_inputs[0].shape[-2:]
+        return {"size": (max(1, round(height * factor)), max(1, round(width * factor)))}
+
+    def transform(self, inpt: Tensor, params: dict[str, tuple[int, int]]) -> Tensor:
+        # Masks are resized by nearest neighbour, which v2 does by their type.
+        resized: Tensor = self._call_kernel(v2.functional.resize, inpt, params["size"], antialias=True)
+        return resized

@@ -1,0 +1,242 @@
+"""Feature extractors: torchvision's ResNets and VGG-16 with denser output, and a light ResNet for CPUs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor, nn
+from torchvision.models import (
+    ResNet18_Weights,
+    ResNet50_Weights,
+    ResNet101_Weights,
+    VGG16_Weights,
+    WeightsEnum,
+    resnet18,
+    resnet50,
+    resnet101,
+)
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.models.vgg import cfgs, make_layers
+
+from atp.errors import InputError
+from atp.models.state import load_user_state, tell
+
+BackboneName = Literal["resnet_small", "resnet18", "resnet50", "resnet101", "vgg16"]
+
+ResNetStyle = Literal["torchvision", "caffe"]
+
+OUTPUT_STRIDES: Mapping[BackboneName, tuple[int, ...]] = {
+    "resnet_small": (4, 8, 16),
+    "resnet18": (8, 16),
+    "resnet50": (8, 16),
+    "resnet101": (8, 16),
+    "vgg16": (8, 16),
+}
+"""Image pixels per feature pixel that a backbone can be built for."""
+
+IMAGENET: Mapping[BackboneName, WeightsEnum] = {
+    "resnet18": ResNet18_Weights.IMAGENET1K_V1,
+    # V1, as torchvision's own segmentation models take: V2's recipe is tuned to classification.
+    "resnet50": ResNet50_Weights.IMAGENET1K_V1,
+    "resnet101": ResNet101_Weights.IMAGENET1K_V1,
+    "vgg16": VGG16_Weights.IMAGENET1K_V1,
+}
+
+SMALL_WIDTHS = (24, 32, 64, 96)
+SMALL_BLOCKS = (1, 1, 2, 2)
+
+
+class Backbone(nn.Module):
+    """Maps normalised images (N, 3, H, W) to features (N, D, h, w).
+
+    Attributes:
+        out_channels: D.
+    """
+
+    out_channels: int
+
+
+class ResNetBackbone(Backbone):
+    """A ResNet without its pooling and classifier, under torchvision's names, so that its weights fit."""
+
+    def __init__(
+        self, conv1: nn.Conv2d, bn1: nn.Module, maxpool: nn.Module, layers: list[nn.Sequential], out_channels: int
+    ) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.relu, self.maxpool = conv1, bn1, nn.ReLU(inplace=True), maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = layers
+        self.out_channels = out_channels
+
+    @property
+    def layers(self) -> list[nn.Sequential]:
+        return [self.layer1, self.layer2, self.layer3, self.layer4]
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        for layer in self.layers:
+            features = layer(features)
+        return features
+
+
+class VGGBackbone(Backbone):
+    """VGG-16's convolutions and poolings, under torchvision's names."""
+
+    def __init__(self, features: nn.Sequential) -> None:
+        super().__init__()
+        self.features = features
+        self.out_channels = 512
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.features(images)
+        return features
+
+
+def build_backbone(name: BackboneName, output_stride: int, weights: str, resnet_style: ResNetStyle) -> Backbone:
+    """A backbone with features at 1 / ``output_stride`` of the image's size, rounded up (VGG-16: down).
+
+    Args:
+        name: which.
+        output_stride: one of ``OUTPUT_STRIDES[name]``.
+        weights: ``none`` for random ones, ``imagenet`` for torchvision's, else the path of a state dict with
+            torchvision's names (a whole classification model will do).
+        resnet_style: see ``NetworkConfig``.
+
+    Raises:
+        InputError: the weights cannot be downloaded or read, or do not fit.
+    """
+    backbone: Backbone
+    if name == "vgg16":
+        backbone = _vgg16(output_stride)
+    elif name == "resnet_small":
+        backbone = _resnet_small()
+        dilate_resnet(backbone, native_stride=16, output_stride=output_stride)
+    else:
+        make = {"resnet18": resnet18, "resnet50": resnet50, "resnet101": resnet101}[name]
+        backbone = _headless(make(weights=None, num_classes=1))
+        dilate_resnet(backbone, native_stride=32, output_stride=output_stride)
+        if resnet_style == "caffe":
+            _as_in_caffe(backbone)
+    if weights == "imagenet":
+        _load_backbone(backbone, _download(name), "ImageNet weights", name)
+    elif weights != "none":
+        _load_backbone(backbone, load_user_state(Path(weights)), weights, name)
+    return backbone
+
+
+def dilate_resnet(backbone: ResNetBackbone, native_stride: int, output_stride: int) -> None:
+    """Replace the last strides by dilations, in place, so that features come denser and see as far as before.
+
+    A convolution that loses its stride keeps the dilation of what feeds it; all 3x3 convolutions behind it are spread
+    by the lost factor. Every ``factor``-th output pixel is then exactly the undilated network's. For ``Bottleneck``
+    this is torchvision's ``replace_stride_with_dilation``, which refuses ``BasicBlock``.
+    """
+    layers = backbone.layers
+    lost = native_stride // output_stride
+    dilation = 1
+    # Strides are 2 each, so the last log2(lost) stages lose theirs.
+    for layer in layers[len(layers) - lost.bit_length() + 1 :]:
+        for conv in (module for module in layer.modules() if isinstance(module, nn.Conv2d)):
+            strided = conv.stride[0] > 1
+            conv.stride = (1, 1)
+            if conv.kernel_size == (3, 3):
+                # The strided 3x3 convolution is the first of its stage, still at the density of the stage before.
+                spread = dilation if strided else 2 * dilation
+                conv.dilation = conv.padding = (spread, spread)
+        dilation *= 2
+
+
+def _as_in_caffe(backbone: ResNetBackbone) -> None:
+    """The first block of each stage as in the Caffe model, from which DeepLabV2 and its PyTorch ports descend.
+
+    It strides in the first 1x1 convolution, where torchvision strides in the 3x3; its first dilated 3x3 is as wide
+    as the others of the stage; and its max pooling rounds sizes up. Same names and shapes, other results.
+    """
+    assert isinstance(backbone.maxpool, nn.MaxPool2d)
+    backbone.maxpool.ceil_mode = True
+    for layer in backbone.layers:
+        first, last = layer[0], layer[-1]
+        assert isinstance(first, Bottleneck)
+        assert isinstance(last, Bottleneck)
+        first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
+        first.conv2.dilation, first.conv2.padding = last.conv2.dilation, last.conv2.padding
+
+
+def _headless(resnet: ResNet) -> ResNetBackbone:
+    layers = [resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4]
+    return ResNetBackbone(resnet.conv1, resnet.bn1, resnet.maxpool, layers, resnet.fc.in_features)
+
+
+def _resnet_small() -> ResNetBackbone:
+    """BasicBlocks of ``SMALL_WIDTHS``; strides 2 (stem), 1, 2, 2, 2; 0.47 M parameters, 0.50 M with a head.
+
+    A second stride in place of ResNet's max pooling keeps thin things (poles, people) alive at small image sizes.
+    """
+    width = SMALL_WIDTHS[0]
+    stem = nn.Conv2d(3, width, kernel_size=3, stride=2, padding=1, bias=False)
+    layers, channels = [], width
+    for planes, blocks, stride in zip(SMALL_WIDTHS, SMALL_BLOCKS, (1, 2, 2, 2), strict=True):
+        shortcut = None
+        if stride != 1 or channels != planes:
+            projection = nn.Conv2d(channels, planes, kernel_size=1, stride=stride, bias=False)
+            shortcut = nn.Sequential(projection, nn.BatchNorm2d(planes))
+        rest = [BasicBlock(planes, planes) for _ in range(blocks - 1)]
+        layers.append(nn.Sequential(BasicBlock(channels, planes, stride, shortcut), *rest))
+        channels = planes
+    backbone = ResNetBackbone(stem, nn.BatchNorm2d(width), nn.Identity(), layers, channels)
+    _initialise(backbone)
+    return backbone
+
+
+def _vgg16(output_stride: int) -> VGGBackbone:
+    """VGG-16 as in DeepLabV2: pool5, and for output stride 8 also pool4, without stride, conv5 then dilated by 2."""
+    features = make_layers(cfgs["D"], batch_norm=False)
+    pools = [index for index, module in enumerate(features) if isinstance(module, nn.MaxPool2d)]
+    for index in pools[3:] if output_stride == 8 else pools[4:]:
+        # 3x3, as in DeepLabV2: without a stride, 2x2 would shift the features by half a pixel.
+        features[index] = nn.MaxPool2d(kernel_size=3, stride=1, padding=1)
+    if output_stride == 8:
+        for conv in features[pools[3] :]:
+            if isinstance(conv, nn.Conv2d):
+                conv.dilation = conv.padding = (2, 2)
+    backbone = VGGBackbone(features)
+    _initialise(backbone)
+    return backbone
+
+
+def _initialise(backbone: Backbone) -> None:
+    """As torchvision initialises its own."""
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def _download(name: BackboneName) -> Mapping[str, Tensor]:
+    weights = IMAGENET[name]
+    try:
+        # weights_only: torch.hub would unpickle.
+        state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"network.weights: imagenet: {weights.url} cannot be downloaded ({reason}); "
+            "download it elsewhere and give its path as network.weights"
+        ) from error
+    return state
+
+
+def _load_backbone(backbone: Backbone, state: Mapping[str, Tensor], source: str, name: BackboneName) -> None:
+    """Load what the backbone needs; the rest is a classification model's own head."""
+    own = backbone.state_dict()
+    # Old files have no step counters, and nothing here reads them.
+    needed = [key for key in own if not key.endswith("num_batches_tracked")]
+    missing = [key for key in needed if key not in state]
+    if missing:
+        raise InputError(
+            f"{source}: no weights for {name}: it lacks {tell(missing, needed)}; give a state dict of {name}"
+        )
+    wrong = [key for key in needed if state[key].shape != own[key].shape]
+    if wrong:
+        raise InputError(f"{source}: weights of another network than {name}: other shapes in {tell(wrong, needed)}")
+    backbone.load_state_dict({key: state[key] for key in own if key in state}, strict=False)

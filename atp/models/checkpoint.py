@@ -1,0 +1,186 @@
+"""Checkpoints: weights with the network, the classes and the origin that they belong to; never unpickled."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from atp.data.labels import LabelSpace
+from atp.errors import InputError
+from atp.files import atomic_path
+from atp.models.layouts import is_public_deeplab, to_our_names
+from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
+from atp.models.state import load_user_state, tell
+
+__all__ = [
+    "Checkpoint",
+    "load_checkpoint",
+    "load_into",
+    "load_user_state",
+    "network_from_checkpoint",
+    "save_checkpoint",
+]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint's contents.
+
+    Attributes:
+        config: the network that the weights are of.
+        label_space: its classes.
+        state: its state dict, on the CPU.
+        made_by: whatever the writer wanted known: stage, fingerprint, version.
+    """
+
+    config: NetworkConfig
+    label_space: LabelSpace
+    state: dict[str, Tensor]
+    made_by: dict[str, Any]
+
+
+def save_checkpoint(
+    path: Path,
+    network: SegmentationNetwork,
+    config: NetworkConfig,
+    label_space: LabelSpace,
+    made_by: Mapping[str, Any],
+) -> None:
+    """Write a safetensors file, whole or not at all; equal contents give equal bytes."""
+    # Contiguous: safetensors knows no channels-last; detached copies, since the network may be on a GPU.
+    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    metadata = {
+        "format": "atp",
+        "network": config.model_dump_json(),
+        "classes": json.dumps(asdict(label_space), sort_keys=True),
+        "made_by": json.dumps(dict(made_by), sort_keys=True),
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(_ordered(save(state, metadata)))
+
+
+def _ordered(blob: bytes) -> bytes:
+    """The same safetensors file with a sorted header: its writer's hash map shuffles the metadata at every call."""
+    end = 8 + int.from_bytes(blob[:8], "little")
+    header = json.loads(blob[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    # The format pads with spaces, so that the tensors start at a multiple of 8.
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + memoryview(blob)[end:]
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read what ``save_checkpoint`` wrote.
+
+    Raises:
+        InputError: no such file, not whole, or not one of ours.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; run the stage that makes it") from error
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a whole safetensors file ({error}); make it again") from error
+    if metadata.get("format") != "atp":
+        raise InputError(f"{path}: holds weights that ATP did not write; give it as source.checkpoint instead")
+    try:
+        classes = json.loads(metadata["classes"])
+        colors = tuple((red, green, blue) for red, green, blue in classes["colors"])
+        return Checkpoint(
+            config=NetworkConfig.model_validate_json(metadata["network"]),
+            label_space=LabelSpace(tuple(classes["names"]), colors),
+            state=state,
+            made_by=json.loads(metadata["made_by"]),
+        )
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        raise InputError(f"{path}: written by another version of ATP; make it again with this one") from error
+
+
+def network_from_checkpoint(path: Path) -> tuple[SegmentationNetwork, LabelSpace]:
+    """The network of a checkpoint, in evaluation mode on the CPU, and its classes.
+
+    Raises:
+        InputError: as ``load_checkpoint``, or the weights do not fit the network that the file names.
+    """
+    checkpoint = load_checkpoint(path)
+    # The weights are all here: nothing needs downloading, and a path may be gone.
+    network = build_network(checkpoint.config.model_copy(update={"weights": "none"}))
+    load_into(network, checkpoint.state, path)
+    return network.eval(), checkpoint.label_space
+
+
+def load_into(network: SegmentationNetwork, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load a state dict with our names, or with those of public DeepLabV2 code, in place.
+
+    Args:
+        network: changes only if all of it fits.
+        state: names to tensors.
+        path: where it came from, for the messages.
+
+    Raises:
+        InputError: another number of classes, missing or unexpected names (all told), or other shapes.
+    """
+    public = is_public_deeplab(state)
+    state = to_our_names(state)
+    own = network.state_dict()
+    _check_classes(network, own, state, path)
+    # Files of old PyTorch versions have no step counters, and nothing here reads them.
+    needed = [key for key in own if not key.endswith("num_batches_tracked")]
+    missing = [key for key in needed if key not in state]
+    unexpected = [key for key in state if key not in own]
+    if missing or unexpected:
+        parts = [f"missing {tell(missing, needed)}"] if missing else []
+        parts += [f"unexpected {tell(unexpected, state)}"] if unexpected else []
+        raise InputError(f"{path}: does not fit the network: {'; '.join(parts)}; check the section network")
+    wrong = [key for key in state if state[key].shape != own[key].shape]
+    if wrong:
+        shown = f"{wrong[0]} is {_shape(state[wrong[0]])}, not {_shape(own[wrong[0]])}"
+        raise InputError(
+            f"{path}: does not fit the network: other shapes in {tell(wrong, needed)} ({shown}); "
+            "check the section network"
+        )
+    if public and not _is_caffe_style(network):
+        logger.warning(
+            "%s: has the names of Caffe's DeepLabV2 in PyTorch; if it is one, set in network resnet_style: caffe, "
+            "channels: bgr, mean: [0.4811, 0.4575, 0.4079], std: [0.00392157, 0.00392157, 0.00392157]",
+            path,
+        )
+    with torch.no_grad():
+        for key, value in state.items():
+            own[key].copy_(value)
+
+
+def _check_classes(
+    network: SegmentationNetwork, own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path
+) -> None:
+    """The last tensor of the classifier has one row per class."""
+    last = next(key for key in reversed(list(own)) if key.startswith("classifier."))
+    found = len(state[last]) if last in state and state[last].ndim else network.num_classes
+    if found != network.num_classes:
+        more = "more" if found > network.num_classes else "fewer"
+        raise InputError(
+            f"{path}: {more} classes in the checkpoint ({found}) than in the data ({network.num_classes}); "
+            "list the checkpoint's classes, in its order, in data.classes"
+        )
+
+
+def _is_caffe_style(network: SegmentationNetwork) -> bool:
+    pool = getattr(network.backbone, "maxpool", None)
+    return bool(getattr(pool, "ceil_mode", False))
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a scalar"

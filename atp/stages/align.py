@@ -1,0 +1,64 @@
+"""Stage ``align``: implicit feature alignment by curriculum entropy and diversity (Sec. 3.1, Eqs. 2-4)."""
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from atp.config import AlignSection, Params
+from atp.data.loading import Batch, TrainingImages
+from atp.losses.diversity import diversity_loss
+from atp.losses.entropy import curriculum_entropy_loss, rising_entropy_share
+from atp.models.network import SegmentationNetwork
+from atp.stages.stage import Stage, run_stage
+from atp.training.loop import History, Training
+from atp.training.run import Run
+
+
+def align(network: SegmentationNetwork, images: TrainingImages, section: AlignSection, run: Run) -> History:
+    """Align the target's features with the source classifier; ``network`` changes in place, its classifier not at all
+    where ``section.freeze_classifier`` says so."""
+    if section.freeze_classifier:
+        network.freeze_classifier()
+
+    def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        logits = model(batch.strong)
+        entropy = curriculum_entropy_loss(
+            logits, batch.valid, gamma=section.gamma, weight_grad=section.weight_grad
+        )  # Eq. 2
+        diversity = diversity_loss(
+            logits,
+            batch.valid,
+            sharpness=section.sharpness,
+            weighted=section.weighted,
+            per_image=section.per_image,
+        )  # Eq. 3
+        return {
+            "loss": section.alpha * entropy + section.diversity * diversity,
+            "entropy": entropy,
+            "diversity": diversity,
+            "rising_entropy": rising_entropy_share(logits, batch.valid, section.gamma),
+        }
+
+    return Training(network, section, images, run).run(objective)
+
+
+def inputs(params: Params, key: str | None) -> list[Path]:
+    return [params.data.target.images, Path("runs/source")]
+
+
+def body(stage: Stage) -> None:
+    section, data = stage.params.align, stage.params.data
+    network, source = stage.load(Path("runs/source"))
+    images = TrainingImages(
+        stage.target_images(), section.augmentation, size=data.size, crop=data.crop, cache=stage.cache()
+    )
+    history = align(network, images, section, stage.run())
+    stage.save(network, source, history)
+
+
+def main() -> None:
+    run_stage("align", body, inputs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""The one training loop: every stage brings its objective."""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import SGD
+
+from atp.config import Optimisation
+from atp.data.loading import AnyBatch, TrainingOrder, TrainingSet, mix_seed, training_loader
+from atp.errors import InputError
+from atp.models.network import SegmentationNetwork
+from atp.training.ema import AveragedNetwork
+from atp.training.optimisation import build_optimizer, build_schedule
+from atp.training.progress import Progress
+from atp.training.resume import ResumeFile
+from atp.training.run import Run
+
+logger = logging.getLogger(__name__)
+
+Losses = dict[str, Tensor]
+"""Named scalars; ``loss`` is minimised, the others are shown."""
+
+History = dict[str, list[float]]
+"""Means over the steps since the last record, by name, and ``step`` itself."""
+
+
+@dataclass
+class Training(Generic[AnyBatch]):
+    """A training run: what it changes, and where it stands.
+
+    Attributes:
+        network: learns.
+        section: optimiser, schedule and epochs.
+        images: augmented training images.
+        job: name, seed, machine, and where state and figures go.
+        ema: trails the network, where the stage wants it.
+        weights: of the images, for drawing them unevenly.
+        history: filled as training goes on.
+    """
+
+    network: SegmentationNetwork
+    section: Optimisation
+    images: TrainingSet[AnyBatch]
+    job: Run
+    ema: AveragedNetwork | None = None
+    weights: Tensor | None = None
+    history: History = field(default_factory=dict)
+
+    def run(self, objective: Callable[[nn.Module, AnyBatch], Losses]) -> History:
+        """Train to the end, from where a killed run left off.
+
+        Args:
+            objective: from the network (perhaps wrapped for several processes) and a batch to its losses.
+
+        Raises:
+            InputError: the loss is not finite, or the resume state is not this run's.
+        """
+        runtime, section, resume = self.job.runtime, self.section, self.job.resume
+        saved = resume.load() if resume else None
+        start = int(saved["step"]) if saved else 0
+        order = TrainingOrder(
+            len(self.images),
+            section.batch_size,
+            section.epochs,
+            self.job.seed,
+            start=start,
+            rank=runtime.rank,
+            world_size=runtime.world_size,
+            weights=self.weights,
+        )
+        runtime.place(self.network)
+        if section.batchnorm == "eval":
+            self.network.hold_batchnorm()
+        optimizer = build_optimizer(self.network, section)
+        schedule = build_schedule(optimizer, section, order.steps)
+        # Half precision's small gradients vanish without scaling; the other types need none.
+        scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype is torch.float16)
+        parts = {"optimizer": optimizer, "schedule": schedule, "scaler": scaler}
+        if saved:
+            self._restore(saved, parts)
+            logger.info("%s: continues at step %d of %d", self.job.name, start, order.steps)
+        model: nn.Module = self.network
+        if runtime.world_size > 1:
+            model = DistributedDataParallel(self.network)
+        loader = training_loader(self.images, order, workers=runtime.workers, pin_memory=runtime.device.type == "cuda")
+        model.train()
+        meter = Meter()
+        every = max(1, min(order.steps_per_epoch, 20))
+        with Progress(self.job.name, order.steps, start, enabled=runtime.is_main) as progress:
+            for step, batch in enumerate(loader, start=start + 1):
+                # The objective's own randomness (ClassMix, dropout) must not depend on where a run was interrupted.
+                torch.manual_seed(mix_seed(self.job.seed, step, runtime.rank))
+                losses = self._step(
+                    model, objective, batch.to(runtime.device, runtime.memory_format), optimizer, scaler
+                )
+                schedule.step()
+                if self.ema:
+                    self.ema.update(self.network)
+                meter.add(losses)
+                # Records fall on fixed steps and a state is saved only there, so that a mean never spans a kill.
+                if step % every == 0 or step == order.steps:
+                    self._record(step, meter.mean(), progress)
+                    if resume and (resume.due() or step == order.steps):
+                        self._save(resume, step, parts)
+                progress.advance()
+        return self.history
+
+    def _step(
+        self,
+        model: nn.Module,
+        objective: Callable[[nn.Module, AnyBatch], Losses],
+        batch: AnyBatch,
+        optimizer: SGD,
+        scaler: torch.amp.GradScaler,
+    ) -> Losses:
+        optimizer.zero_grad(set_to_none=True)
+        with self.job.runtime.autocast():
+            losses = objective(model, batch)
+        scaler.scale(losses["loss"]).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return losses
+
+    def _record(self, step: int, means: dict[str, float], progress: Progress) -> None:
+        if not math.isfinite(means["loss"]):
+            raise InputError(
+                f"params.yaml: {self.job.name}: the loss is {means['loss']} by step {step}; lower {self.job.name}.lr or the "
+                "loss weights, or use training.precision: fp32"
+            )
+        for name, value in {"step": float(step), **means}.items():
+            self.history.setdefault(name, []).append(value)
+        progress.show(means)
+        if self.job.record and self.job.runtime.is_main:
+            self.job.record(step, means)
+
+    def _save(self, resume: ResumeFile, step: int, parts: dict[str, Any]) -> None:
+        if self.job.runtime.is_main:
+            state = {name: part.state_dict() for name, part in parts.items()}
+            state |= {"step": step, "network": self.network.state_dict(), "history": self.history}
+            if self.ema:
+                state["ema"] = {"steps": self.ema.steps, "network": self.ema.network.state_dict()}
+            resume.save(state)
+        self.job.runtime.barrier()
+
+    def _restore(self, saved: dict[str, Any], parts: dict[str, Any]) -> None:
+        self.network.load_state_dict(saved["network"])
+        self.history.update(saved["history"])
+        if self.ema:
+            self.ema.steps = saved["ema"]["steps"]
+            self.ema.network.load_state_dict(saved["ema"]["network"])
+        parts["optimizer"].load_state_dict(saved["optimizer"])
+        parts["scaler"].load_state_dict(saved["scaler"])
+        parts["schedule"].load_state_dict(saved["schedule"])
+
+
+class Meter:
+    """Means of named scalars, summed where they are so that a step never waits for the device."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._count += 1
+
+    def mean(self) -> dict[str, float]:
+        """The means since the last call."""
+        means = {name: float(total) / self._count for name, total in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means

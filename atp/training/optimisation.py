@@ -1,0 +1,23 @@
+"""SGD with two learning rates and the "poly" schedule (Sec. 4.2)."""
+
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
+
+from atp.config import Optimisation
+from atp.models.network import SegmentationNetwork, parameter_groups
+
+
+def build_optimizer(network: SegmentationNetwork, section: Optimisation) -> SGD:
+    """SGD over what is not frozen; the classifier learns ``classifier_lr_factor`` times faster."""
+    groups = parameter_groups(network, section.lr, section.classifier_lr_factor)
+    return SGD(groups, lr=section.lr, momentum=section.momentum, weight_decay=section.weight_decay)
+
+
+def build_schedule(optimizer: SGD, section: Optimisation, steps: int) -> LambdaLR:
+    """lr * (1 - step / steps) ** power, after a linear warm-up."""
+
+    def factor(step: int) -> float:
+        warmup = min(1.0, (step + 1) / (section.warmup_steps + 1))
+        return warmup * max(0.0, 1 - step / steps) ** section.power
+
+    return LambdaLR(optimizer, factor)

@@ -1,0 +1,105 @@
+"""Where a stage computes: device, precision, memory format, and its place among the launcher's processes."""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed, nn
+
+from atp.config import RuntimeSection, TrainingSection
+from atp.errors import InputError
+
+_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What every stage needs to know about the machine.
+
+    Attributes:
+        device: of this process.
+        dtype: of autocast; None computes in float32 throughout.
+        memory_format: of images and weights.
+        rank, world_size: this process among those of ``torchrun``; 0 and 1 without it.
+        workers, cache_mb, save_every_s: see ``RuntimeSection``.
+    """
+
+    device: torch.device
+    dtype: torch.dtype | None = None
+    memory_format: torch.memory_format = torch.channels_last
+    rank: int = 0
+    world_size: int = 1
+    workers: int = 0
+    cache_mb: int = 2048
+    save_every_s: float = 30.0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes what all of them share."""
+        return self.rank == 0
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
+
+    def place(self, network: nn.Module) -> None:
+        """Move a network to the device, in the memory format."""
+        network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            distributed.barrier()
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Add a tensor up over all processes, in place."""
+        if self.world_size > 1:
+            distributed.all_reduce(value)
+        return value
+
+
+@contextmanager
+def open_runtime(training: TrainingSection, section: RuntimeSection) -> Iterator[Runtime]:
+    """Set up threads, determinism, the device and, under ``torchrun``, the process group.
+
+    Raises:
+        InputError: the device asked for is not there.
+    """
+    world_size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    device = _device(section.device, int(os.environ.get("LOCAL_RANK", 0)))
+    if section.threads:
+        torch.set_num_threads(section.threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True
+    if world_size > 1:
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Runtime(
+            device=device,
+            dtype=_DTYPES[training.precision],
+            memory_format=torch.channels_last if training.channels_last else torch.contiguous_format,
+            rank=rank,
+            world_size=world_size,
+            workers=section.workers,
+            cache_mb=section.cache_mb,
+            save_every_s=section.save_every_s,
+        )
+    finally:
+        if world_size > 1:
+            distributed.destroy_process_group()
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"params.yaml: runtime.device: no such device {name!r}; use auto, cpu, cuda or mps") from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise InputError("params.yaml: runtime.device is cuda, but PyTorch sees no CUDA device; use auto or cpu")
+        if device.index is None:
+            device = torch.device("cuda", local_rank)
+    return device

@@ -1,0 +1,426 @@
+"""Pseudo labels on disk: ours against the way of published code, on the same predictions.
+
+    python benchmarks/dump.py                  the comparison, two to three minutes on two cores
+    python benchmarks/dump.py --containers     how small and how fast the candidates for negative labels are
+
+Published self-training code (CBST, CRST and what descends from them) saves the float32 probabilities of every image
+with ``np.save``, appends confidences to a Python list for each class, every fourth one, sorts the lists for the class
+thresholds, and goes over all images a second time to load the probabilities and write masks. It keeps no negative
+labels but what can be computed from the probabilities at training time; ours writes them, and pays for it here.
+
+The predictions are synthetic. They stand for a trained network's: scenes of smooth regions and small things at an
+eighth of the size, noisy logits, upsampled bilinearly, and confident (three quarters of the pixels above .9). The
+network's forward is this upsampling and the softmax; its time is measured and taken off both sides. Every measurement
+is a child process's, on one thread.
+"""
+
+import argparse
+import io
+import json
+import lzma
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+import zstandard
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from atp.data.labels import IGNORE, LabelSpace
+from atp.pseudo_labels.bitmaps import pack
+from atp.pseudo_labels.negatives import negative_labels
+from atp.pseudo_labels.store import PseudoLabelStore, PseudoLabelWriter
+
+CLASSES, KEEP_RATIO, NEGATIVE_THRESHOLD = 19, 0.65, 0.05
+STRIDE = 4
+"""Published code keeps every fourth confidence."""
+
+
+def scene(seed: int, size: tuple[int, int]) -> Tensor:
+    """Logits of one drawn scene at an eighth of ``size`` = (width, height), (1, C, h, w).
+
+    ``sharpness`` and noise were chosen by their outcome: mean confidence .91, three quarters of the pixels above .9.
+    """
+    width, height = size[0] // 8, size[1] // 8
+    generator = torch.Generator().manual_seed(seed)
+
+    def smooth(channels: int, step: int) -> Tensor:
+        coarse = torch.randn(1, channels, max(2, height // step), max(2, width // step), generator=generator)
+        return F.interpolate(coarse, (height, width), mode="bicubic")
+
+    # Regions, each class likelier at some height of the picture, as road and sky are.
+    tendency = torch.linspace(-1.5, 1.5, height)[:, None] * torch.randn(1, CLASSES, 1, 1, generator=generator)
+    labels = (smooth(CLASSES, 16) + 0.5 * smooth(CLASSES, 5) + tendency).argmax(1)[0]
+    # Small things.
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    for _ in range(25):
+        at_y, at_x, extent_y, extent_x, label = torch.rand(5, generator=generator).tolist()
+        distance = ((y - at_y * height) / (1 + 5 * extent_y)) ** 2 + ((x - at_x * width) / (1 + 5 * extent_x)) ** 2
+        labels[distance < 1] = int(label * CLASSES)
+    shown = F.one_hot(labels, CLASSES).permute(2, 0, 1)[None].float()
+    shown = F.avg_pool2d(shown, 3, stride=1, padding=1, count_include_pad=False)
+    # Some parts of the picture are harder than others; neighbouring logits differ a little by themselves.
+    sharpness = 14 * (0.35 + 0.9 * torch.sigmoid(smooth(1, 8)))
+    noise = smooth(CLASSES, 4) + 0.8 * torch.randn(1, CLASSES, height, width, generator=generator)
+    return sharpness * shown + noise
+
+
+def forward(logits: Tensor) -> Tensor:
+    """What a network's last layers do: logits to probabilities at eight times the size, (C, H, W)."""
+    return F.interpolate(logits, scale_factor=8, mode="bilinear").softmax(1)[0]
+
+
+class Watch:
+    """Adds up the time outside the forward."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._start
+
+
+def label_space() -> LabelSpace:
+    return LabelSpace(
+        tuple(f"class{c}" for c in range(CLASSES)), tuple((13 * c, 255 - 13 * c, 90) for c in range(CLASSES))
+    )
+
+
+def dump_ours(folder: Path, images: int, size: tuple[int, int]) -> dict[str, float]:
+    watch, forwards = Watch(), Watch()
+    writer = PseudoLabelWriter(
+        folder / "pending", CLASSES, negative_threshold=NEGATIVE_THRESHOLD, keep_ratio=KEEP_RATIO
+    )
+    names = [f"{index:05d}" for index in range(images)]
+    for index, name in enumerate(names):
+        logits = scene(index, size)
+        with forwards:
+            probabilities = forward(logits)
+        with watch:
+            writer.add(name, probabilities)
+    pending = folder_bytes(folder)
+    with watch:
+        table = writer.finish(folder / "labels", label_space(), names, {})
+    final = folder_bytes(folder)
+    store = PseudoLabelStore(folder / "labels")
+    decode = [timed(lambda name: (store.positive(name), store.negatives(name)), name) for name in names]
+    return {
+        "outside": watch.seconds / images,
+        "forward": forwards.seconds / images,
+        "final": final / images,
+        "peak": (pending + final) / images,
+        "positives": folder_bytes(folder / "labels" / "positives") / images,
+        "negatives": folder_bytes(folder / "labels" / "negatives") / images,
+        "decode": statistics.median(decode),
+        "excess": max(row["coverage"] for row in table["classes"]) - KEEP_RATIO,
+    }
+
+
+def dump_peers(folder: Path, images: int, size: tuple[int, int]) -> dict[str, float]:
+    """The least that the published way does: no coloured masks, no second mask of the whole prediction."""
+    watch, forwards = Watch(), Watch()
+    confidences: list[list[np.float32]] = [[] for _ in range(CLASSES)]
+    for index in range(images):
+        logits = scene(index, size)
+        with forwards:
+            probabilities = forward(logits)
+        with watch:
+            array = probabilities.numpy()
+            np.save(folder / f"{index:05d}.npy", array)
+            labels, best = array.argmax(0), array.max(0)
+            for c in range(CLASSES):
+                confidences[c].extend(best[labels == c][::STRIDE])
+    thresholds = np.ones(CLASSES, np.float32)
+    with watch:
+        for c, values in enumerate(confidences):
+            values.sort(reverse=True)
+            if selected := int(len(values) * KEEP_RATIO):
+                thresholds[c] = values[selected - 1]
+        for index in range(images):
+            array = np.load(folder / f"{index:05d}.npy")
+            labels, best = array.argmax(0), array.max(0)
+            masks = np.where(best >= thresholds[labels], labels, IGNORE).astype(np.uint8)
+            Image.fromarray(masks).save(folder / f"{index:05d}.png")
+    final = folder_bytes(folder)
+    return {
+        "outside": watch.seconds / images,
+        "forward": forwards.seconds / images,
+        "final": final / images,
+        "peak": final / images,
+    }
+
+
+METHODS = {"ours": dump_ours, "peers": dump_peers}
+
+
+def folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def timed(function: Callable[[Any], object], argument: object) -> float:
+    start = time.perf_counter()
+    function(argument)
+    return time.perf_counter() - start
+
+
+def peak_memory() -> float:
+    """Of this process so far, in MB; unlike ``getrusage`` it forgets the parent's."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def child(method: str, images: int, size: tuple[int, int], scratch: Path) -> dict[str, float]:
+    """Run one method in a process of its own and return what it measured, seconds and bytes an image."""
+    command = [
+        sys.executable,
+        __file__,
+        "--child",
+        method,
+        "--images",
+        str(images),
+        "--sizes",
+        "x".join(map(str, size)),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run([*command, "--scratch", str(scratch)], env=environment, check=True, stdout=subprocess.PIPE)
+    measured: dict[str, float] = json.loads(result.stdout)
+    return measured
+
+
+def run_child(method: str, images: int, size: tuple[int, int], scratch: Path) -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        measured = METHODS[method](Path(folder), images, size)
+    print(json.dumps(measured | {"memory": peak_memory()}))
+
+
+def compare(images: int, sizes: list[tuple[int, int]], memory_images: list[int], scratch: Path, repeats: int) -> None:
+    for size in sizes:
+        # One after the other, so that whatever else the machine does meets both.
+        runs = [{method: child(method, images, size, scratch) for method in METHODS} for _ in range(repeats)]
+        ours, peers = ({k: statistics.median(r[m][k] for r in runs) for k in runs[0][m]} for m in METHODS)
+        faster = [run["peers"]["outside"] / run["ours"]["outside"] for run in runs]
+        print(f"\n**{size[0]}x{size[1]}, {CLASSES} classes**, {images} images, median of {repeats} runs\n")
+        rows = [
+            ("outside the forward, ms an image", "outside", 1e3, f"{statistics.median(faster):.1f}x less"),
+            ("forward (the stand-in's), ms an image", "forward", 1e3, ""),
+            ("on disk when finished, kB an image", "final", 1e-3, f"{peers['final'] / ours['final']:.0f}x less"),
+            ("on disk at the peak, kB an image", "peak", 1e-3, f"{peers['peak'] / ours['peak']:.0f}x less"),
+        ]
+        print_table(
+            ["", "published way", "ours", "ratio"],
+            [[text, f"{peers[key] * unit:.1f}", f"{ours[key] * unit:.1f}", ratio] for text, key, unit, ratio in rows],
+        )
+        print(
+            f"\nRatios of the time in single runs: {', '.join(f'{ratio:.1f}' for ratio in faster)}. "
+            f"Masks {ours['positives'] / 1e3:.1f} kB and negatives {ours['negatives'] / 1e3:.1f} kB an image. "
+            f"Decoding both takes {ours['decode'] * 1e3:.1f} ms an image on one core. "
+            f"The class furthest from K = {KEEP_RATIO} keeps {100 * ours['excess']:.2f} points more."
+        )
+    size = min(sizes)
+    print(f"\n**Peak memory of the process**, MB, {size[0]}x{size[1]}\n")
+    print_table(
+        ["images", *map(str, memory_images)],
+        [[m, *(f"{child(m, n, size, scratch)['memory']:.0f}" for n in memory_images)] for m in METHODS],
+    )
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    for row in [header, ["---"] * len(header), *rows]:
+        print(f"| {' | '.join(row)} |", flush=True)
+
+
+Packed = NDArray[np.uint8]
+
+
+def containers(size: tuple[int, int], images: int) -> None:
+    """Size and speed of the candidates for negative labels; decoding ends at bools, (C, H, W)."""
+    torch.set_num_threads(1)
+    width, height = size
+    bitmaps: list[NDArray[np.bool_]] = []
+    for index in range(images):
+        bitmaps.append(negative_labels(forward(scene(index, size))[None], NEGATIVE_THRESHOLD)[0].numpy())
+    shape = bitmaps[0].shape
+    print(f"\n**Containers of negative labels**, {width}x{height}, {CLASSES} classes, mean of {images} images\n")
+    rows = []
+    for name, encode, decode in container_candidates(shape):
+        files = [encode(labels) for labels in bitmaps]
+        for file, labels in zip(files, bitmaps, strict=True):
+            assert np.array_equal(decode(file), labels), name
+        writing = statistics.mean(timed(encode, labels) for labels in bitmaps)
+        reading = statistics.mean(timed(decode, file) for file in files)
+        kilobytes = sum(map(len, files)) / len(files) / 1e3
+        rows.append([name, f"{kilobytes:.1f}", f"{writing * 1e3:.1f}", f"{reading * 1e3:.1f}"])
+    print_table(["container", "kB an image", "encode, ms", "decode, ms"], rows)
+
+
+Candidate = tuple[str, Callable[[NDArray[np.bool_]], bytes], Callable[[bytes], NDArray[np.bool_]]]
+
+
+def container_candidates(shape: tuple[int, ...]) -> Iterator[Candidate]:
+    classes, height, width = shape
+    row = -(-width // 8)
+
+    def planes(labels: NDArray[np.bool_]) -> Packed:
+        return pack(torch.from_numpy(labels)).numpy()
+
+    def bools(packed: Packed) -> NDArray[np.bool_]:
+        return np.unpackbits(packed, axis=-1, count=width, bitorder="little").view(np.bool_)
+
+    def as_planes(data: bytes) -> Packed:
+        return np.frombuffer(data, np.uint8).reshape(classes, height, row)
+
+    def zstd(level: int) -> Callable[[bytes], bytes]:
+        return lambda data: zstandard.ZstdCompressor(level=level).compress(data)
+
+    def unzstd(data: bytes) -> bytes:
+        return zstandard.ZstdDecompressor().decompress(data)
+
+    compressors: list[tuple[str, Callable[[bytes], bytes], Callable[[bytes], bytes]]] = [
+        *((f"zstd {level}", zstd(level), unzstd) for level in (1, 3, 6, 9, 19)),
+        ("zlib 1", lambda data: zlib.compress(data, 1), zlib.decompress),
+        ("zlib 6", lambda data: zlib.compress(data, 6), zlib.decompress),
+        ("xz 6", lambda data: lzma.compress(data, preset=6), lzma.decompress),
+    ]
+
+    def by_planes(name: str, squeeze: Callable[[bytes], bytes], expand: Callable[[bytes], bytes]) -> Candidate:
+        return name, lambda labels: squeeze(planes(labels).tobytes()), lambda data: bools(as_planes(expand(data)))
+
+    for name, squeeze, expand in compressors:
+        yield by_planes(f"planes by class, {name}" + (" (ours)" if name == "zstd 1" else ""), squeeze, expand)
+
+    def down(labels: NDArray[np.bool_]) -> bytes:
+        packed = planes(labels)
+        packed[:, 1:] ^= packed[:, :-1].copy()
+        return zstd(1)(packed.tobytes())
+
+    yield (
+        "planes, each row XOR the one above, zstd 1",
+        down,
+        lambda data: bools(np.bitwise_xor.accumulate(as_planes(unzstd(data)), axis=1)),
+    )
+
+    def across(labels: NDArray[np.bool_]) -> bytes:
+        changes = labels.copy()
+        changes[:, :, 1:] ^= labels[:, :, :-1]
+        return zstd(1)(planes(changes).tobytes())
+
+    yield (
+        "planes, each pixel XOR the one to its left, zstd 1",
+        across,
+        lambda data: np.logical_xor.accumulate(bools(as_planes(unzstd(data))), axis=2),
+    )
+
+    def upright(labels: NDArray[np.bool_]) -> bytes:
+        return zstd(1)(planes(np.ascontiguousarray(labels.transpose(0, 2, 1))).tobytes())
+
+    def from_upright(data: bytes) -> NDArray[np.bool_]:
+        packed = np.frombuffer(unzstd(data), np.uint8).reshape(classes, width, -1)
+        bits = np.unpackbits(packed, axis=-1, count=height, bitorder="little").view(np.bool_)
+        return np.ascontiguousarray(bits.transpose(0, 2, 1))
+
+    yield "planes by class, packed down columns, zstd 1", upright, from_upright
+
+    def pixels(labels: NDArray[np.bool_]) -> bytes:
+        return zstd(1)(np.packbits(labels.transpose(1, 2, 0), axis=-1).tobytes())
+
+    def from_pixels(data: bytes) -> NDArray[np.bool_]:
+        packed = np.frombuffer(unzstd(data), np.uint8).reshape(height, width, -1)
+        bits = np.unpackbits(packed, axis=-1, count=classes).view(np.bool_)
+        return np.ascontiguousarray(bits.transpose(2, 0, 1))
+
+    yield "pixel by pixel, zstd 1", pixels, from_pixels
+
+    def patterns(labels: NDArray[np.bool_]) -> bytes:
+        packed = np.packbits(labels.transpose(1, 2, 0), axis=-1).reshape(height * width, -1)
+        palette, index = np.unique(packed, axis=0, return_inverse=True)
+        buffer = io.BytesIO()
+        Image.fromarray(index.reshape(height, width).astype(np.uint16)).save(buffer, "PNG")
+        return len(palette).to_bytes(4) + palette.tobytes() + buffer.getvalue()
+
+    def from_patterns(data: bytes) -> NDArray[np.bool_]:
+        count, per_pixel = int.from_bytes(data[:4]), -(-classes // 8)
+        end = 4 + count * per_pixel
+        palette = np.frombuffer(data[4:end], np.uint8).reshape(count, per_pixel)
+        bits = np.unpackbits(palette, axis=-1, count=classes).view(np.bool_)
+        with Image.open(io.BytesIO(data[end:])) as image:
+            index = np.asarray(image)
+        return np.ascontiguousarray(bits[index].transpose(2, 0, 1))
+
+    yield "palette of the pixels' patterns, 16-bit PNG of indices", patterns, from_patterns
+
+    def pngs(labels: NDArray[np.bool_]) -> bytes:
+        parts = []
+        for plane in labels:
+            buffer = io.BytesIO()
+            Image.fromarray(plane).save(buffer, "PNG")
+            parts.append(buffer.tell().to_bytes(4) + buffer.getvalue())
+        return b"".join(parts)
+
+    def from_pngs(data: bytes) -> NDArray[np.bool_]:
+        stream, found = io.BytesIO(data), []
+        while length := stream.read(4):
+            with Image.open(io.BytesIO(stream.read(int.from_bytes(length)))) as image:
+                found.append(np.asarray(image))
+        return np.stack(found)
+
+    yield "a 1-bit PNG for each class", pngs, from_pngs
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    width, height = map(int, text.split("x"))
+    if width % 8 or height % 8:
+        raise argparse.ArgumentTypeError(f"{text}: sides must be multiples of 8")
+    return width, height
+
+
+def machine() -> str:
+    model = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        model = cpuinfo.read_text().split("model name")[1].splitlines()[0].strip("\t: ")
+    return (
+        f"{model}, {os.cpu_count()} cores, one used; Python {platform.python_version()}, torch {torch.__version__}, "
+        f"numpy {np.__version__}, Pillow {PIL.__version__}, zstandard {zstandard.__version__}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=12, help="per run")
+    parser.add_argument("--sizes", type=parse_size, nargs="+", default=[(512, 256), (1024, 512)], help="WIDTHxHEIGHT")
+    parser.add_argument("--memory-images", type=int, nargs="+", default=[50, 500])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--containers", action="store_true", help="compare containers of negative labels instead")
+    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()), help="where to write")
+    parser.add_argument("--child", choices=list(METHODS), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        run_child(arguments.child, arguments.images, arguments.sizes[0], arguments.scratch)
+        return
+    print(machine())
+    if arguments.containers:
+        for size in arguments.sizes:
+            containers(size, arguments.images)
+    else:
+        compare(arguments.images, arguments.sizes, arguments.memory_images, arguments.scratch, arguments.repeats)
+
+
+if __name__ == "__main__":
+    main()

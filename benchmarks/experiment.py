@@ -1,0 +1,188 @@
+"""Stages called one after the other in one process, for tables over seeds; what is shared is computed once.
+
+Uses the functions that the pipeline's stages use, on the same parameter file; only DVC, MLflow and the files between
+the stages are left out.
+"""
+
+import copy
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from atp.config import DumpSection, Params, SourceSection
+from atp.data.folder import Sample, list_samples
+from atp.data.labels import LabelSpace
+from atp.data.loading import ImageCache, PairedImages, TrainingImages, folder_labels, mix_seed
+from atp.models.network import SegmentationNetwork, build_network
+from atp.pseudo_labels.store import PseudoLabelStore
+from atp.stages.align import align
+from atp.stages.dump import dump
+from atp.stages.evaluate import evaluate, label_accuracy
+from atp.stages.propagate import label_counts, propagate, rarity_weights
+from atp.stages.source import train_source
+from atp.stages.split import split
+from atp.stages.teach import stored_labels, teach
+from atp.training.prediction import reestimate_batchnorm
+from atp.training.run import Run
+from atp.training.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+
+def with_changes(params: Params, changes: Mapping[str, Any]) -> Params:
+    """A copy of the parameters with dotted entries replaced, validated anew."""
+    tree = params.model_dump(mode="json", by_alias=True)
+    for dotted, value in changes.items():
+        *path, last = dotted.split(".")
+        node = tree
+        for part in path:
+            node = node[part]
+        node[last] = value
+    return Params.model_validate(tree)
+
+
+@dataclass
+class Experiment:
+    """One pair of domains, one seed.
+
+    Attributes:
+        params: as in params.yaml, with this experiment's seed.
+        runtime: where.
+    """
+
+    params: Params
+    runtime: Runtime
+    cache: ImageCache = field(default_factory=lambda: ImageCache(4096))
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="atp-experiment-")))
+
+    def __post_init__(self) -> None:
+        data = self.params.data
+        self.space: LabelSpace = data.label_space()
+        self.target = list_samples(data.target.images, data.target.labels)
+        self.test = list_samples(data.test.images, data.test.labels)
+        self.accuracy: dict[str, dict[str, Any]] = {}
+
+    def close(self) -> None:
+        shutil.rmtree(self.folder)
+
+    def job(self, name: str) -> Run:
+        return Run(name, mix_seed(self.params.training.seed, *name.encode()), self.runtime)
+
+    def images(self, samples: list[Sample], section: Any, labels: Any = None) -> TrainingImages:
+        data = self.params.data
+        return TrainingImages(
+            samples, section.augmentation, size=data.size, crop=data.crop, labels=labels, cache=self.cache
+        )
+
+    def miou(self, network: SegmentationNetwork) -> float:
+        """On the test images, in percent."""
+        result = evaluate(network, self.test, self.params.data.size, self.runtime, name="evaluate")
+        return 100 * result.confusion.mean_iou()
+
+    def supervised(self, samples: list[Sample], section: SourceSection, name: str) -> SegmentationNetwork:
+        """A network trained with labels: the source model, or an oracle."""
+        run = self.job(name)
+        torch.manual_seed(run.seed)
+        config = self.params.network.model_copy(update={"num_classes": self.space.num_classes})
+        network = build_network(config)
+        labels = folder_labels(self.space.num_classes, self.params.data.size, self.cache)
+        train_source(network, self.images(samples, section, labels), section, run)
+        return network
+
+    def source(self) -> SegmentationNetwork:
+        data = self.params.data
+        samples = list_samples(data.source.images, data.source.labels)
+        return self.supervised(samples, self.params.source, "source")
+
+    def oracle(self, section: SourceSection) -> SegmentationNetwork:
+        """Trained on the target's labels: what all the adaptation could reach at best."""
+        return self.supervised(self.target, section, "oracle")
+
+    def batchnorm_only(self, source: SegmentationNetwork) -> SegmentationNetwork:
+        network = copy.deepcopy(source)
+        reestimate_batchnorm(network, self.target, self.params.data.size, self.runtime)
+        return network
+
+    def align(self, source: SegmentationNetwork, **changes: Any) -> SegmentationNetwork:
+        section = self.params.align.model_copy(update=changes)
+        network = copy.deepcopy(source)
+        align(network, self.images(self.target, section), section, self.job("align"))
+        return released(network)
+
+    def dump(self, network: SegmentationNetwork, source: SegmentationNetwork, key: str, section: DumpSection) -> Path:
+        folder, pending = self.folder / key, self.folder / f"{key}.pending"
+        shutil.rmtree(folder, ignore_errors=True)
+        share = section.source_weight
+        networks = [(network, 1 - share), *([(source, share)] if share else [])]
+        dump(
+            networks,
+            self.target,
+            section,
+            self.space,
+            self.params.data.size,
+            self.runtime,
+            pending=pending,
+            folder=folder,
+            name=key,
+        )
+        self.accuracy[key] = label_accuracy(PseudoLabelStore(folder), self.target, self.params.data.size, self.space)
+        return folder
+
+    def teach(
+        self, start: SegmentationNetwork, source: SegmentationNetwork, key: str, *, dump: Any = (), **changes: Any
+    ) -> SegmentationNetwork:
+        """All rounds of dump and teach."""
+        section = self.params.teach.model_copy(update=changes)
+        dumping = self.params.dump.model_copy(update=dict(dump))
+        network = start
+        for number in self.params.rounds:
+            store = PseudoLabelStore(self.dump(network, source, f"{key}-{number}", dumping))
+            labels = stored_labels(store, negatives=section.negative > 0 and section.negatives == "dumped")
+            student = copy.deepcopy(network)
+            network, _ = teach(
+                student,
+                self.images(self.target, section, labels),
+                section,
+                dumping.negative_threshold,
+                self.job(f"teach@{number}"),
+            )
+            network = released(network)
+        return network
+
+    def propagate(
+        self, start: SegmentationNetwork, source: SegmentationNetwork, key: str, *, dump: Any = (), **changes: Any
+    ) -> SegmentationNetwork:
+        """Split and propagate."""
+        section = self.params.propagate.model_copy(update=changes)
+        dumping = self.params.dump.model_copy(update=dict(dump))
+        store = PseudoLabelStore(self.dump(start, source, f"{key}-split", dumping))
+        easy, hard = split({row["name"]: row["entropy"] for row in store.table["images"]}, self.params.split.easy_ratio)
+        samples = {sample.name: sample for sample in self.target}
+        pairs = PairedImages(
+            self.images([samples[n] for n in easy], section, stored_labels(store, negatives=section.negative > 0)),
+            self.images([samples[n] for n in hard], section),
+        )
+        weights: Tensor | None = rarity_weights([label_counts(store, name) for name in easy], section.balance)
+        network, _ = propagate(copy.deepcopy(start), pairs, section, self.job("propagate"), weights)
+        return released(network)
+
+
+def released(network: SegmentationNetwork) -> SegmentationNetwork:
+    """The network with nothing frozen, as a stage finds it that loads it from a file."""
+    network.unfreeze()
+    return network
+
+
+def timed(name: str, work: Callable[[], Any]) -> Any:
+    begin = time.monotonic()
+    result = work()
+    logger.info("%s took %.0f s", name, time.monotonic() - begin)
+    return result

@@ -1,0 +1,182 @@
+"""Batches: one order whatever the workers and restarts, labels that move with their image, padding that is known."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from atp.config import Augmentation
+from atp.data.folder import Sample, list_samples
+from atp.data.labels import IGNORE
+from atp.data.loading import (
+    Batch,
+    ImageCache,
+    Labels,
+    PairedImages,
+    TrainingImages,
+    TrainingOrder,
+    folder_labels,
+    mix_seed,
+    training_loader,
+)
+from atp.errors import InputError
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    """Six 12x8 images whose red channel equals their label, pixel by pixel."""
+    generator = torch.Generator().manual_seed(0)
+    for index in range(6):
+        ids = torch.randint(0, 3, (8, 12), generator=generator, dtype=torch.uint8)
+        image = torch.stack([ids, torch.full_like(ids, 100), torch.full_like(ids, index)], dim=2)
+        for kind, array in (("images", image), ("labels", ids)):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            Image.fromarray(array.numpy()).save(tmp_path / kind / f"{index}.png")
+    return list_samples(tmp_path / "images", tmp_path / "labels")
+
+
+def all_batches(images: TrainingImages, order: TrainingOrder, workers: int = 0) -> list[Batch]:
+    return list(training_loader(images, order, workers=workers, pin_memory=False))
+
+
+def same(first: Batch, second: Batch) -> bool:
+    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in vars(first))
+
+
+def labelled(samples: list[Sample], augmentation: Augmentation, crop: tuple[int, int] | None = None) -> TrainingImages:
+    return TrainingImages(samples, augmentation, crop=crop, labels=folder_labels(3, None, ImageCache(1)))
+
+
+def test_labels_move_with_their_image(samples: list[Sample]) -> None:
+    images = labelled(samples, Augmentation(flip=True), crop=(7, 5))
+    for batch in all_batches(images, TrainingOrder(6, 3, 4, seed=1)):
+        assert torch.equal(batch.weak[:, 0].long(), batch.labels)
+        assert batch.valid.all()
+
+
+def test_padding_is_not_valid_and_has_no_label(samples: list[Sample]) -> None:
+    (batch,) = all_batches(labelled(samples, Augmentation(flip=False), crop=(20, 16)), TrainingOrder(6, 6, 1, seed=1))
+    assert batch.weak.shape == (6, 3, 16, 20)
+    assert (batch.labels[~batch.valid] == IGNORE).all()
+    assert batch.valid.sum() == 6 * 8 * 12
+
+
+def test_zoom_keeps_image_and_label_together(samples: list[Sample]) -> None:
+    constant = [sample for sample in samples if sample.name == "0"]
+    images = TrainingImages(
+        constant,
+        Augmentation(flip=False, scale=(2.0, 2.0)),
+        crop=(24, 16),
+        labels=lambda sample: Labels(torch.ones(8, 12, dtype=torch.uint8)),
+    )
+    (batch,) = all_batches(images, TrainingOrder(1, 1, 1, seed=1))
+    assert batch.valid.all()
+    assert (batch.labels == 1).all()
+
+
+def test_a_restart_continues_the_same_batches(samples: list[Sample]) -> None:
+    images = labelled(samples, Augmentation(flip=True, jitter=0.3, blur=True), crop=(7, 5))
+    whole = all_batches(images, TrainingOrder(6, 2, 3, seed=5))
+    rest = all_batches(images, TrainingOrder(6, 2, 3, seed=5, start=4))
+    assert len(whole) == 9
+    assert len(rest) == 5
+    assert all(same(a, b) for a, b in zip(whole[4:], rest, strict=True))
+
+
+def test_workers_change_nothing(samples: list[Sample]) -> None:
+    images = labelled(samples, Augmentation(flip=True, jitter=0.3), crop=(7, 5))
+    order = TrainingOrder(6, 2, 2, seed=5)
+    assert all(same(a, b) for a, b in zip(all_batches(images, order), all_batches(images, order, 2), strict=True))
+
+
+def test_processes_share_a_batch(samples: list[Sample]) -> None:
+    whole = [keys for keys in TrainingOrder(6, 4, 2, seed=3)]
+    shares = [list(TrainingOrder(6, 4, 2, seed=3, rank=rank, world_size=2)) for rank in (0, 1)]
+    for step, keys in enumerate(whole):
+        assert sorted(shares[0][step] + shares[1][step]) == sorted(keys)
+
+
+def test_every_epoch_visits_every_image_once_in_another_order() -> None:
+    epochs = list(TrainingOrder(6, 6, 2, seed=3))
+    orders = [[index for index, _ in epoch] for epoch in epochs]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(6))
+    assert orders[0] != orders[1]
+
+
+def test_fewer_images_than_a_batch_are_repeated() -> None:
+    (keys,) = TrainingOrder(3, 4, 1, seed=3)
+    assert sorted({index for index, _ in keys}) == [0, 1, 2]
+    assert len({seed for _, seed in keys}) == 4, "a repeated image is augmented differently"
+
+
+def test_weights_draw_by_their_size() -> None:
+    order = TrainingOrder(2, 10, 100, seed=3, weights=torch.tensor([1.0, 3.0]))
+    drawn = torch.tensor([index for keys in order for index, _ in keys])
+    assert drawn.float().mean() == pytest.approx(0.75, abs=0.05)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused() -> None:
+    with pytest.raises(InputError, match="batch_size 3 cannot be shared by 2"):
+        TrainingOrder(6, 3, 1, seed=0, world_size=2)
+
+
+def test_only_the_strong_view_changes_colour(samples: list[Sample]) -> None:
+    plain = all_batches(labelled(samples, Augmentation(flip=False)), TrainingOrder(6, 6, 1, seed=1))[0]
+    jittered = all_batches(labelled(samples, Augmentation(flip=False, jitter=0.5)), TrainingOrder(6, 6, 1, seed=1))[0]
+    assert plain.strong is plain.weak
+    assert torch.equal(plain.weak, jittered.weak)
+    assert not torch.equal(jittered.weak, jittered.strong)
+
+
+def test_mixed_sizes_need_a_crop(samples: list[Sample], tmp_path: Path) -> None:
+    Image.new("RGB", (5, 5)).save(tmp_path / "images/0.png")
+    images = TrainingImages(samples, Augmentation(flip=False))
+    with pytest.raises(InputError, match=r"several sizes in a batch \(12x8, 5x5\); set data.size or data.crop"):
+        all_batches(images, TrainingOrder(6, 6, 1, seed=1))
+
+
+def test_negatives_travel_along(samples: list[Sample]) -> None:
+    def negatives(sample: Sample) -> Labels:
+        ids = torch.zeros(8, 12, dtype=torch.uint8)
+        ids[:, :6] = 1
+        return Labels(ids, torch.stack([ids == 1, ids == 0]))
+
+    images = TrainingImages(samples, Augmentation(flip=True), labels=negatives)
+    for batch in all_batches(images, TrainingOrder(6, 6, 3, seed=1)):
+        assert torch.equal(batch.negatives[:, 0], batch.labels == 1)
+        assert torch.equal(batch.negatives[:, 1], batch.labels == 0)
+
+
+def test_pairs_hold_as_many_hard_images_as_easy_ones(samples: list[Sample]) -> None:
+    easy = TrainingImages(samples[:2], Augmentation(flip=False))
+    hard = TrainingImages(samples[2:], Augmentation(flip=False))
+    pairs = PairedImages(easy, hard)
+    batches = list(training_loader(pairs, TrainingOrder(len(pairs), 2, 8, seed=1), workers=0, pin_memory=False))
+
+    def which(images: Tensor) -> set[int]:
+        return set(images[:, 2, 0, 0].tolist())
+
+    assert {i for b in batches for i in which(b.easy.weak)} == {0, 1}
+    assert {i for b in batches for i in which(b.hard.weak)} == {2, 3, 4, 5}
+
+
+def test_the_cache_stops_at_its_limit() -> None:
+    cache = ImageCache(1)
+    reads = []
+
+    def read(size: int) -> Tensor:
+        reads.append(size)
+        return torch.zeros(size, dtype=torch.uint8)
+
+    for _ in range(2):
+        cache.get(Path("small"), lambda: read(1000))
+        cache.get(Path("large"), lambda: read(2 * 1024 * 1024))
+    assert reads == [1000, 2 * 1024 * 1024, 2 * 1024 * 1024]
+
+
+def test_seeds_depend_on_every_part_and_on_their_order() -> None:
+    seeds = {mix_seed(a, b) for a in range(30) for b in range(30)}
+    assert len(seeds) == 900
+    assert all(0 <= seed < 2**63 for seed in seeds)

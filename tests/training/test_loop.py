@@ -1,0 +1,148 @@
+"""The training loop: learns, continues after a kill with the same bits, and stops at a loss that is not finite."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from atp.config import Augmentation, Optimisation
+from atp.data.folder import list_samples
+from atp.data.loading import Batch, ImageCache, TrainingImages, folder_labels
+from atp.errors import InputError
+from atp.losses.supervised import segmentation_cross_entropy
+from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
+from atp.training.ema import AveragedNetwork
+from atp.training.loop import Training
+from atp.training.resume import ResumeFile
+from atp.training.run import Run
+from atp.training.runtime import Runtime
+
+CONFIG = NetworkConfig(backbone="resnet_small", output_stride=8, aspp_dilations=(1, 2), num_classes=2)
+SECTION = Optimisation(epochs=4, batch_size=2, lr=0.05, augmentation=Augmentation(flip=True, jitter=0.2))
+
+
+class Killed(Exception):
+    """Stands for kill -9 between two steps."""
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> TrainingImages:
+    """Four images whose bright half is class 1."""
+    for index in range(4):
+        ids = torch.zeros(16, 24, dtype=torch.uint8)
+        ids[:, 6 * index :] = 1
+        for kind, array in (("images", (ids * 200)[..., None].expand(-1, -1, 3)), ("labels", ids)):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            Image.fromarray(array.numpy()).save(tmp_path / kind / f"{index}.png")
+    samples = list_samples(tmp_path / "images", tmp_path / "labels")
+    return TrainingImages(samples, SECTION.augmentation, labels=folder_labels(2, None, ImageCache(1)))
+
+
+def fresh() -> SegmentationNetwork:
+    torch.manual_seed(0)
+    return build_network(CONFIG)
+
+
+def cross_entropy(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    # Draws a random number as ClassMix or dropout would.
+    noise = 0.01 * torch.rand(())
+    return {"loss": segmentation_cross_entropy(model(batch.strong), batch.labels) + noise}
+
+
+def run(path: Path | None = None, every_s: float = 0.0) -> Run:
+    resume = ResumeFile(path, "fingerprint", every_s) if path else None
+    return Run("test", 7, Runtime(torch.device("cpu")), resume)
+
+
+def test_training_learns(images: TrainingImages) -> None:
+    history = Training(fresh(), replace_epochs(20), images, run()).run(cross_entropy)
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
+    assert history["step"] == list(range(2, 42, 2))
+
+
+def replace_epochs(epochs: int) -> Optimisation:
+    return SECTION.model_copy(update={"epochs": epochs})
+
+
+@pytest.mark.parametrize("killed_at", [1, 3, 4, 7])
+def test_a_killed_run_ends_with_the_same_bits(images: TrainingImages, tmp_path: Path, killed_at: int) -> None:
+    def train(resume: Path | None, kill_at: int | None = None) -> tuple[SegmentationNetwork, AveragedNetwork, object]:
+        network = fresh()
+        average = AveragedNetwork(network, 0.9)
+        calls = 0
+
+        def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+            nonlocal calls
+            calls += 1
+            if calls == kill_at:
+                raise Killed
+            return cross_entropy(model, batch)
+
+        history = Training(network, SECTION, images, run(resume), ema=average).run(objective)
+        return network, average, history
+
+    undisturbed = train(None)
+    state = tmp_path / "state.pt"
+    with pytest.raises(Killed):
+        train(state, killed_at)
+    assert state.exists() == (killed_at > 2), "saved where figures are recorded, every second step here"
+    continued = train(state)
+    for first, second in zip(undisturbed[:2], continued[:2], strict=True):
+        network, other = (getattr(part, "network", part) for part in (first, second))
+        for (name, mine), theirs in zip(network.state_dict().items(), other.state_dict().values(), strict=True):
+            assert torch.equal(mine, theirs), name
+    assert undisturbed[2] == continued[2]
+
+
+def test_another_runs_state_is_refused(images: TrainingImages, tmp_path: Path) -> None:
+    Training(fresh(), SECTION, images, run(tmp_path / "state.pt")).run(cross_entropy)
+    job = run(tmp_path / "state.pt")
+    assert job.resume is not None
+    job = replace(job, resume=replace(job.resume, fingerprint="another"))
+    with pytest.raises(InputError, match="training state of other inputs, parameters or code"):
+        Training(fresh(), SECTION, images, job).run(cross_entropy)
+
+
+def test_a_damaged_state_is_told(images: TrainingImages, tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes(b"half")
+    with pytest.raises(InputError, match=r"state\.pt: .*delete it to start the stage over"):
+        Training(fresh(), SECTION, images, run(tmp_path / "state.pt")).run(cross_entropy)
+
+
+def test_a_loss_that_is_not_finite_ends_training(images: TrainingImages) -> None:
+    def broken(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": model(batch.strong).sum() * float("nan")}
+
+    with pytest.raises(InputError, match=r"test: the loss is nan by step 2; lower test\.lr"):
+        Training(fresh(), SECTION, images, run()).run(broken)
+
+
+def test_batchnorm_in_eval_mode_keeps_its_statistics(images: TrainingImages) -> None:
+    section = SECTION.model_copy(update={"batchnorm": "eval"})
+    network = fresh()
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    Training(network, section, images, run()).run(cross_entropy)
+    assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
+
+
+def test_figures_are_recorded_as_training_goes_on(images: TrainingImages) -> None:
+    seen: list[int] = []
+    job = replace(run(), record=lambda step, figures: seen.append(step))
+    Training(fresh(), SECTION, images, job).run(cross_entropy)
+    assert seen == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_same_seed_same_bits(images: TrainingImages, dtype: torch.dtype | None) -> None:
+    def train() -> SegmentationNetwork:
+        network = fresh()
+        Training(network, SECTION, images, replace(run(), runtime=Runtime(torch.device("cpu"), dtype))).run(
+            cross_entropy
+        )
+        return network
+
+    for mine, theirs in zip(train().parameters(), train().parameters(), strict=True):
+        assert torch.equal(mine, theirs)

@@ -1,0 +1,34 @@
+"""Confusion matrix: worked by hand, and against torchmetrics."""
+
+import pytest
+import torch
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from atp.training.metrics import ConfusionMatrix
+
+
+def test_worked_by_hand() -> None:
+    confusion = ConfusionMatrix(3)
+    confusion.update(torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 255]))
+    # Class 0: hit 1, predicted twice; class 1: hit 1, shown twice; class 2: only predicted where there is no label.
+    assert confusion.iou()[:2].tolist() == [0.5, 0.5]
+    assert confusion.iou()[2].isnan()
+    assert confusion.mean_iou() == 0.5
+
+
+def test_a_class_that_is_only_predicted_is_no_class_to_average() -> None:
+    confusion = ConfusionMatrix(3)
+    confusion.update(torch.tensor([0, 2]), torch.tensor([0, 0]))
+    assert confusion.mean_iou() == 0.5
+
+
+def test_agrees_with_torchmetrics() -> None:
+    generator = torch.Generator().manual_seed(0)
+    predicted = torch.randint(0, 5, (4, 20, 30), generator=generator)
+    labels = torch.randint(0, 5, (4, 20, 30), generator=generator)
+    labels[:, :3] = 255
+    confusion = ConfusionMatrix(5)
+    for one, other in zip(predicted, labels, strict=True):
+        confusion.update(one, other)
+    reference = MulticlassJaccardIndex(5, ignore_index=255)(predicted, labels)
+    assert confusion.mean_iou() == pytest.approx(float(reference), abs=1e-6)
