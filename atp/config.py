@@ -31,7 +31,7 @@ class Section(BaseModel):
 
 
 class SourceData(Section):
-    """What there is of the source domain: labelled images, or nothing but the given checkpoint.
+    """What there is of the source domain: class names, and labelled images or nothing but the given checkpoint.
 
     Attributes:
         root: holds either; the stage ``source`` depends on it, and every stage after it is kept out of it.
@@ -79,7 +79,7 @@ class DataSection(Section):
         source: labelled source images; read by the stage ``source`` alone.
         target: unlabelled target images; their labels, if any, are read by ``evaluate`` alone.
         test: held-out target images with labels; without labels only label-free figures are reported.
-        classes: a YAML file with a list of ``{name, color: [r, g, b]}``, or that list itself.
+        classes: a YAML file below ``source.root`` with a list of ``{name, color: [r, g, b]}``, or that list itself.
         size: (width, height) to which every image is resized; None keeps each image's own.
         crop: (width, height) of random training crops; None trains on whole images, which then must be of one size.
     """
@@ -346,10 +346,16 @@ class Params(Section):
     register_: RegisterSection = Field(default=RegisterSection(), alias="register")
 
     @model_validator(mode="after")
-    def _checkpoint_is_seen(self) -> Self:
-        given, root = self.source.checkpoint, self.data.source.root
-        if given is not None and not given.is_relative_to(root):
-            raise ValueError(f"source.checkpoint {given} is not below data.source.root {root}; DVC would not see it")
+    def _files_are_seen(self) -> Self:
+        root, weights = self.data.source.root, self.network.weights
+        given = {
+            "source.checkpoint": self.source.checkpoint,
+            "network.weights": None if weights in ("none", "imagenet") else Path(weights),
+            "data.classes": self.data.classes if isinstance(self.data.classes, Path) else None,
+        }
+        for name, path in given.items():
+            if path is not None and not path.is_relative_to(root):
+                raise ValueError(f"{name} {path} is not below data.source.root {root}; DVC would not see it change")
         return self
 
     @model_validator(mode="after")

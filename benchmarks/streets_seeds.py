@@ -20,7 +20,7 @@ import torch
 from atp.config import Augmentation, Params, load_params
 from atp.models.network import SegmentationNetwork
 from atp.training.runtime import Runtime, open_runtime
-from benchmarks.experiment import Experiment, with_changes
+from experiment import Experiment, with_changes
 
 ROBUST = {"source.augmentation": {"flip": True, "jitter": 0.35, "blur": True}}
 """What makes a source model robust: strong colour jitter and blur while it is trained."""

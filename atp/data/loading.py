@@ -52,19 +52,20 @@ class Batch:
 
 
 AnyBatch = TypeVar("AnyBatch", "Batch", "PairBatch")
+_MadeBatch = TypeVar("_MadeBatch", "Batch", "PairBatch", covariant=True)
 
 Item = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """Weak and strong image, ids, valid, negatives of one image, in ``Batch``'s order."""
 
 
-class TrainingSet(Protocol[AnyBatch]):
+class TrainingSet(Protocol[_MadeBatch]):
     """What the training loop asks of a data set."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, key: tuple[int, int]) -> Any: ...
 
-    def collate(self, items: list[Any]) -> AnyBatch: ...
+    def collate(self, items: list[Any]) -> _MadeBatch: ...
 
 
 @dataclass(frozen=True)

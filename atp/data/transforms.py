@@ -59,7 +59,7 @@ class Augment:
         return Views(image, strong, masks)
 
 
-class RandomZoom(v2.Transform):
+class RandomZoom(v2.Transform):  # type: ignore[misc]
     """Resize image and masks by one random factor, drawn evenly from a range."""
 
     def __init__(self, scale: tuple[float, float]) -> None:

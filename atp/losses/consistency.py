@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from atp.losses.pixels import NO_LABEL, in_full_precision
+from atp.losses.pixels import NO_LABEL
 from atp.losses.supervised import pixel_cross_entropy
 
 
@@ -42,7 +42,7 @@ def confidence_share(probabilities: Tensor, threshold: float = 0.968, valid: Ten
         Share of the valid pixels whose greatest probability is >= threshold, in [0, 1]; (N,), float32, without
         gradient. 0 for an image without valid pixels.
     """
-    sure = in_full_precision(probabilities).amax(1) >= threshold
+    sure = probabilities.amax(1) >= threshold
     if valid is None:
         return sure.float().mean((1, 2))
     return (sure & valid).sum((1, 2)) / valid.sum((1, 2)).clamp_min(1)

@@ -50,7 +50,8 @@ def curriculum_entropy_loss(
     """
     entropy = normalized_entropy(logits)
     certainty = 1 - (entropy.detach() if weight_grad == "detach" else entropy)
-    # At 0 a power below 1 has an infinite slope, and the uniform pixel's zero gradient times that is NaN.
+    # At 0 a power below 1 has an infinite slope, and the uniform pixel's zero gradient times that is NaN. Whether
+    # the clamp in ``normalized_entropy`` happens to stop it depends on PyTorch's version.
     weight = certainty.clamp_min(torch.finfo(certainty.dtype).eps) ** gamma
     return mean_where(weight * entropy, valid)
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from atp.losses.pixels import NO_LABEL, in_full_precision, mean_where
+from atp.losses.pixels import in_full_precision, mean_where
 from atp.losses.supervised import pixel_cross_entropy
 
 
@@ -22,7 +22,7 @@ def positive_pseudo_label_loss(logits: Tensor, positives: Tensor, valid: Tensor)
     ones would let each positive label weigh more the fewer of them a crop happens to hold, and so shift Eq. 8's balance
     between positive and negative labels from crop to crop.
     """
-    return mean_where(pixel_cross_entropy(logits, positives.masked_fill(~valid, NO_LABEL)), valid)
+    return mean_where(pixel_cross_entropy(logits, positives), valid)
 
 
 def negative_pseudo_label_loss(logits: Tensor, negatives: Tensor, valid: Tensor) -> Tensor:

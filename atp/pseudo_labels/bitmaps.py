@@ -95,7 +95,7 @@ def pack(labels: Tensor) -> Tensor:
     octets = F.pad(labels, (0, -labels.shape[-1] % 8)).contiguous().view(torch.int64)
     # Eight bools are eight bytes of 0 or 1; the product gathers them as the bits of its highest byte, and no two of its
     # other terms meet, so nothing carries over.
-    return ((octets * 0x0102040810204080) >> 56).to(torch.uint8)
+    return (octets * 0x0102040810204080).bitwise_right_shift_(56).byte()
 
 
 def bitmaps_to_bytes(packed: NDArray[np.uint8], width: int) -> bytes:

@@ -13,6 +13,7 @@ import errno
 import io
 import json
 import logging
+import math
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
@@ -32,7 +34,6 @@ from atp.data.folder import read_label
 from atp.data.labels import IGNORE, LabelSpace
 from atp.errors import InputError
 from atp.files import atomic_path
-from atp.losses.entropy import mean_entropy
 from atp.pseudo_labels.bitmaps import Sealed, bitmaps_to_bytes, compress, damaged, decompress, pack, read_bitmaps
 from atp.pseudo_labels.negatives import negative_labels
 from atp.pseudo_labels.thresholds import ConfidenceHistogram, confidence_codes, least_confidence
@@ -41,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 _FORMAT, _VERSION = "atp pseudo labels", 1
 _PENDING = b"ATPP"
+_BAND_PIXELS = 2**17
+"""Predictions are worked through in bands of about so many pixels: at 2048x1024 that halves the time, nearly all of
+which the kernel would spend on fresh pages for whole-image intermediate results."""
 
 
 class ClassRow(TypedDict):
@@ -115,7 +119,7 @@ class PseudoLabelWriter:
 
         Args:
             pending: belongs to this model, these images and parameters alone; the caller names it after them.
-            num_classes: C, 1-255.
+            num_classes: C, 2-255.
             negative_threshold: lambda_neg of Eq. 6.
             keep_ratio: K of Eq. 4.
 
@@ -153,16 +157,9 @@ class PseudoLabelWriter:
         path = self._pending_path(name)
         if len(probabilities) != self._num_classes:
             raise ValueError(f"{name}: {len(probabilities)} classes instead of {self._num_classes}")
-        confidences, classes = probabilities.float().max(0)
-        if not confidences.isfinite().all():
+        pending = _Pending.of(probabilities.float(), self._negative_threshold)
+        if not math.isfinite(pending.entropy):
             raise InputError(f"{name}: the model's predictions are not finite; train it again, with a lower rate")
-        negatives = negative_labels(probabilities[None], self._negative_threshold, classes[None])[0]
-        pending = _Pending(
-            classes.byte().cpu().numpy(),
-            confidence_codes(confidences).cpu().numpy(),
-            pack(negatives).cpu().numpy(),
-            float(mean_entropy(probabilities[None])),
-        )
         data = pending.to_bytes()
         with _full_disk_named(self._pending, f"about {_mb(len(data))} an image"), atomic_path(path) as temporary:
             temporary.write_bytes(data)
@@ -354,6 +351,22 @@ class _Pending:
     packed: NDArray[np.uint8]
     entropy: float
 
+    @classmethod
+    def of(cls, probabilities: Tensor, negative_threshold: float) -> "_Pending":
+        """What is kept of float32 probabilities, (C, H, W), computed on their device."""
+        num_classes, height, width = probabilities.shape
+        bands = [
+            _label_band(band, negative_threshold) for band in probabilities.split(max(1, _BAND_PIXELS // width), 1)
+        ]
+        classes, codes, packed, nats = zip(*bands, strict=True)
+        entropy = torch.cat(nats).cpu().double().sum() / (height * width * math.log(num_classes))
+        return cls(
+            torch.cat(classes).cpu().numpy(),
+            torch.cat(codes).cpu().numpy(),
+            torch.cat(packed, 1).cpu().numpy(),
+            float(entropy.clamp(0, 1)),
+        )
+
     def to_bytes(self) -> bytes:
         # Low and high bytes apart: the high ones hardly change from pixel to pixel.
         low, high = (self.codes & 0xFF).astype(np.uint8), (self.codes >> 8).astype(np.uint8)
@@ -373,6 +386,24 @@ class _Pending:
         maps = data[: 3 * pixels].reshape(3, height, width)
         codes = maps[1] | maps[2].astype(np.int16) << 8
         return cls(maps[0], codes, data[3 * pixels :].reshape(classes, height, row), entropy)
+
+
+def _label_band(probabilities: Tensor, negative_threshold: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Classes, confidence codes and packed negatives as ``_Pending`` keeps them, and each row's entropy in nats, (H,).
+
+    Class by class: on a CPU that takes half the time of ``max`` and ``log`` on the whole, and hardly any memory.
+    """
+    confidences = probabilities[0].clone()
+    classes = torch.zeros_like(confidences, dtype=torch.uint8)
+    nats = confidences.new_zeros(confidences.shape[0])
+    for index, plane in enumerate(probabilities):
+        # Of equal classes the first one wins, as in argmax; a later one, being higher, replaces by maximum.
+        classes = torch.maximum(classes, (plane > confidences).byte().mul_(index))
+        confidences = torch.maximum(confidences, plane)
+        # 0 log 0 = 0. Summed by rows, so that the number of threads does not change the last bits.
+        nats -= plane.clamp(min=torch.finfo(plane.dtype).tiny).log_().mul_(plane).sum(1)
+    negatives = negative_labels(probabilities[None], negative_threshold, classes[None].long())[0]
+    return classes, confidence_codes(confidences), pack(negatives), nats
 
 
 def _png(labels: NDArray[np.uint8], palette: bytes) -> bytes:

@@ -26,9 +26,7 @@ def train_source(network: SegmentationNetwork, images: TrainingImages, section: 
 
 
 def inputs(params: Params, key: str | None) -> list[Path]:
-    given = params.source.checkpoint
-    classes = [params.data.classes] if isinstance(params.data.classes, Path) else []
-    return [given, *classes] if given else [params.data.source.images, params.data.source.labels, *classes]
+    return [params.data.source.root]
 
 
 def body(stage: Stage) -> None:
@@ -39,7 +37,7 @@ def body(stage: Stage) -> None:
     if section.checkpoint is not None:
         network = build_network(config.model_copy(update={"weights": "none"}))
         load_into(network, load_user_state(section.checkpoint), section.checkpoint)
-        stage.save(network, made_from, {})
+        stage.save(network, made_from, History())
         return
     samples = list_samples(data.source.images, data.source.labels)
     check_sizes(samples)

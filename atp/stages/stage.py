@@ -28,7 +28,7 @@ from atp.data.folder import Sample, list_samples
 from atp.data.loading import ImageCache, mix_seed
 from atp.errors import InputError
 from atp.files import digest
-from atp.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from atp.models.checkpoint import Checkpoint, load_checkpoint, load_into, save_checkpoint
 from atp.models.network import SegmentationNetwork, build_network
 from atp.tracking import Tracker, open_tracker
 from atp.training.loop import History
@@ -120,9 +120,10 @@ class Stage:
 
     def load(self, folder: Path) -> tuple[SegmentationNetwork, Checkpoint]:
         """The model that a stage left in its folder."""
-        checkpoint = load_checkpoint(folder / "model.safetensors")
+        path = folder / "model.safetensors"
+        checkpoint = load_checkpoint(path)
         network = build_network(checkpoint.config.model_copy(update={"weights": "none"}))
-        network.load_state_dict(checkpoint.state)
+        load_into(network, checkpoint.state, path)
         return network, checkpoint
 
     def save(self, network: SegmentationNetwork, made_from: Checkpoint, history: History) -> None:

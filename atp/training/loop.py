@@ -122,7 +122,7 @@ class Training(Generic[AnyBatch]):
         optimizer.zero_grad(set_to_none=True)
         with self.job.runtime.autocast():
             losses = objective(model, batch)
-        scaler.scale(losses["loss"]).backward()
+        torch.autograd.backward(scaler.scale(losses["loss"]))
         scaler.step(optimizer)
         scaler.update()
         return losses

@@ -18,6 +18,6 @@ def build_schedule(optimizer: SGD, section: Optimisation, steps: int) -> LambdaL
 
     def factor(step: int) -> float:
         warmup = min(1.0, (step + 1) / (section.warmup_steps + 1))
-        return warmup * max(0.0, 1 - step / steps) ** section.power
+        return warmup * float(max(0.0, 1 - step / steps) ** section.power)
 
     return LambdaLR(optimizer, factor)

@@ -44,6 +44,16 @@ def test_rounding_does_not_leave_the_range(num_classes: int) -> None:
     assert entropy.min() > 0.999
 
 
+@pytest.mark.parametrize("num_classes", [2, 4, 16])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 3.0])
+def test_a_uniform_pixel_has_a_finite_gradient(num_classes: int, gamma: float) -> None:
+    """h is exactly 1 here, where (1 - h)^gamma has an infinite slope for gamma < 1."""
+    logits = torch.zeros(1, num_classes, 1, 2, requires_grad=True)
+    assert (normalized_entropy(logits) == 1).all()
+    (gradient,) = torch.autograd.grad(curriculum_entropy_loss(logits, ALL, gamma=gamma, weight_grad="full"), logits)
+    assert (gradient == 0).all()
+
+
 def test_uniform_is_no_minimum() -> None:
     """In nats the loss would be -7.4 * 2.9 for 19 uniform classes."""
     uniform, certain = torch.zeros(1, 19, 1, 2), torch.zeros(1, 19, 1, 2)

@@ -24,7 +24,7 @@ CONFIG = NetworkConfig(backbone="resnet_small", output_stride=8, aspp_dilations=
 SECTION = Optimisation(epochs=4, batch_size=2, lr=0.05, augmentation=Augmentation(flip=True, jitter=0.2))
 
 
-class Killed(Exception):
+class KillError(Exception):
     """Stands for kill -9 between two steps."""
 
 
@@ -78,7 +78,7 @@ def test_a_killed_run_ends_with_the_same_bits(images: TrainingImages, tmp_path: 
             nonlocal calls
             calls += 1
             if calls == kill_at:
-                raise Killed
+                raise KillError
             return cross_entropy(model, batch)
 
         history = Training(network, SECTION, images, run(resume), ema=average).run(objective)
@@ -86,7 +86,7 @@ def test_a_killed_run_ends_with_the_same_bits(images: TrainingImages, tmp_path: 
 
     undisturbed = train(None)
     state = tmp_path / "state.pt"
-    with pytest.raises(Killed):
+    with pytest.raises(KillError):
         train(state, killed_at)
     assert state.exists() == (killed_at > 2), "saved where figures are recorded, every second step here"
     continued = train(state)

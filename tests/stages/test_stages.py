@@ -1,0 +1,238 @@
+"""Every stage's promise, on a tiny project, each stage a process of its own as under DVC."""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from atp.models.checkpoint import load_checkpoint
+from atp.pseudo_labels.store import PseudoLabelStore
+from tests.stages.launch import ORDER, RunStage
+
+ADAPTATION = ORDER[1:-1]
+
+
+def state(project: Path, folder: str) -> dict[str, torch.Tensor]:
+    return load_checkpoint(project / "runs" / folder / "model.safetensors").state
+
+
+def results(project: Path) -> dict[str, bytes]:
+    """Every result file's bytes."""
+    return {
+        str(path.relative_to(project)): path.read_bytes() for path in (project / "runs").rglob("*") if path.is_file()
+    }
+
+
+def test_align_leaves_the_classifier_alone_to_the_last_bit(adapted: Path) -> None:
+    before, after = state(adapted, "source"), state(adapted, "align")
+    for name, value in before.items():
+        assert torch.equal(value, after[name]) == name.startswith("classifier") or "num_batches" in name, name
+
+
+def test_the_source_model_learned_its_classes(adapted: Path) -> None:
+    losses = [float(line.split(",")[1]) for line in (adapted / "runs/source/history.csv").read_text().splitlines()[1:]]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_dumped_labels_are_for_every_target_image(adapted: Path) -> None:
+    for key in ("r01", "r02"):
+        store = PseudoLabelStore(adapted / "runs/dump" / key)
+        assert store.names == tuple(f"{index:02}" for index in range(8))
+        assert 0.6 < store.table["coverage"] <= 1
+
+
+def test_the_split_ranks_by_entropy(adapted: Path) -> None:
+    ranking = json.loads((adapted / "runs/split/ranking.json").read_text())
+    assert len(ranking["easy"]) == len(ranking["hard"]) == 4
+    entropy = [ranking["entropy"][name] for name in ranking["easy"] + ranking["hard"]]
+    assert entropy == sorted(entropy)
+
+
+def test_metrics_have_every_model(adapted: Path) -> None:
+    metrics = json.loads((adapted / "runs/evaluate/metrics.json").read_text())
+    assert set(metrics["miou"]) == {"source", "align", "teach_r01", "teach", "propagate", "batchnorm_only"}
+    assert all(0 <= value <= 100 for value in metrics["miou"].values())
+    assert set(metrics["iou"]["teach"]) == {"sky", "road", "car"}
+    assert metrics["pseudo_labels"]["r01"]["accuracy"] > 50
+    with Image.open(adapted / "runs/evaluate/predictions/propagate/00.png") as mask:
+        assert (mask.mode, mask.size) == ("P", (32, 24))
+
+
+def test_same_seed_same_bytes(adapted: Path, project: Path, run_stage: RunStage) -> None:
+    for stage, *arguments in ORDER:
+        run_stage(project, stage, *arguments)
+    assert results(project) == results(adapted)
+
+
+def test_adaptation_needs_neither_source_data_nor_labels(adapted: Path, project: Path, run_stage: RunStage) -> None:
+    """With the source data, all target labels and the test images removed from disk, the same bytes come out."""
+    shutil.copytree(adapted / "runs/source", project / "runs/source")
+    for folder in ("source", "target/labels", "test"):
+        shutil.rmtree(project / "data" / folder)
+    for stage, *arguments in ADAPTATION:
+        ended = run_stage(project, stage, *arguments)
+        assert ended.code == 0, ended.output
+    expected = {name: data for name, data in results(adapted).items() if not name.startswith("runs/evaluate")}
+    assert results(project) == expected
+
+
+@pytest.mark.parametrize("stage", ["align", "dump", "teach", "split", "propagate"])
+def test_adaptation_cannot_open_what_it_must_not_see(adapted: Path, stage: str) -> None:
+    """Even code that tries gets nothing: the seal is on the process, not on a path."""
+    code = (
+        "from atp.config import load_params; from atp.stages.stage import seal; seal(load_params())\n"
+        "from PIL import Image\n"
+        "for path in ('data/source/images/00.png', 'data/target/labels/00.png', 'data/test/labels/00.png'):\n"
+        "    try: Image.open(path)\n"
+        "    except PermissionError as error: print(error)\n"
+        "Image.open('data/target/images/00.png').load()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=adapted, capture_output=True, text=True, check=True)
+    assert done.stdout.count("sealed: this stage works without source data and target labels") == 3
+    module = (Path(__file__).parents[2] / "atp/stages" / f"{stage}.py").read_text()
+    assert "sealed=False" not in module
+
+
+@pytest.mark.parametrize(
+    ("stage", "arguments", "files"),
+    [
+        ("source", (), ["runs/source/model.safetensors", "runs/source/history.csv"]),
+        ("align", (), ["runs/align/model.safetensors"]),
+        ("dump", ("--round", "r01"), ["runs/dump/r01/table.json", "runs/dump/r01/negatives/03.neg"]),
+        ("teach", ("--round", "r01"), ["runs/teach/r01/model.safetensors"]),
+        ("split", (), ["runs/split/ranking.json"]),
+        ("propagate", (), ["runs/propagate/model.safetensors", "runs/propagate/history.csv"]),
+    ],
+)
+def test_killed_at_any_moment_a_stage_ends_with_the_same_bits(
+    adapted: Path, tmp_path: Path, stage: str, arguments: tuple[str, ...], files: list[str]
+) -> None:
+    """kill -9 again and again, each time a little later, until the stage gets through."""
+    project = Path(shutil.copytree(adapted, tmp_path / "project"))
+    folder = project / "runs" / Path(files[0]).parts[1]
+    folder = folder / arguments[1] if arguments else folder
+    expected = {name: (project / name).read_bytes() for name in files}
+    shutil.rmtree(folder)
+    command = [sys.executable, "-c", SLOW, f"atp.stages.{stage}", *arguments]
+    kills = 0
+    for wait in (0.05, 0.1, 0.2, 0.35, 0.6, 1.0, None):
+        process = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert process.stdout is not None
+        if wait is None:
+            output, _ = process.communicate()
+            assert process.returncode == 0, output
+            break
+        for line in process.stdout:
+            if "ready" in line:
+                break
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        process.stdout.close()
+        if folder.exists():
+            # Whole, or not there: nothing is ever half-written under its final name.
+            assert {name: (project / name).read_bytes() for name in files} == expected
+            shutil.rmtree(folder)
+    assert kills >= 5
+    assert {name: (project / name).read_bytes() for name in files} == expected
+    assert not list((project / "runs").rglob("*.tmp*")), "leftovers are cleared away"
+    assert not list((project / ".atp/state").glob(f"{stage}*")), "state is deleted on success"
+
+
+# A stage whose every step takes a while, so that kills land in the middle of its work; the work itself is unchanged.
+SLOW = """
+import runpy, sys, time
+import atp.training.loop, atp.pseudo_labels.store
+def slowed(function):
+    def slow(*args, **kwargs):
+        time.sleep(0.05)
+        return function(*args, **kwargs)
+    return slow
+atp.training.loop.Training._step = slowed(atp.training.loop.Training._step)
+atp.pseudo_labels.store.PseudoLabelWriter.add = slowed(atp.pseudo_labels.store.PseudoLabelWriter.add)
+from atp.stages import stage
+body = stage.open_tracker
+def ready(*args, **kwargs):
+    print("ready", flush=True)
+    return body(*args, **kwargs)
+stage.open_tracker = ready
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_another_processes_stage_is_locked(adapted: Path, run_stage: RunStage) -> None:
+    with (adapted / ".atp/align.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        ended = run_stage(adapted, "align")
+    assert ended.code == 2
+    assert "error: .atp/align.lock: another process runs the stage align; wait for it or end it" in ended.output
+
+
+def test_a_stage_dies_with_its_parent(adapted: Path, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(adapted, tmp_path / "project"))
+    starter = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, *sys.argv[1:]], stdout=subprocess.PIPE, text=True)\n"
+        "print(child.pid, child.stdout.readline(), flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", starter, "-c", SLOW, "atp.stages.source"]
+    parent = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid, ready = parent.stdout.readline().split()
+    assert ready == "ready"
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+        assert time.monotonic() < deadline, "the stage outlived its parent"
+        time.sleep(0.05)
+
+
+def test_changed_parameters_refuse_the_unfinished_state(adapted: Path, tmp_path: Path, run_stage: RunStage) -> None:
+    project = Path(shutil.copytree(adapted, tmp_path / "project"))
+    (project / ".atp/state").mkdir(parents=True, exist_ok=True)
+    (project / ".atp/state/align-0123456789abcdef.pt").write_bytes(b"of other parameters")
+    ended = run_stage(project, "align")
+    assert ended.code == 0
+    assert "align: refused the unfinished state .atp/state/align-0123456789abcdef.pt" in ended.output
+    assert not list((project / ".atp/state").glob("align-*"))
+
+
+@pytest.mark.parametrize("stage", [("align",), ("dump", "--round", "r01")])
+def test_two_processes_of_torchrun(adapted: Path, tmp_path: Path, stage: tuple[str, ...]) -> None:
+    """Two gloo processes train one model, and dump each image once."""
+    project = Path(shutil.copytree(adapted, tmp_path / "project"))
+    name, *arguments = stage
+    single = (project / "runs" / name / "/".join(arguments[1:])).resolve()
+    reference = {path.name: path.read_bytes() for path in single.rglob("*.png")}
+    shutil.rmtree(single)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    done = subprocess.run(
+        [*launcher, "-m", f"atp.stages.{name}", *arguments],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    if name == "align":
+        after = state(project, "align")
+        before = state(project, "source")
+        assert torch.equal(after["classifier.branches.0.weight"], before["classifier.branches.0.weight"])
+        assert not torch.equal(after["backbone.conv1.weight"], before["backbone.conv1.weight"])
+    else:
+        assert {path.name: path.read_bytes() for path in single.rglob("*.png")} == reference
+        assert len(reference) == 8
