@@ -355,10 +355,9 @@ class _Pending:
     def of(cls, probabilities: Tensor, negative_threshold: float) -> "_Pending":
         """What is kept of float32 probabilities, (C, H, W), computed on their device."""
         num_classes, height, width = probabilities.shape
-        bands = [
-            _label_band(band, negative_threshold) for band in probabilities.split(max(1, _BAND_PIXELS // width), 1)
-        ]
-        classes, codes, packed, nats = zip(*bands, strict=True)
+        bands = torch.split(probabilities, max(1, _BAND_PIXELS // width), 1)
+        parts = [_label_band(band, negative_threshold) for band in bands]
+        classes, codes, packed, nats = zip(*parts, strict=True)
         entropy = torch.cat(nats).cpu().double().sum() / (height * width * math.log(num_classes))
         return cls(
             torch.cat(classes).cpu().numpy(),

@@ -48,7 +48,7 @@ def propagate(
             probabilities = teacher.eval()(hard.weak).float().softmax(1)
             teacher.train(was_training)
             taught = probabilities.argmax(1).masked_fill(~hard.valid, 255)
-            share = confidence_share(probabilities, section.confidence)[:, None, None].expand(taught.shape)
+            share = confidence_share(probabilities, section.confidence, hard.valid)[:, None, None].expand(taught.shape)
         strong = hard.strong
         if section.mix == "class_mix":
             masks = class_mix_masks(easy.labels)

@@ -107,7 +107,7 @@ def test_files_are_as_the_folder_data_set_reads_them(tmp_path: Path) -> None:
         with Image.open(samples[0].label) as file:
             assert file.mode == "P"
             assert np.array_equal(np.asarray(file.convert("RGB")), np.array(CLASSES.colors, np.uint8)[label])
-    classes = (tmp_path / "streets" / "classes.yaml").read_text(encoding="utf-8").splitlines()
+    classes = (tmp_path / "streets" / "source" / "classes.yaml").read_text(encoding="utf-8").splitlines()
     assert classes[0] == "- {name: road, color: [128, 64, 128]}"
     assert len(classes) == CLASS_COUNT
     assert "--seed 7" in (tmp_path / "streets" / "README.md").read_text(encoding="utf-8")
@@ -118,7 +118,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     out.mkdir()
     assert main([str(out), *SMALL]) == 0
     assert {p.name for p in tmp_path.iterdir()} == {"streets"}
-    assert {p.name for p in out.iterdir()} == {"source", "target", "test", "classes.yaml", "README.md"}
+    assert {p.name for p in out.iterdir()} == {"source", "target", "test", "README.md"}
 
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

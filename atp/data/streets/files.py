@@ -59,7 +59,7 @@ def write_streets(out: Path, counts: dict[str, int], size: tuple[int, int], seed
                     ids.putpalette(palette)
                     ids.save(folder / split / "labels" / f"{index:04d}.png", optimize=True)
                     progress.update()
-        _write_classes(folder / "classes.yaml")
+        _write_classes(folder / "source" / "classes.yaml")
         _write_readme(folder / "README.md", counts, size, seed, shift)
         folder.replace(out)
 
@@ -79,7 +79,7 @@ Drawn, labels included, by
     python -m atp.data.streets OUT {options} --size {size[0]}x{size[1]} --seed {seed} --shift {shift}
 
 `source` looks like a simulator; `target` and `test` (held out) look {shift:.0%} of the way to a photograph. Labels are
-palette PNGs of the class ids in the order of `classes.yaml`. No photograph and nobody else's image is in it.
+palette PNGs of the class ids in the order of `source/classes.yaml`. No photograph and nobody else's image is in it.
 """,
         encoding="utf-8",
     )
