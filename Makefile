@@ -27,7 +27,6 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@touch $@
 
 demo: setup ## Adapt the embedded example, from source training to the registered model
-	dvc pull --quiet --allow-missing data.dvc 2>/dev/null || dvc update --quiet data.dvc
 	dvc repro
 	atp report
 

@@ -178,7 +178,7 @@ class Experiment:
 def released(network: SegmentationNetwork) -> SegmentationNetwork:
     """The network with nothing frozen, as a stage finds it that loads it from a file."""
     network.unfreeze()
-    return network
+    return network.requires_grad_(True)
 
 
 def timed(name: str, work: Callable[[], Any]) -> Any:
