@@ -11,7 +11,7 @@ from ruamel.yaml.error import MarkedYAMLError
 
 from atp.data.labels import LabelSpace
 from atp.errors import InputError
-from atp.models.network import NetworkConfig
+from atp.models.config import NetworkConfig
 
 # Strict: a quoted number or a yes/no in a number's place is a mistake to tell, not to convert.
 Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]

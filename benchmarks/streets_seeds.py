@@ -47,7 +47,9 @@ def rows(experiment: Experiment) -> dict[str, Callable[[dict[str, SegmentationNe
     plain = Augmentation(flip=True)
     pixels_only = {"class_mix": False, "ema": None}
 
-    def teach(start: str, key: str, **changes: object) -> Callable[[dict[str, SegmentationNetwork]], SegmentationNetwork]:
+    def teach(
+        start: str, key: str, **changes: object
+    ) -> Callable[[dict[str, SegmentationNetwork]], SegmentationNetwork]:
         return lambda made: experiment.teach(made[start], made["source"], key, **changes)
 
     return {
@@ -56,9 +58,13 @@ def rows(experiment: Experiment) -> dict[str, Callable[[dict[str, SegmentationNe
         "(a) curriculum entropy": lambda made: experiment.align(made["source"], diversity=0.0),
         "(b) + plain diversity": lambda made: experiment.align(made["source"], weighted=False),
         "(c) + weighted diversity = align": lambda made: experiment.align(made["source"]),
-        "(d) + positive labels, no augmentation": teach("(c) + weighted diversity = align", "d-plain", negative=0.0, augmentation=plain),
+        "(d) + positive labels, no augmentation": teach(
+            "(c) + weighted diversity = align", "d-plain", negative=0.0, augmentation=plain
+        ),
         "(d) + positive labels": teach("(c) + weighted diversity = align", "d", negative=0.0),
-        "(e) + negative labels, no augmentation": teach("(c) + weighted diversity = align", "e-plain", augmentation=plain),
+        "(e) + negative labels, no augmentation": teach(
+            "(c) + weighted diversity = align", "e-plain", augmentation=plain
+        ),
         "(e) + negative labels = teach": teach("(c) + weighted diversity = align", "e"),
         "(f) + propagation = propagate": lambda made: experiment.propagate(
             made["(e) + negative labels = teach"], made["source"], "f"

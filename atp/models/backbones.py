@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from torch import Tensor, nn
 from torchvision.models import (
@@ -19,20 +18,8 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.models.vgg import cfgs, make_layers
 
 from atp.errors import InputError
+from atp.models.config import BackboneName, ResNetStyle
 from atp.models.state import load_user_state, tell
-
-BackboneName = Literal["resnet_small", "resnet18", "resnet50", "resnet101", "vgg16"]
-
-ResNetStyle = Literal["torchvision", "caffe"]
-
-OUTPUT_STRIDES: Mapping[BackboneName, tuple[int, ...]] = {
-    "resnet_small": (4, 8, 16),
-    "resnet18": (8, 16),
-    "resnet50": (8, 16),
-    "resnet101": (8, 16),
-    "vgg16": (8, 16),
-}
-"""Image pixels per feature pixel that a backbone can be built for."""
 
 IMAGENET: Mapping[BackboneName, WeightsEnum] = {
     "resnet18": ResNet18_Weights.IMAGENET1K_V1,

@@ -1,61 +1,17 @@
 """A segmentation network: a backbone (the paper's f), a classifier (g), and what adaptation asks of them."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from atp.models.backbones import IMAGENET, OUTPUT_STRIDES, BackboneName, ResNetStyle, build_backbone
+from atp.models.backbones import build_backbone
+from atp.models.config import NetworkConfig
 from atp.models.deeplab import DeepLabV2Head
 
-Level = Annotated[float, Field(ge=0.0, le=1.0)]
-Spread = Annotated[float, Field(gt=0.0)]
-Dilation = Annotated[int, Field(ge=1, strict=True)]
-
-
-class NetworkConfig(BaseModel):
-    """DeepLabV2 on a backbone; everything that is needed to build the network anew.
-
-    Attributes:
-        backbone: ``resnet_small`` is ours, for small images on a CPU; the others are torchvision's.
-        output_stride: image pixels per feature pixel; 8 is the paper's, 4 only ``resnet_small`` can.
-        aspp_dilations: one branch of the classifier each. Paper: four, 6 to 24.
-        weights: of the backbone before training: ``none``, ``imagenet``, or the path of a state dict.
-        mean, std: of the training images' channels R, G, B, on the scale 0 to 1.
-        channels: order in which the backbone wants them; models with a Caffe ancestor want ``bgr``.
-        resnet_style: ``caffe`` builds ResNet-50 and -101 as DeepLabV2's Caffe model and its PyTorch ports do
-            (AdaptSegNet and its kin): they share names and shapes with torchvision's and compute something else.
-            Their images are BGR, 0 to 255, minus a mean: channels bgr, mean (0.4811, 0.4575, 0.4079), std three times
-            0.00392157.
-        num_classes: C; 0 until the data's label space sets it.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    backbone: BackboneName = "resnet101"
-    output_stride: Literal[4, 8, 16] = 8
-    aspp_dilations: Annotated[tuple[Dilation, ...], Field(min_length=1)] = (6, 12, 18, 24)
-    weights: str = "none"
-    mean: tuple[Level, Level, Level] = (0.485, 0.456, 0.406)
-    std: tuple[Spread, Spread, Spread] = (0.229, 0.224, 0.225)
-    channels: Literal["rgb", "bgr"] = "rgb"
-    resnet_style: ResNetStyle = "torchvision"
-    num_classes: Annotated[int, Field(ge=0, le=255, strict=True)] = 0
-
-    @model_validator(mode="after")
-    def _backbone_can(self) -> Self:
-        strides = OUTPUT_STRIDES[self.backbone]
-        if self.output_stride not in strides:
-            known = ", ".join(map(str, strides))
-            raise ValueError(f"output_stride {self.output_stride} is not for {self.backbone}; it has {known}")
-        if self.weights == "imagenet" and self.backbone not in IMAGENET:
-            raise ValueError(f"weights: there are no ImageNet weights for {self.backbone}; give none or a path")
-        if self.resnet_style == "caffe" and self.backbone not in ("resnet50", "resnet101"):
-            raise ValueError(f"resnet_style: caffe is for resnet50 and resnet101, not {self.backbone}")
-        return self
+__all__ = ["NetworkConfig", "SegmentationNetwork", "build_network", "parameter_groups"]
 
 
 class SegmentationNetwork(nn.Module):

@@ -124,12 +124,10 @@ class PseudoLabelWriter:
             keep_ratio: K of Eq. 4.
 
         Raises:
-            InputError: more classes than a mask with 255 for "none" can hold.
+            InputError: more classes than an 8-bit mask with 255 for "none" can hold, or fewer than two.
         """
-        if num_classes > IGNORE:
-            raise InputError(
-                f"{num_classes} classes: masks hold at most {IGNORE}, since {IGNORE} means none; merge some"
-            )
+        if not 2 <= num_classes <= IGNORE:
+            raise InputError(f"{num_classes} classes: masks hold 2 to {IGNORE}, since {IGNORE} means none")
         self._pending = pending
         self._num_classes = num_classes
         self._negative_threshold = negative_threshold

@@ -5,22 +5,16 @@ DVC, by ``torchrun``, or by hand, always from the root of the project.
 """
 
 import argparse
-import ctypes
-import errno
-import fcntl
 import json
 import logging
-import os
 import shutil
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import atp
 from atp.config import Params, load_params
@@ -30,16 +24,16 @@ from atp.errors import InputError
 from atp.files import digest
 from atp.models.checkpoint import Checkpoint, load_checkpoint, load_into, save_checkpoint
 from atp.models.network import SegmentationNetwork, build_network
+from atp.stages.process import STATE, die_with_parent, exit_codes, lock, output, remove_leftovers, seal, write_json
 from atp.tracking import Tracker, open_tracker
 from atp.training.loop import History
 from atp.training.resume import ResumeFile
 from atp.training.run import Run
 from atp.training.runtime import Runtime, open_runtime
 
-logger = logging.getLogger(__name__)
+__all__ = ["CODE", "Stage", "forget", "run_stage", "seal", "write_history", "write_json"]
 
-STATE = Path(".atp/state")
-"""Training states and half-done dumps; outside DVC's outputs, which DVC deletes before a rerun."""
+logger = logging.getLogger(__name__)
 
 CODE = ("data", "losses", "models", "pseudo_labels", "training")
 """Folders of this package whose change changes a result."""
@@ -84,12 +78,13 @@ class Stage:
         """Of the inputs' bytes, the parameters and the code: equal fingerprints make equal results."""
         sections = self.params.model_dump(mode="json", by_alias=True, exclude={"runtime"})
         package = Path(atp.__file__).parent
+        code = [path for folder in CODE for path in sorted((package / folder).rglob("*.py"))]
         parts = {
             "stage": self.label,
             "params": {name: sections[name] for name in ("data", "network", "training", self.name)},
             "dump": sections["dump"],
             "inputs": {str(path): digest(path) for path in self.inputs},
-            "code": [digest(package / folder) for folder in CODE],
+            "code": {str(path.relative_to(package)): digest(path) for path in code},
         }
         return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -136,17 +131,9 @@ class Stage:
             forget(self.label)
         self.runtime.barrier()
 
-    @contextmanager
-    def output(self) -> Iterator[Path]:
+    def output(self) -> AbstractContextManager[Path]:
         """A temporary folder that becomes this stage's result if all goes well."""
-        temporary = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.tmp")
-        temporary.mkdir(parents=True)
-        try:
-            yield temporary
-            shutil.rmtree(self.folder, ignore_errors=True)
-            temporary.replace(self.folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        return output(self.folder)
 
 
 def forget(label: str) -> None:
@@ -160,10 +147,6 @@ def write_history(path: Path, history: History) -> None:
     names = list(history)
     rows = [",".join(names), *(",".join(f"{v:.6g}" for v in row) for row in zip(*history.values(), strict=True))]
     path.write_text("\n".join(rows) + "\n")
-
-
-def write_json(path: Path, tree: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(tree, indent=2) + "\n")
 
 
 def run_stage(
@@ -196,84 +179,12 @@ def run_stage(
         if sealed:
             seal(params)
         label = f"{name}@{key}" if key else name
-        with open_runtime(params.training, params.runtime) as runtime, lock(label, runtime):
+        with (
+            open_runtime(params.training, params.runtime) as runtime,
+            lock(label) if runtime.is_main else nullcontext(),
+        ):
             remove_leftovers(Path("runs") / name / (key or ""))
             with open_tracker(label, params, enabled=runtime.is_main) as tracker:
                 stage = Stage(name, key, params, runtime, list(inputs(params, key)), tracker)
                 body(stage)
                 tracker.finish(stage.folder, stage.fingerprint)
-
-
-@contextmanager
-def exit_codes() -> Iterator[None]:
-    """Bad input and a full disk end the process with one line and code 2, without a traceback."""
-    try:
-        yield
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        print(
-            f"error: {error.filename or Path.cwd()}: the disk is full; free some space and run again", file=sys.stderr
-        )
-        sys.exit(2)
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to end this process with the one that started it (Linux; elsewhere nothing happens).
-
-    Killing ``dvc`` would otherwise leave its stage training on beside the next one.
-    """
-    if sys.platform == "linux":
-        parent, pr_set_pdeathsig = os.getppid(), 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() != parent:
-            sys.exit("the process that started this stage has ended")
-
-
-@contextmanager
-def lock(label: str, runtime: Runtime) -> Iterator[None]:
-    """Only one process, or one group of ``torchrun``'s, works on a stage at a time.
-
-    Raises:
-        InputError: another one does.
-    """
-    if not runtime.is_main:
-        yield
-        return
-    STATE.mkdir(parents=True, exist_ok=True)
-    with (STATE.parent / f"{label}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"{file.name}: another process runs the stage {label}; wait for it or end it") from error
-        yield
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete temporary folders of a killed run; the lock is held, so nobody is writing them."""
-    for path in folder.parent.glob(f".{folder.name}.*.tmp"):
-        shutil.rmtree(path)
-
-
-def seal(params: Params) -> None:
-    """From here on this process cannot open the source data or a label of the target.
-
-    An audit hook cannot be taken back and is inherited by forked workers: source-freeness does not hang on a path
-    in a stage being right.
-    """
-    data = params.data
-    closed = [data.source.root, data.target.labels, data.test.labels, data.test.images]
-    prefixes = tuple(f"{path.resolve()}{os.sep}" for path in closed if path is not None)
-    files = {str(path.resolve()) for path in closed if path is not None and path.is_file()}
-
-    def refuse(event: str, arguments: tuple[Any, ...]) -> None:
-        if event != "open" or not isinstance(arguments[0], str | bytes | os.PathLike):
-            return
-        path = os.path.abspath(os.fsdecode(arguments[0]))  # noqa: PTH100 - Path would do more work on every open
-        if path.startswith(prefixes) or path in files:
-            raise PermissionError(errno.EACCES, "sealed: this stage works without source data and target labels", path)
-
-    sys.addaudithook(refuse)

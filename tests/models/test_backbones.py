@@ -7,7 +7,8 @@ from torchvision.models import ResNet18_Weights, resnet18, resnet50, vgg16
 from torchvision.models.resnet import ResNet
 
 from atp.errors import InputError
-from atp.models.backbones import OUTPUT_STRIDES, build_backbone
+from atp.models.backbones import build_backbone
+from atp.models.config import OUTPUT_STRIDES
 
 # ResNet-101 differs from ResNet-50 in depth alone; test_network builds it.
 CASES = [(name, stride) for name, strides in OUTPUT_STRIDES.items() for stride in strides if name != "resnet101"]

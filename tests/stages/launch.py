@@ -38,7 +38,8 @@ def forkserver() -> ForkServerContext:
     """Starts processes by forking one that has everything imported."""
     context = multiprocessing.get_context("forkserver")
     stages = {stage for stage, *_ in ORDER}
-    context.set_forkserver_preload([__name__, *(f"atp.stages.{stage}" for stage in sorted(stages))])
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    context.set_forkserver_preload([__name__, "mlflow", *(f"atp.stages.{stage}" for stage in sorted(stages))])
     return context
 
 

@@ -1,0 +1,112 @@
+"""A stage as a process: exit codes, lock, seal, and output that is whole or absent.
+
+Without PyTorch, whose import takes seconds that ``register`` does not have.
+"""
+
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from atp.config import Params
+from atp.errors import InputError
+
+STATE = Path(".atp/state")
+"""Training states and half-done dumps; outside DVC's outputs, which DVC deletes before a rerun."""
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Bad input and a full disk end the process with one line and code 2, without a traceback."""
+    try:
+        yield
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f"error: {error.filename or Path.cwd()}: the disk is full; free some space and run again", file=sys.stderr
+        )
+        sys.exit(2)
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to end this process with the one that started it (Linux; elsewhere nothing happens).
+
+    Killing ``dvc`` would otherwise leave its stage training on beside the next one.
+    """
+    if sys.platform == "linux":
+        parent, pr_set_pdeathsig = os.getppid(), 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:
+            sys.exit("the process that started this stage has ended")
+
+
+@contextmanager
+def lock(label: str) -> Iterator[None]:
+    """Only one process works on a stage at a time.
+
+    Raises:
+        InputError: another one does.
+    """
+    STATE.mkdir(parents=True, exist_ok=True)
+    with (STATE.parent / f"{label}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{file.name}: another process runs the stage {label}; wait for it or end it") from error
+        yield
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary folders of a killed run; the lock is held, so nobody is writing them."""
+    for path in folder.parent.glob(f".{folder.name}.*.tmp"):
+        shutil.rmtree(path)
+
+
+@contextmanager
+def output(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes ``folder`` if all goes well."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, tree: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(tree, indent=2) + "\n")
+
+
+def seal(params: Params) -> None:
+    """From here on this process cannot open the source data or a label of the target.
+
+    An audit hook cannot be taken back and is inherited by forked workers: source-freeness does not hang on a path
+    in a stage being right.
+    """
+    data = params.data
+    closed = [data.source.root, data.target.labels, data.test.labels, data.test.images]
+    prefixes = tuple(f"{path.resolve()}{os.sep}" for path in closed if path is not None)
+    files = {str(path.resolve()) for path in closed if path is not None and path.is_file()}
+
+    def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+        if event != "open" or not isinstance(arguments[0], str | bytes | os.PathLike):
+            return
+        path = os.path.abspath(os.fsdecode(arguments[0]))  # noqa: PTH100 - Path would do more work on every open
+        if path.startswith(prefixes) or path in files:
+            raise PermissionError(errno.EACCES, "sealed: this stage works without source data and target labels", path)
+
+    sys.addaudithook(refuse)
