@@ -6,12 +6,15 @@ the stages are left out.
 
 import copy
 import logging
+import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -21,6 +24,7 @@ from atp.config import DumpSection, Params, SourceSection
 from atp.data.folder import Sample, list_samples
 from atp.data.labels import LabelSpace
 from atp.data.loading import ImageCache, PairedImages, TrainingImages, folder_labels, mix_seed
+from atp.files import atomic_path
 from atp.models.network import SegmentationNetwork, build_network
 from atp.pseudo_labels.store import PseudoLabelStore
 from atp.stages.align import align
@@ -32,7 +36,7 @@ from atp.stages.split import split
 from atp.stages.teach import stored_labels, teach
 from atp.training.prediction import reestimate_batchnorm
 from atp.training.run import Run
-from atp.training.runtime import Runtime
+from atp.training.runtime import Runtime, open_runtime
 
 logger = logging.getLogger(__name__)
 
@@ -181,8 +185,55 @@ def released(network: SegmentationNetwork) -> SegmentationNetwork:
     return network.requires_grad_(True)
 
 
-def timed(name: str, work: Callable[[], Any]) -> Any:
-    begin = time.monotonic()
-    result = work()
-    logger.info("%s took %.0f s", name, time.monotonic() - begin)
-    return result
+Row = Callable[[dict[str, SegmentationNetwork]], SegmentationNetwork]
+"""Makes a row's network from those of the rows before it."""
+
+
+def run_rows(params: Params, rows: Callable[[Experiment], dict[str, Row]], folder: Path) -> dict[str, float]:
+    """The mIoU of every row, in percent, for one seed; finished rows are read from ``folder``.
+
+    A row is kept under the digest of the parameters, so that a change of settings computes it anew.
+    """
+    results: dict[str, float] = {}
+    made: dict[str, SegmentationNetwork] = {}
+    key = sha256(params.model_dump_json(exclude={"runtime", "register_"}).encode()).hexdigest()[:12]
+    with open_runtime(params.training, params.runtime) as runtime:
+        experiment = Experiment(params, runtime)
+        for number, (name, row) in enumerate(rows(experiment).items()):
+            path = folder / key / f"{number:02}.pt"
+            if path.exists():
+                kept = torch.load(path, weights_only=True)
+                network = build_network(
+                    params.network.model_copy(update={"num_classes": experiment.space.num_classes, "weights": "none"})
+                )
+                network.load_state_dict(kept["network"])
+                results[name], made[name] = kept["miou"], network
+                continue
+            begin = time.monotonic()
+            made[name] = row(made)
+            results[name] = experiment.miou(made[name])
+            with atomic_path(path) as temporary:
+                torch.save({"miou": results[name], "network": made[name].state_dict()}, temporary)
+            logger.info("%s %s: %.1f (%.0f s)", folder.name, name, results[name], time.monotonic() - begin)
+        experiment.close()
+    return results
+
+
+def print_table(title: str, results: Sequence[Mapping[str, float]]) -> None:
+    """One line a row as Markdown: mean, deviation, gain over the source model, share of the gap to the oracle closed."""
+    rows = {name: [result[name] for result in results] for name in results[0]}
+    source, oracle = mean(rows["source"]), mean(next(v for name, v in rows.items() if name.startswith("oracle")))
+    print(f"\n{title}\n\n| | mIoU | deviation | over source | gap closed | seeds |\n|---|---|---|---|---|---|")
+    for name, values in rows.items():
+        deviation = f"{stdev(values):.1f}" if len(values) > 1 else ""
+        share = 100 * (mean(values) - source) / (oracle - source)
+        each = " ".join(f"{value:.1f}" for value in values)
+        print(f"| {name} | {mean(values):.1f} | {deviation} | {mean(values) - source:+.1f} | {share:.0f} % | {each} |")
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    with Path("/proc/cpuinfo").open() as file:
+        cpu = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "CPU")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cpu}, {torch.get_num_threads()} threads"
+    return f"{device}; Python {platform.python_version()}, PyTorch {torch.__version__}"

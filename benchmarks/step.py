@@ -101,7 +101,8 @@ def main() -> None:
         device = torch.cuda.get_device_name() if runtime.device.type == "cuda" else platform.processor() or "CPU"
         print(f"{device}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}, {arguments.precision}")
         print(
-            f"{arguments.backbone} {arguments.size}, batch {arguments.batch_size}: {1000 * median(seconds):.1f} ms a step"
+            f"{arguments.backbone} {arguments.size}, batch {arguments.batch_size}: "
+            f"{1000 * median(seconds):.1f} ms a bare step"
         )
         print(f"ours / bare: {median(ratios):.3f} (turns {min(ratios):.3f} to {max(ratios):.3f})")
 

@@ -1,35 +1,31 @@
-"""The paper's ablation (rows a-f of its Table 5) on the embedded streets: mean and deviation over seeds.
+"""The parts of the method one by one on the embedded streets, as the paper's Table 5 has them, over several seeds.
 
-    python benchmarks/streets_seeds.py [--seeds 0 1 2] [--robust]
+    python benchmarks/streets_seeds.py [--seeds 0 1 2] [--source plain robust] [--runs .atp/benchmarks/streets]
 
-Twice: with a source model trained as in params.yaml, and with a ROBUST one, trained under strong photometric
-augmentation, which leaves adaptation less to gain. Networks are kept below ``.atp/benchmarks`` by seed and row, so that
-an interrupted run continues. Prints Markdown.
+Twice: with a source model trained as params.yaml says, and with a ROBUST one, trained under strong photometric
+augmentation, which leaves adaptation less to gain. Every row's mIoU is kept by seed, so that an interrupted run
+continues with the next row. Prints Markdown.
 """
 
 import argparse
-import json
 import logging
-import platform
-from collections.abc import Callable
 from pathlib import Path
-from statistics import mean, stdev
 
-import torch
+from experiment import Experiment, Row, machine, print_table, run_rows, with_changes
 
 from atp.config import Augmentation, Params, load_params
-from atp.models.network import SegmentationNetwork
-from atp.training.runtime import Runtime, open_runtime
-from experiment import Experiment, with_changes
 
-ROBUST = {"source.augmentation": {"flip": True, "jitter": 0.35, "blur": True}}
-"""What makes a source model robust: strong colour jitter and blur while it is trained."""
+SOURCES = {
+    "plain": {},
+    # What makes a source model robust: strong colour jitter and blur while it is trained.
+    "robust": {"source.augmentation": {"flip": True, "jitter": 0.35, "blur": True}},
+}
 
 STREETS = Path("assets/streets")
 
 
-def streets(params: Params) -> Params:
-    """The parameters on the data as committed, so that the benchmark needs no DVC."""
+def on_streets(params: Params, seed: int, source: str) -> Params:
+    """The parameters on the images as committed, so that the benchmark needs no DVC."""
     return with_changes(
         params,
         {
@@ -37,37 +33,52 @@ def streets(params: Params) -> Params:
             "data.source": {"root": str(STREETS / "source")},
             "data.target": {part: str(STREETS / "target" / part) for part in ("images", "labels")},
             "data.test": {part: str(STREETS / "test" / part) for part in ("images", "labels")},
-            "data.classes": str(STREETS / "classes.yaml"),
+            "data.classes": str(STREETS / "source/classes.yaml"),
+            "training.seed": seed,
+            **SOURCES[source],
         },
     )
 
 
-def rows(experiment: Experiment) -> dict[str, Callable[[dict[str, SegmentationNetwork]], SegmentationNetwork]]:
-    """Every row of the table as a function of the rows before it."""
-    plain = Augmentation(flip=True)
-    pixels_only = {"class_mix": False, "ema": None}
-
-    def teach(
-        start: str, key: str, **changes: object
-    ) -> Callable[[dict[str, SegmentationNetwork]], SegmentationNetwork]:
-        return lambda made: experiment.teach(made[start], made["source"], key, **changes)
-
+def table_5(e: Experiment) -> dict[str, Row]:
+    """The rows of Table 5 as we read it, and what brackets them."""
+    flip = Augmentation(flip=True)
+    align, teach = "(c) + weighted diversity = align", "(e) + negative labels = teach"
     return {
-        "source": lambda made: experiment.source(),
-        "batchnorm_only": lambda made: experiment.batchnorm_only(made["source"]),
-        "(a) curriculum entropy": lambda made: experiment.align(made["source"], diversity=0.0),
-        "(b) + plain diversity": lambda made: experiment.align(made["source"], weighted=False),
-        "(c) + weighted diversity = align": lambda made: experiment.align(made["source"]),
-        "(d) + positive labels, no augmentation": teach(
-            "(c) + weighted diversity = align", "d-plain", negative=0.0, augmentation=plain
+        "source": lambda made: e.source(),
+        "BatchNorm only": lambda made: e.batchnorm_only(made["source"]),
+        "(a) curriculum entropy": lambda made: e.align(made["source"], diversity=0.0),
+        "(b) + plain diversity": lambda made: e.align(made["source"], weighted=False),
+        align: lambda made: e.align(made["source"]),
+        "(d) + positive labels": lambda made: e.teach(made[align], made["source"], "d", negative=0.0),
+        "(d) without photometric augmentation": lambda made: e.teach(
+            made[align], made["source"], "d-flip", negative=0.0, augmentation=flip
         ),
-        "(d) + positive labels": teach("(c) + weighted diversity = align", "d", negative=0.0),
-        "(e) + negative labels, no augmentation": teach(
-            "(c) + weighted diversity = align", "e-plain", augmentation=plain
+        teach: lambda made: e.teach(made[align], made["source"], "e"),
+        "(e) without photometric augmentation": lambda made: e.teach(
+            made[align], made["source"], "e-flip", augmentation=flip
         ),
-        "(e) + negative labels = teach": teach("(c) + weighted diversity = align", "e"),
-        "(f) + propagation = propagate": lambda made: experiment.propagate(
-            made["(e) + negative labels = teach"], made["source"], "f"
-        ),
-        "oracle": lambda made: experiment.oracle(experiment.params.source),
+        "(f) + propagation = propagate": lambda made: e.propagate(made[teach], made["source"], "f"),
+        "oracle: trained on target labels": lambda made: e.oracle(e.params.source),
     }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--source", nargs="+", choices=list(SOURCES), default=list(SOURCES))
+    parser.add_argument("--runs", type=Path, default=Path(".atp/benchmarks/streets"))
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    params = load_params()
+    print(machine())
+    for source in arguments.source:
+        results = [
+            run_rows(on_streets(params, seed, source), table_5, arguments.runs / f"{source}-{seed}")
+            for seed in arguments.seeds
+        ]
+        print_table(f"Streets, {source} source model, {len(arguments.seeds)} seeds", results)
+
+
+if __name__ == "__main__":
+    main()

@@ -130,8 +130,8 @@ class Training(Generic[AnyBatch]):
     def _record(self, step: int, means: dict[str, float], progress: Progress) -> None:
         if not math.isfinite(means["loss"]):
             raise InputError(
-                f"params.yaml: {self.job.name}: the loss is {means['loss']} by step {step}; lower {self.job.name}.lr or the "
-                "loss weights, or use training.precision: fp32"
+                f"params.yaml: {self.job.name}: the loss is {means['loss']} by step {step}; "
+                f"lower {self.job.name}.lr or the loss weights, or use training.precision: fp32"
             )
         for name, value in {"step": float(step), **means}.items():
             self.history.setdefault(name, []).append(value)
