@@ -4,10 +4,17 @@ import multiprocessing
 import os
 import runpy
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import Any
+
+from atp.pseudo_labels.store import PseudoLabelWriter
+from atp.stages import stage
+from atp.tracking import open_tracker
+from atp.training.loop import Training
 
 ORDER = (
     ("source",),
@@ -43,12 +50,38 @@ def forkserver() -> ForkServerContext:
     return context
 
 
-def stage_process(project: Path, stage: str, arguments: tuple[str, ...]) -> None:
-    """Run ``python -m atp.stages.<stage>`` in the project, output to output.txt."""
+def stage_process(project: Path, stage: str, arguments: tuple[str, ...], step_s: float = 0.0) -> None:
+    """Run ``python -m atp.stages.<stage>`` in the project, output to output.txt.
+
+    With ``step_s`` every step takes at least so long, so that a kill lands in the middle of the work, and the file
+    ``ready`` appears when the work is about to begin.
+    """
     os.chdir(project)
     with (project / "output.txt").open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    if step_s:
+        slow_down(step_s)
     sys.argv = [f"atp.stages.{stage}", *arguments]
-    sys.modules.pop(f"atp.stages.{stage}")
+    sys.modules.pop(f"atp.stages.{stage}", None)
     runpy.run_module(f"atp.stages.{stage}", run_name="__main__")
+
+
+def slow_down(step_s: float) -> None:
+    """The work itself is unchanged; ``ready`` is there once figures can be tracked, just before a stage's body."""
+
+    def slowed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def slow(*args: Any, **kwargs: Any) -> Any:
+            time.sleep(step_s)
+            return function(*args, **kwargs)
+
+        return slow
+
+    Training._step = slowed(Training._step)  # type: ignore[method-assign]
+    PseudoLabelWriter.add = slowed(PseudoLabelWriter.add)  # type: ignore[method-assign]
+
+    def ready(*args: Any, **kwargs: Any) -> Any:
+        Path("ready").touch()
+        return open_tracker(*args, **kwargs)
+
+    stage.open_tracker = ready

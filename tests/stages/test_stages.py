@@ -16,8 +16,9 @@ from PIL import Image
 
 from atp.models.checkpoint import load_checkpoint
 from atp.pseudo_labels.store import PseudoLabelStore
-from tests.stages.launch import ORDER, RunStage
+from tests.stages.launch import ORDER, RunStage, forkserver, stage_process
 
+ROOT = Path(__file__).parents[2]
 ADAPTATION = ORDER[1:-1]
 
 
@@ -98,7 +99,7 @@ def test_adaptation_cannot_open_what_it_must_not_see(adapted: Path, stage: str) 
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=adapted, capture_output=True, text=True, check=True)
     assert done.stdout.count("sealed: this stage works without source data and target labels") == 3
-    module = (Path(__file__).parents[2] / "atp/stages" / f"{stage}.py").read_text()
+    module = (ROOT / "atp/stages" / f"{stage}.py").read_text()
     assert "sealed=False" not in module
 
 
@@ -122,23 +123,23 @@ def test_killed_at_any_moment_a_stage_ends_with_the_same_bits(
     folder = folder / arguments[1] if arguments else folder
     expected = {name: (project / name).read_bytes() for name in files}
     shutil.rmtree(folder)
-    command = [sys.executable, "-c", SLOW, f"atp.stages.{stage}", *arguments]
+    context, ready = forkserver(), project / "ready"
     kills = 0
-    for wait in (0.05, 0.1, 0.2, 0.35, 0.6, 1.0, None):
-        process = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        assert process.stdout is not None
+    for wait in (0.0, 0.05, 0.1, 0.2, 0.35, 0.6, None):
+        ready.unlink(missing_ok=True)
+        process = context.Process(target=stage_process, args=(project, stage, arguments, 0.05))
+        process.start()
+        if wait is not None:
+            while not ready.exists():
+                assert process.is_alive(), (project / "output.txt").read_text()
+                time.sleep(0.005)
+            time.sleep(wait)
+            process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
         if wait is None:
-            output, _ = process.communicate()
-            assert process.returncode == 0, output
-            break
-        for line in process.stdout:
-            if "ready" in line:
-                break
-        time.sleep(wait)
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
-        process.stdout.close()
-        if folder.exists():
+            assert process.exitcode == 0, (project / "output.txt").read_text()
+        elif folder.exists():
             # Whole, or not there: nothing is ever half-written under its final name.
             assert {name: (project / name).read_bytes() for name in files} == expected
             shutil.rmtree(folder)
@@ -146,28 +147,6 @@ def test_killed_at_any_moment_a_stage_ends_with_the_same_bits(
     assert {name: (project / name).read_bytes() for name in files} == expected
     assert not list((project / "runs").rglob("*.tmp*")), "leftovers are cleared away"
     assert not list((project / ".atp/state").glob(f"{stage}*")), "state is deleted on success"
-
-
-# A stage whose every step takes a while, so that kills land in the middle of its work; the work itself is unchanged.
-SLOW = """
-import runpy, sys, time
-import atp.training.loop, atp.pseudo_labels.store
-def slowed(function):
-    def slow(*args, **kwargs):
-        time.sleep(0.05)
-        return function(*args, **kwargs)
-    return slow
-atp.training.loop.Training._step = slowed(atp.training.loop.Training._step)
-atp.pseudo_labels.store.PseudoLabelWriter.add = slowed(atp.pseudo_labels.store.PseudoLabelWriter.add)
-from atp.stages import stage
-body = stage.open_tracker
-def ready(*args, **kwargs):
-    print("ready", flush=True)
-    return body(*args, **kwargs)
-stage.open_tracker = ready
-sys.argv = sys.argv[1:]
-runpy.run_module(sys.argv[0], run_name="__main__")
-"""
 
 
 def test_another_processes_stage_is_locked(adapted: Path, run_stage: RunStage) -> None:
@@ -181,21 +160,28 @@ def test_another_processes_stage_is_locked(adapted: Path, run_stage: RunStage) -
 def test_a_stage_dies_with_its_parent(adapted: Path, tmp_path: Path) -> None:
     project = Path(shutil.copytree(adapted, tmp_path / "project"))
     starter = (
-        "import subprocess, sys, time\n"
-        "child = subprocess.Popen([sys.executable, *sys.argv[1:]], stdout=subprocess.PIPE, text=True)\n"
-        "print(child.pid, child.stdout.readline(), flush=True)\n"
+        "import os, sys, time\n"
+        "from tests.stages.launch import stage_process\n"
+        "from pathlib import Path\n"
+        "child = os.fork()\n"
+        "if child == 0: stage_process(Path(sys.argv[1]), 'source', (), 0.5)\n"
+        "print(child, flush=True)\n"
         "time.sleep(60)\n"
     )
-    command = [sys.executable, "-c", starter, "-c", SLOW, "atp.stages.source"]
-    parent = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", starter, str(project)]
+    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    pid, ready = parent.stdout.readline().split()
-    assert ready == "ready"
+    stat = Path(f"/proc/{parent.stdout.readline().strip()}/stat")
+    deadline = time.monotonic() + 60
+    while not (project / "ready").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     parent.kill()
     parent.wait()
     parent.stdout.close()
     deadline = time.monotonic() + 10
-    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+    # An orphan that has ended may stay a zombie where nothing reaps it.
+    while stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z":
         assert time.monotonic() < deadline, "the stage outlived its parent"
         time.sleep(0.05)
 
