@@ -324,8 +324,14 @@ class RegisterSection(Section):
         alias: given to the new version.
     """
 
-    name: str = "atp"
-    alias: str = "candidate"
+    name: Annotated[str, Field(pattern=r"^\w[\w.\- ]*$")] = "atp"
+    alias: Annotated[str, Field(pattern=r"^[\w\-]+$")] = "candidate"
+
+    @model_validator(mode="after")
+    def _alias_is_free(self) -> Self:
+        if re.fullmatch(r"latest|v\d+", self.alias, re.IGNORECASE):
+            raise ValueError(f"alias {self.alias} is MLflow's own; give another")
+        return self
 
 
 class Params(Section):

@@ -63,6 +63,15 @@ def table_5(e: Experiment) -> dict[str, Row]:
     }
 
 
+def stages(e: Experiment) -> dict[str, Row]:
+    """The stages alone, and what brackets them."""
+    names = ("source", "BatchNorm only", "(c)", "(e) + negative labels = teach", "(f)", "oracle")
+    return {name: row for name, row in table_5(e).items() if name.startswith(names)}
+
+
+ROWS = {"plain": table_5, "robust": stages}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -74,7 +83,7 @@ def main() -> None:
     print(machine())
     for source in arguments.source:
         results = [
-            run_rows(on_streets(params, seed, source), table_5, arguments.runs / f"{source}-{seed}")
+            run_rows(on_streets(params, seed, source), ROWS[source], arguments.runs / f"{source}-{seed}")
             for seed in arguments.seeds
         ]
         print_table(f"Streets, {source} source model, {len(arguments.seeds)} seeds", results)

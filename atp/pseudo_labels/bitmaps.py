@@ -40,7 +40,7 @@ class Sealed:
     payload: bytes
 
     def to_bytes(self) -> bytes:
-        return _HEADER.pack(self.magic, _VERSION, *self.shape, self._checksum()) + self.payload
+        return _HEADER.pack(self.magic, _VERSION, *self.shape, zlib.crc32(self.payload)) + self.payload
 
     @classmethod
     def read(cls, path: Path, magic: bytes) -> "Sealed":
@@ -56,15 +56,12 @@ class Sealed:
         if len(data) < _HEADER.size or data[:4] != magic:
             raise damaged(path)
         _, version, classes, height, width, checksum = _HEADER.unpack_from(data)
-        sealed = cls(magic, (classes, height, width), data[_HEADER.size :])
+        payload = data[_HEADER.size :]
         if version != _VERSION:
             raise InputError(f"{path}: version {version} where {_VERSION} is known; run the dump stage again")
-        if sealed._checksum() != checksum:
+        if zlib.crc32(payload) != checksum:
             raise damaged(path)
-        return sealed
-
-    def _checksum(self) -> int:
-        return zlib.crc32(self.payload, zlib.crc32(_HEADER.pack(self.magic, _VERSION, *self.shape, 0)))
+        return cls(magic, (classes, height, width), payload)
 
 
 def damaged(path: Path) -> InputError:

@@ -374,15 +374,13 @@ class _Pending:
     @classmethod
     def read(cls, path: Path, num_classes: int) -> "_Pending":
         sealed = Sealed.read(path, _PENDING)
-        classes, height, width = sealed.shape
-        if classes != num_classes:
-            raise damaged(path)
+        _, height, width = sealed.shape
         pixels, row = height * width, -(-width // 8)
-        data = np.frombuffer(decompress(sealed.payload, 8 + 3 * pixels + classes * height * row, path), np.uint8)
+        data = np.frombuffer(decompress(sealed.payload, 8 + 3 * pixels + num_classes * height * row, path), np.uint8)
         entropy, data = float(data[:8].view(np.float64)[0]), data[8:]
         maps = data[: 3 * pixels].reshape(3, height, width)
         codes = maps[1] | maps[2].astype(np.int16) << 8
-        return cls(maps[0], codes, data[3 * pixels :].reshape(classes, height, row), entropy)
+        return cls(maps[0], codes, data[3 * pixels :].reshape(num_classes, height, row), entropy)
 
 
 def _label_band(probabilities: Tensor, negative_threshold: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from atp.config import Params
 from atp.data.folder import Sample, check_sizes, list_samples, read_label
 from atp.data.labels import IGNORE, LabelSpace
+from atp.data.masks import write_mask
 from atp.losses.entropy import mean_entropy
 from atp.models.network import SegmentationNetwork
 from atp.pseudo_labels.store import PseudoLabelStore
@@ -98,14 +99,6 @@ def _resized(probabilities: Tensor, shape: Sequence[int]) -> Tensor:
     if tuple(probabilities.shape[-2:]) == tuple(shape):
         return probabilities
     return F.interpolate(probabilities[None], tuple(shape), mode="bilinear")[0]
-
-
-def write_mask(path: Path, ids: Tensor, label_space: LabelSpace) -> None:
-    """Class ids, uint8 (H, W), as a PNG that any viewer shows in the classes' colours."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(ids.numpy(), mode="P")
-    image.putpalette([channel for color in label_space.colors for channel in color])
-    image.save(path)
 
 
 def label_accuracy(

@@ -81,7 +81,7 @@ class Stage:
         code = [path for folder in CODE for path in sorted((package / folder).rglob("*.py"))]
         parts = {
             "stage": self.label,
-            "params": {name: sections[name] for name in ("data", "network", "training", self.name)},
+            "params": {name: sections[name] for name in ("data", "network", "training", self.name) if name in sections},
             "dump": sections["dump"],
             "inputs": {str(path): digest(path) for path in self.inputs},
             "code": {str(path.relative_to(package)): digest(path) for path in code},

@@ -133,6 +133,12 @@ def test_saturated_confidences_keep_their_labels(tmp_path: Path) -> None:
     assert table["images"][0]["entropy"] == 0
 
 
+def test_of_equal_classes_the_first_is_predicted(tmp_path: Path) -> None:
+    probabilities = torch.tensor([0.1, 0.4, 0.1, 0.4])[:, None, None].expand(4, 3, 5)
+    dump(tmp_path, {"a": probabilities})
+    assert (PseudoLabelStore(tmp_path / "labels").positive("a") == 1).all()
+
+
 def test_never_predicted_class_warns_and_selects_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     probabilities = torch.tensor([0.7, 0.1, 0.2])[:, None, None].expand(3, 4, 6)
     with caplog.at_level(logging.WARNING):
@@ -201,16 +207,16 @@ def test_killed_while_finishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     dump(tmp_path / "plain", images)
     writing = writer(tmp_path / "killed")
     add_all(writing, images)
-    # Killed outright: a half-written sibling stays.
-    stale = tmp_path / "killed/.labels.partial.tmp/positives/gone.png"
-    stale.parent.mkdir(parents=True)
-    stale.write_bytes(b"half")
     with monkeypatch.context() as patch:
         patch.setattr(module, "_png", raising(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             writing.finish(tmp_path / "killed/labels", space(5), images, {})
     assert not (tmp_path / "killed/labels").exists()
     assert writing.done() == set(images)
+    # Killed outright: a half-written sibling stays.
+    stale = tmp_path / "killed/.labels.partial.tmp/positives/gone.png"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"half")
     # Killed after the rename, before the pending files were gone: the whole is written again over itself.
     shutil.copytree(tmp_path / "killed/pending", tmp_path / "copy")
     writing.finish(tmp_path / "killed/labels", space(5), images, {"model": "abc"})

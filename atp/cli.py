@@ -1,0 +1,92 @@
+"""The command line ``atp``: predict, doctor, report."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import atp
+from atp.errors import InputError
+
+app = typer.Typer(
+    help=atp.__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    """Adapt a semantic-segmentation model to a new domain when the source data is gone."""
+    if version:
+        typer.echo(f"atp {atp.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def predict(
+    images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
+    out: Annotated[Path, typer.Argument(help="Folder for masks/ and overlays/.")],
+    model: Annotated[
+        str, typer.Option(help="A stage's folder, a model.safetensors, or models:/NAME@ALIAS of the registry.")
+    ] = "runs/propagate",
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT at which the model sees images; theirs if empty.")] = "",
+    overlay: Annotated[bool, typer.Option(help="Also draw the classes over the images.")] = True,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Predict the class of every pixel: palette PNGs of class ids at the images' own sizes, and overlays to look at."""
+    from atp.predict import predict_images  # torch takes seconds, which --help should not
+
+    written, refused = predict_images(images, out, model, size, overlay=overlay, device=device)
+    typer.echo(f"{written} masks in {out / 'masks'}" + (f", overlays in {out / 'overlays'}" if overlay else ""))
+    if refused:
+        raise InputError(f"{len(refused)} of the images not predicted: {refused[0]}")
+
+
+@app.command()
+def doctor(
+    params: Annotated[Path, typer.Option(help="The parameter file.")] = Path("params.yaml"),
+    sample: Annotated[int, typer.Option(help="Images of each folder to read; 0 reads all.")] = 0,
+) -> None:
+    """Read parameters, data and checkpoint before hours are spent, and say in one line each what is wrong."""
+    from atp.doctor import examine
+
+    findings = examine(params, sample)
+    for finding in findings:
+        typer.echo(f"{finding.level:8}{finding.text}")
+    errors = sum(finding.level == "error" for finding in findings)
+    warnings = sum(finding.level == "warning" for finding in findings)
+    typer.echo(f"{errors} errors, {warnings} warnings")
+    if errors:
+        raise typer.Exit(2)
+
+
+@app.command()
+def report(
+    runs: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs"),
+) -> None:
+    """Draw the report of a finished run anew, print mIoU per stage and where the pictures are."""
+    from atp.config import load_params
+    from atp.report.page import build_report, summary_table
+
+    metrics = runs / "evaluate/metrics.json"
+    if not metrics.is_file():
+        raise InputError(f"{metrics}: no such file; run dvc repro first")
+    out = runs / "report"
+    out.mkdir(exist_ok=True)
+    build_report(load_params(), runs, out)
+    typer.echo(f"\n{summary_table(json.loads(metrics.read_text()))}\n")
+    typer.echo(f"pictures: {out.resolve()}/*.png\npage:     {(out / 'index.html').resolve()}")
+
+
+def main() -> None:
+    """Entry point: bad input ends with one line and code 2."""
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

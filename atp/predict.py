@@ -1,0 +1,121 @@
+"""Prediction for anyone's images with an adapted model."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from atp.config import RuntimeSection, TrainingSection
+from atp.data.folder import SUFFIXES, Sample, list_samples, read_image
+from atp.data.labels import LabelSpace
+from atp.data.masks import write_mask
+from atp.errors import InputError
+from atp.files import atomic_path
+from atp.models.checkpoint import network_from_checkpoint
+from atp.tracking import tracking_uri
+from atp.training.prediction import Predictor
+from atp.training.progress import Progress
+from atp.training.runtime import open_runtime
+
+
+def predict_images(
+    images: Path, out: Path, model: str, size: str = "", *, overlay: bool = True, device: str = "auto"
+) -> tuple[int, list[str]]:
+    """Write ``out/masks/NAME.png``, and ``out/overlays/NAME.jpg`` if wanted, for every image.
+
+    Args:
+        images: a file or a folder.
+        model: a stage's folder, a file of ``save_checkpoint``, or an address in MLflow's registry.
+        size: ``WIDTHxHEIGHT`` at which the model sees the images; masks have the images' own sizes all the same.
+
+    Returns:
+        How many masks were written, and a line for each image that could not be read.
+
+    Raises:
+        InputError: no images, no such model, or a size that is none.
+    """
+    samples = [Sample(images.stem, images, None)] if images.is_file() else list_samples(images)
+    if images.is_file() and images.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{images}: no image; known are {', '.join(sorted(SUFFIXES))}")
+    extent = _size(size)
+    network, space = network_from_checkpoint(find_model(model))
+    refused: list[str] = []
+    with (
+        open_runtime(TrainingSection(), RuntimeSection(device=device)) as runtime,
+        Progress("predict", len(samples)) as progress,
+    ):
+        predictor = Predictor([(network, 1.0)], runtime)
+        for sample in samples:
+            try:
+                image = read_image(sample.image)
+            except InputError as error:
+                refused.append(str(error))
+                continue
+            ids = _predict(predictor, sample.image, image, extent)
+            write_mask(out / "masks" / f"{sample.name}.png", ids, space)
+            if overlay:
+                write_overlay(out / "overlays" / f"{sample.name}.jpg", image, ids, space)
+            progress.advance()
+    return len(samples) - len(refused), refused
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise InputError(f"--size {text}: must be WIDTHxHEIGHT, as in 1024x512")
+    return int(width), int(height)
+
+
+def _predict(predictor: Predictor, path: Path, image: Tensor, extent: tuple[int, int] | None) -> Tensor:
+    seen = image if extent is None else read_image(path, extent)
+    probabilities = predictor.probabilities(seen[None])
+    if probabilities.shape[-2:] != image.shape[-2:]:
+        probabilities = F.interpolate(probabilities, image.shape[-2:], mode="bilinear")
+    return probabilities[0].argmax(0).to("cpu", torch.uint8)
+
+
+def find_model(model: str) -> Path:
+    """The checkpoint that ``model`` means; one in the registry is downloaded.
+
+    Raises:
+        InputError: there is none.
+    """
+    if ":/" in model:
+        return _download(model)
+    path = Path(model)
+    path = path / "model.safetensors" if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such model; run dvc repro, or give --model a folder, a file or models:/atp@candidate"
+        )
+    return path
+
+
+def _download(address: str) -> Path:
+    import mlflow  # seconds that local models need not wait for
+    from mlflow.exceptions import MlflowException
+
+    mlflow.set_tracking_uri(tracking_uri())
+    try:
+        folder = Path(mlflow.artifacts.download_artifacts(address))
+    except (MlflowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{address}: not in the registry at {tracking_uri()} ({reason}); see atp@candidate") from error
+    found = sorted(folder.rglob("model.safetensors"))
+    if not found:
+        raise InputError(f"{address}: holds no model.safetensors, so ATP did not make it")
+    return found[0]
+
+
+def write_overlay(path: Path, image: Tensor, ids: Tensor, space: LabelSpace) -> None:
+    """The image, uint8 (3, H, W), with the classes' colours at half strength over it."""
+    colors = torch.zeros(256, 3, dtype=torch.uint8)
+    colors[: space.num_classes] = torch.tensor(space.colors, dtype=torch.uint8)
+    blended = (image.permute(1, 2, 0).float() + colors[ids.long()].float()) / 2
+    with atomic_path(path) as temporary:
+        Image.fromarray(np.asarray(blended.to(torch.uint8))).save(temporary, quality=92)

@@ -1,0 +1,125 @@
+"""Which data, parameters, code and source model made an adapted model, as tags of its version in the registry."""
+
+import json
+import subprocess
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+import atp
+from atp.config import Params
+from atp.errors import InputError
+from atp.files import digest
+from atp.registry.package import MODEL_CODE
+
+FINGERPRINT_TAG = "atp.fingerprint"
+
+SOURCE = Path("runs/source/model.safetensors")
+ADAPTED = Path("runs/propagate/model.safetensors")
+METRICS = Path("runs/evaluate/metrics.json")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a version is made of: with equal identities nothing new is registered.
+
+    The git commit is no part of it: the next one may change nothing here.
+
+    Attributes:
+        model: digest of the weights' file, which also names the code that trained them.
+        data, params: digests, as the functions below make them.
+    """
+
+    model: str
+    data: str
+    params: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Also of the code that loads the model, so that its next version reaches the registry."""
+        return sha256("\n".join([self.model, self.data, self.params, digest(MODEL_CODE)]).encode()).hexdigest()
+
+
+def identify(params: Params) -> Identity:
+    """The identity of the adapted model on disk.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not ADAPTED.is_file():
+        raise InputError(f"{ADAPTED}: no such file; run the stage that makes it: dvc repro propagate")
+    return Identity(f"sha256:{digest(ADAPTED)}", data_digest(params.data.root), params_digest(params))
+
+
+def origin_tags(identity: Identity) -> dict[str, str]:
+    """Where the adapted model comes from; mIoU, in percent, where the target has labels."""
+    miou = read_metrics().get("miou", {})
+    return {
+        FINGERPRINT_TAG: identity.fingerprint,
+        "atp.version": atp.__version__,
+        "atp.git_commit": git("rev-parse", "HEAD") or "unknown",
+        "atp.git_dirty": git_dirty(),
+        "atp.data": identity.data,
+        "atp.params": identity.params,
+        "atp.dvc_lock": lock_digest(),
+        "atp.source_model": f"sha256:{digest(SOURCE)}" if SOURCE.is_file() else "unknown",
+        "atp.adapted_model": identity.model,
+        **{f"atp.miou_{name}": str(miou[name]) for name in ("source", "propagate") if miou.get(name) is not None},
+    }
+
+
+def read_metrics() -> dict[str, Any]:
+    """What ``evaluate`` wrote, empty if it did not run."""
+    metrics: dict[str, Any] = json.loads(METRICS.read_text()) if METRICS.is_file() else {}
+    return metrics
+
+
+def data_digest(root: Path) -> str:
+    """``md5:`` as DVC keeps it, where everyone can look it up; of data without DVC ``sha256:`` of all files."""
+    described = root.with_name(f"{root.name}.dvc")
+    if described.is_file():
+        known = YAML(typ="safe", pure=True).load(described)["outs"][0].get("md5")
+        if known:
+            return f"md5:{known}"
+    return f"sha256:{digest(root)}"
+
+
+def params_digest(params: Params) -> str:
+    """Of all parameters that change the model, whatever the file's comments and order."""
+    tree = params.model_dump(mode="json", by_alias=True, exclude={"runtime", "register_"})
+    return f"sha256:{sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()}"
+
+
+def lock_digest() -> str:
+    """Of dvc.lock without the stage ``register``, whose own entry DVC writes only when it has ended.
+
+    So the digest is that of the file which is committed later: ``python -m atp.registry.origin`` prints it.
+    """
+    path = Path("dvc.lock")
+    if not path.is_file():
+        return "unknown"
+    stages = YAML(typ="safe", pure=True).load(path)["stages"]
+    rest = {name: stage for name, stage in stages.items() if name != "register"}
+    return f"sha256:{sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}"
+
+
+def git(*arguments: str) -> str | None:
+    """What git answers about the working folder, None outside of a repository."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def git_dirty() -> str:
+    """Whether tracked files differ from the commit; dvc.lock, which every run changes, has a tag of its own."""
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock")
+    return "unknown" if changed is None else str(bool(changed)).lower()
+
+
+if __name__ == "__main__":
+    print(lock_digest())

@@ -1,0 +1,120 @@
+"""Stage ``register``: the adapted model into MLflow's registry, once; writes ``runs/register/version.json``.
+
+DVC runs it every time, because the registry may be another one than last time. What is there already is found by its
+fingerprint, in well under a second and without importing PyTorch or MLflow.
+"""
+
+import argparse
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atp.config import Params, load_params
+from atp.registry.lookup import Version, version_by_alias
+from atp.registry.origin import ADAPTED, FINGERPRINT_TAG, METRICS, Identity, identify, origin_tags, read_metrics
+from atp.stages.process import die_with_parent, exit_codes, lock, output, remove_leftovers, seal, write_json
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+logger = logging.getLogger(__name__)
+
+FOLDER = Path("runs/register")
+
+
+def register(params: Params) -> Version:
+    """The version that holds the adapted model, and carries the alias from now on; made if there is none."""
+    name, alias, identity = params.register_.name, params.register_.alias, identify(params)
+    # All that needs the data is read. Nothing of the source data or of the labels can get into the registry.
+    seal(params)
+    found = version_by_alias(name, alias)
+    if found and found.tags.get(FINGERPRINT_TAG) == identity.fingerprint:
+        logger.info("register: %s version %s (%s) holds this model already; nothing new", name, found.number, alias)
+        return found
+    return register_with_mlflow(params, identity)
+
+
+def register_with_mlflow(params: Params, identity: Identity) -> Version:
+    """The same, by asking MLflow itself."""
+    from atp.tracking import open_client, patience, store_lock, told
+
+    name, alias = params.register_.name, params.register_.alias
+    client = open_client()
+    # MLflow keeps the numbers of two new versions apart; the lock keeps two processes from adding the same model.
+    with store_lock("register"), patience(120, 2):
+        with told():
+            found = find_version(client, name, identity.fingerprint)
+        said = "holds this model already; nothing new" if found else "is new"
+        version = found or add_version(client, params, origin_tags(identity))
+        with told():
+            client.set_registered_model_alias(name, alias, version.number)
+    logger.info("register: %s version %s (%s) %s", name, version.number, alias, said)
+    return version
+
+
+def find_version(client: "MlflowClient", name: str, fingerprint: str) -> Version | None:
+    """The newest version with this fingerprint."""
+    query = f"name = '{name}' and tags.`{FINGERPRINT_TAG}` = '{fingerprint}'"
+    found = client.search_model_versions(query, max_results=1)
+    return _version(found[0]) if found else None
+
+
+def add_version(client: "MlflowClient", params: Params, tags: dict[str, str]) -> Version:
+    """Log the model in the pipeline's run, with the figures that sum it up, and make it a version."""
+    from mlflow.entities import Metric
+
+    from atp.models.checkpoint import load_checkpoint
+    from atp.registry.package import log_registered_model
+    from atp.tracking import open_tracker
+
+    name, names = params.register_.name, load_checkpoint(ADAPTED).label_space.names
+    with open_tracker("register", params, enabled=True) as tracker:
+        now, miou = int(time.time() * 1000), read_metrics().get("miou", {})
+        metrics = [Metric(f"miou_{stage}", value, now, 0) for stage, value in miou.items() if value is not None]
+        # Before the model, which takes over the figures that its run has.
+        client.log_batch(tracker.parent_id, metrics=metrics)
+        metadata = {"classes": list(names), "size": list(params.data.size or ())}
+        run = client.get_run(tracker.parent_id)
+        number = log_registered_model(client, run, ADAPTED, name, tags, metadata)
+        for path in filter(Path.is_file, (Path("dvc.lock"), METRICS)):
+            tracker.artifacts(path)
+        tracker.finish(FOLDER, tags[FINGERPRINT_TAG])
+    return _version(client.get_model_version(name, number))
+
+
+def _version(found: "ModelVersion") -> Version:
+    return Version(found.name, str(found.version), found.run_id or "", dict(found.tags))
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    argparse.ArgumentParser(
+        prog="python -m atp.stages.register", description="Stage register of dvc.yaml."
+    ).parse_args()
+    with exit_codes():
+        params = load_params()
+        die_with_parent()
+        with lock("register"):
+            remove_leftovers(FOLDER)
+            version = register(params)
+            with output(FOLDER) as folder:
+                write_json(folder / "version.json", described(version, params.register_.alias))
+
+
+def described(version: Version, alias: str) -> dict[str, Any]:
+    """A version as JSON; the same whenever it is written."""
+    return {
+        "name": version.name,
+        "version": version.number,
+        "alias": alias,
+        "uri": f"models:/{version.name}/{version.number}",
+        "run_id": version.run_id,
+        "tags": dict(sorted(version.tags.items())),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The registered model: self-contained, without a pickle, images in and label maps out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from atp.models.checkpoint import network_from_checkpoint
+from atp.registry.package import input_example, requirements
+
+
+@pytest.fixture(scope="module")
+def answer(registered: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((registered / "user/answer.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 32), (45, 31)])
+def test_any_size_gives_the_networks_own_classes(
+    registered: Path, answer: dict[str, list[object]], height: int, width: int
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    network, _ = network_from_checkpoint(registered / "first/runs/propagate/model.safetensors")
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(images).permute(0, 3, 1, 2)).argmax(1).numpy()
+    dtype, shape, labels = answer[f"{height}x{width}"]
+    assert (dtype, shape) == ("uint8", [2, height, width])
+    # Channels-last and single images round otherwise, which may turn a tie.
+    assert (np.asarray(labels) == expected).mean() > 0.99
+    assert len(np.unique(expected)) > 1, "else any constant would pass"
+
+
+def test_it_brings_its_code_along(answer: dict[str, str]) -> None:
+    assert answer["atp"].endswith("/artifacts/code/atp/__init__.py")
+
+
+def test_other_than_uint8_images_are_refused(answer: dict[str, str]) -> None:
+    assert "uint8" in answer["floats"]
+    assert "does not match expected shape" in answer["grey"]
+
+
+def test_no_images_give_no_maps(answer: dict[str, object]) -> None:
+    assert answer["none"] == [0, 8, 8]
+
+
+def test_the_example_is_a_batch_of_two(answer: dict[str, object]) -> None:
+    assert answer["example"] == ["uint8", [2, 16, 32, 3], [2, 16, 32]]
+    assert not np.array_equal(*input_example())
+
+
+def test_users_learn_size_and_classes(answer: dict[str, object]) -> None:
+    assert answer["metadata"] == {"classes": ["sky", "road", "car"], "size": [160, 80]}
+
+
+def test_nothing_is_pickled_and_no_data_comes_along(registered: Path) -> None:
+    models = [path.parent for path in registered.rglob("MLmodel")]
+    assert len(models) == 2
+    for path in (path for model in models for path in model.rglob("*") if path.is_file()):
+        assert path.suffix in (".py", ".json", ".yaml", ".txt", ".safetensors", ""), path
+        assert b"source data" not in path.read_bytes()
+        assert "__pycache__" not in path.parts
+
+
+def test_requirements_are_pinned_and_public() -> None:
+    assert f"torch=={torch.__version__.split('+')[0]}" in requirements()
+    assert all(line.count("==") == 1 and "+" not in line for line in requirements())

@@ -1,0 +1,40 @@
+"""Somebody who has the registry, but neither this project nor its package: run in a process of its own."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+
+
+def main() -> None:
+    sys.path[:] = [path for path in sys.path if Path(path).resolve() != ROOT]
+    sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in str(finder)]
+    assert importlib.util.find_spec("atp") is None
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    model = mlflow.pyfunc.load_model("models:/atp@candidate")
+    answer: dict[str, object] = {}
+    for height, width in ((16, 32), (45, 31)):
+        images = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+        labels = model.predict(images)
+        answer[f"{height}x{width}"] = [str(labels.dtype), list(labels.shape), labels.tolist()]
+    answer["none"] = list(model.predict(np.zeros((0, 8, 8, 3), np.uint8)).shape)
+    for name, wrong in (("floats", np.zeros((1, 8, 8, 3))), ("grey", np.zeros((1, 8, 8), np.uint8))):
+        try:
+            model.predict(wrong)
+        except MlflowException as error:
+            answer[name] = str(error)
+    example = model.input_example
+    answer["example"] = [str(example.dtype), list(example.shape), list(model.predict(example).shape)]
+    answer["atp"] = sys.modules["atp"].__file__
+    answer["metadata"] = model.metadata.metadata
+    Path("answer.json").write_text(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()
