@@ -1,14 +1,13 @@
 """The command line ``atp``: predict, doctor, report."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import atp
-from atp.errors import InputError
+from atp.errors import InputError, exit_codes
 
 app = typer.Typer(
     help=atp.__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -81,11 +80,8 @@ def report(
 
 def main() -> None:
     """Entry point: bad input ends with one line and code 2."""
-    try:
+    with exit_codes():
         app()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

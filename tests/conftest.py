@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,16 @@ def small_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mlflow_imported() -> None:
+    """MLflow's stores, whose import warns about their own use of SQLAlchemy."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow.store.model_registry.sqlalchemy_store
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+
+@pytest.fixture(scope="session")
+def registered(tmp_path_factory: pytest.TempPathFactory, mlflow_imported: None) -> Path:
     """Three projects, ``first``, its ``twin`` and a ``second`` with other parameters, that have all registered their
     adapted model at the same moment in one new database, ``mlflow.db``; and ``user``, where ``tests/registry/user.py``
     has used it. Not to be changed.

@@ -23,23 +23,6 @@ STATE = Path(".atp/state")
 """Training states and half-done dumps; outside DVC's outputs, which DVC deletes before a rerun."""
 
 
-@contextmanager
-def exit_codes() -> Iterator[None]:
-    """Bad input and a full disk end the process with one line and code 2, without a traceback."""
-    try:
-        yield
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        print(
-            f"error: {error.filename or Path.cwd()}: the disk is full; free some space and run again", file=sys.stderr
-        )
-        sys.exit(2)
-
-
 def die_with_parent() -> None:
     """Ask the kernel to end this process with the one that started it (Linux; elsewhere nothing happens).
 

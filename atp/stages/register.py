@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atp.config import Params, load_params
+from atp.errors import exit_codes
 from atp.registry.lookup import Version, version_by_alias
 from atp.registry.origin import ADAPTED, FINGERPRINT_TAG, METRICS, Identity, identify, origin_tags, read_metrics
-from atp.stages.process import die_with_parent, exit_codes, lock, output, remove_leftovers, seal, write_json
+from atp.stages.process import die_with_parent, lock, output, remove_leftovers, seal, write_json
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -20,11 +20,11 @@ import atp
 from atp.config import Params, load_params
 from atp.data.folder import Sample, list_samples
 from atp.data.loading import ImageCache, mix_seed
-from atp.errors import InputError
+from atp.errors import InputError, exit_codes
 from atp.files import digest
 from atp.models.checkpoint import Checkpoint, load_checkpoint, load_into, save_checkpoint
 from atp.models.network import SegmentationNetwork, build_network
-from atp.stages.process import STATE, die_with_parent, exit_codes, lock, output, remove_leftovers, seal, write_json
+from atp.stages.process import STATE, die_with_parent, lock, output, remove_leftovers, seal, write_json
 from atp.tracking import Tracker, open_tracker
 from atp.training.loop import History
 from atp.training.resume import ResumeFile

@@ -95,7 +95,7 @@ def test_without_a_shift_the_target_looks_like_the_source() -> None:
 
 
 def test_files_are_as_the_folder_data_set_reads_them(tmp_path: Path) -> None:
-    assert main([str(tmp_path / "streets"), *SMALL, "--seed", "7"]) == 0
+    main([str(tmp_path / "streets"), *SMALL, "--seed", "7"])
     for split, count in (("source", 2), ("target", 2), ("test", 1)):
         samples = list_samples(tmp_path / "streets" / split / "images", tmp_path / "streets" / split / "labels")
         assert [sample.name for sample in samples] == [f"{i:04d}" for i in range(count)]
@@ -116,14 +116,15 @@ def test_files_are_as_the_folder_data_set_reads_them(tmp_path: Path) -> None:
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     out = tmp_path / "streets"
     out.mkdir()
-    assert main([str(out), *SMALL]) == 0
+    main([str(out), *SMALL])
     assert {p.name for p in tmp_path.iterdir()} == {"streets"}
     assert {p.name for p in out.iterdir()} == {"source", "target", "test", "README.md"}
 
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.txt").write_text("keep", encoding="utf-8")
-    assert main([str(tmp_path), *SMALL]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path), *SMALL])
     error = capsys.readouterr().err
     assert error.startswith(f"error: {tmp_path}")
     assert error.count("\n") == 1
@@ -135,7 +136,8 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
         raise InputError("full")
 
     monkeypatch.setattr("atp.data.streets.files._write_readme", fail)
-    assert main([str(tmp_path / "streets"), *SMALL]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path / "streets"), *SMALL])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,12 +3,11 @@
 import argparse
 import math
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from atp.data.streets.files import SPLITS, write_streets
-from atp.errors import InputError
+from atp.errors import exit_codes
 
 SMALLEST_SIDE = 16
 """Pixels; below it nothing is left of the things on a street."""
@@ -37,8 +36,8 @@ def _share(text: str) -> float:
     return share
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code: 0, or 2 for bad input."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line; bad input ends it with code 2."""
     parser = argparse.ArgumentParser(prog="python -m atp.data.streets", description="Draw the streets data set.")
     parser.add_argument("out", type=Path, metavar="OUT", help="a new or empty folder")
     for split, count in zip(SPLITS, (400, 400, 100), strict=True):
@@ -48,13 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shift", type=_share, default=0.7, help="0: target like source, 1: most real (default: 0.7)")
     options = parser.parse_args(arguments)
     counts = {split: getattr(options, split) for split in SPLITS}
-    try:
+    with exit_codes():
         write_streets(options.out, counts, options.size, options.seed, options.shift)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
