@@ -63,7 +63,8 @@ def examine(path: Path, sample: int = 0) -> list[Finding]:
             findings += check()
         except InputError as error:
             findings.append(Finding("error", str(error)))
-    return findings
+    # Two checks may stumble over the same file.
+    return list(dict.fromkeys(findings))
 
 
 def _folders(params: Params) -> dict[str, tuple[Path, Path | None]]:
@@ -180,8 +181,8 @@ def branches(path: Path, state: Mapping[str, Tensor], config: NetworkConfig) -> 
         dilations = [config.aspp_dilations[index] for index in live]
         yield Finding(
             "warning",
-            f"{path}: only {len(live)} of {len(config.aspp_dilations)} ASPP branches are trained, the others add noise; "
-            f"if code with two branches made it, set network.aspp_dilations: {dilations}",
+            f"{path}: only {len(live)} of {len(config.aspp_dilations)} ASPP branches are trained, the others add "
+            f"noise; if code with two branches made it, set network.aspp_dilations: {dilations}",
         )
 
 

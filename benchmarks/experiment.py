@@ -220,7 +220,7 @@ def run_rows(params: Params, rows: Callable[[Experiment], dict[str, Row]], folde
 
 
 def print_table(title: str, results: Sequence[Mapping[str, float]]) -> None:
-    """One line a row as Markdown: mean, deviation, gain over the source model, share of the gap to the oracle closed."""
+    """One line a row as Markdown: mean, deviation, gain over source, share of the gap to the oracle that is closed."""
     rows = {name: [result[name] for result in results] for name in results[0]}
     source, oracle = mean(rows["source"]), mean(next(v for name, v in rows.items() if name.startswith("oracle")))
     print(f"\n{title}\n\n| | mIoU | deviation | over source | gap closed | seeds |\n|---|---|---|---|---|---|")

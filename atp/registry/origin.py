@@ -13,7 +13,9 @@ import atp
 from atp.config import Params
 from atp.errors import InputError
 from atp.files import digest
-from atp.registry.package import MODEL_CODE
+
+MODEL_CODE = Path(__file__).with_name("model.py")
+"""The code that MLflow runs to load a registered model."""
 
 FINGERPRINT_TAG = "atp.fingerprint"
 

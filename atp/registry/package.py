@@ -18,14 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import atp
+from atp.registry.origin import MODEL_CODE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.models import ModelSignature
-
-MODEL_CODE = Path(__file__).with_name("model.py")
-"""The code that MLflow runs to load a registered model."""
 
 CODE = ("__init__.py", "errors.py", "files.py", "data/__init__.py", "data/labels.py", "models")
 """What ``model.py`` needs of this package, directly and indirectly."""

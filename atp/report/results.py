@@ -1,0 +1,200 @@
+"""What the stages left below ``runs/``, read once and typed, for the pictures and the page."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atp.config import Params
+from atp.data.folder import Sample, list_samples
+from atp.data.labels import LabelSpace
+from atp.errors import InputError
+
+BATCHNORM_ONLY = "batchnorm_only"
+
+
+@dataclass(frozen=True)
+class LabelRound:
+    """Pseudo labels of one round; everything in percent but thresholds, None where the truth is not known.
+
+    Attributes:
+        coverage: pixels with a positive label.
+        accuracy: positive labels that are right.
+        negative_accuracy: negative labels that are right.
+        thresholds: per class the least confidence that keeps a label, 0-1; None for a class never predicted.
+        accuracy_per_class: by the class that the label names.
+    """
+
+    coverage: float
+    accuracy: float | None
+    negative_accuracy: float | None
+    thresholds: tuple[float | None, ...]
+    accuracy_per_class: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The target images from easy to hard.
+
+    Attributes:
+        samples: in rising order of entropy.
+        entropy: normalised mean entropy of each, 0-1.
+        easy: how many of them are easy.
+    """
+
+    samples: tuple[Sample, ...]
+    entropy: tuple[float, ...]
+    easy: int
+
+
+@dataclass(frozen=True)
+class Results:
+    """A finished run.
+
+    Attributes:
+        params: of that run.
+        runs: the folder of its results.
+        space: the classes.
+        entropy: mean normalised entropy on the test images, 0-1, by model in the pipeline's order.
+        miou: percent, by model; empty without labels.
+        iou: percent, by model and class; None for a class that the test images do not show.
+        image_miou: percent, by model and image; empty without labels.
+        image_entropy: 0-1, by model and image.
+        confusion: counts by model, (C, C), rows true classes.
+    """
+
+    params: Params
+    runs: Path
+    space: LabelSpace
+    entropy: Mapping[str, float]
+    miou: Mapping[str, float]
+    iou: Mapping[str, Mapping[str, float | None]]
+    image_miou: Mapping[str, Mapping[str, float]]
+    image_entropy: Mapping[str, Mapping[str, float]]
+    confusion: Mapping[str, NDArray[np.int64]]
+
+    @property
+    def labelled(self) -> bool:
+        return bool(self.miou)
+
+    @property
+    def shown(self) -> list[str]:
+        """The models whose predictions are compared in pictures: of several rounds the last."""
+        rounds = {f"teach_{key}" for key in self.params.rounds}
+        return [name for name in self.entropy if name != BATCHNORM_ONLY and name not in rounds]
+
+    @cached_property
+    def test_samples(self) -> dict[str, Sample]:
+        """By name, those that were evaluated.
+
+        Raises:
+            InputError: one of them is no longer there.
+        """
+        data = self.params.data.test
+        samples = {sample.name: sample for sample in list_samples(data.images, data.labels)}
+        return {name: _present(samples, name, data.images) for name in self.image_entropy[self.shown[-1]]}
+
+    def prediction(self, model: str, name: str) -> Path:
+        """Where a model's prediction of a test image lies, a PNG of class ids."""
+        return self.runs / "evaluate/predictions" / model / f"{name}.png"
+
+    def label_rounds(self) -> dict[str, LabelRound]:
+        """By round, and under ``split`` those that propagation builds on."""
+        metrics = _read(self.runs / "evaluate/metrics.json")["pseudo_labels"]
+        rounds = {}
+        for key, row in metrics.items():
+            folder = "split/labels" if key == "split" else f"dump/{key}"
+            table = _read(self.runs / folder / "table.json")
+            per_class = row.get("accuracy_per_class", {})
+            rounds[key] = LabelRound(
+                100 * row["coverage"],
+                row.get("accuracy"),
+                row.get("negative_accuracy"),
+                tuple(entry["threshold"] for entry in table["classes"]),
+                tuple(per_class.get(name) for name in self.space.names),
+            )
+        return rounds
+
+    def ranking(self) -> Ranking:
+        """Raises InputError if an image that was ranked is no longer there."""
+        tree = _read(self.runs / "split/ranking.json")
+        images = self.params.data.target.images
+        samples = {sample.name: sample for sample in list_samples(images)}
+        names = [*tree["easy"], *tree["hard"]]
+        return Ranking(
+            tuple(_present(samples, name, images) for name in names),
+            tuple(tree["entropy"][name] for name in names),
+            len(tree["easy"]),
+        )
+
+    def histories(self) -> dict[str, dict[str, dict[str, list[float]]]]:
+        """By stage and round (``""`` where there are none), the columns of the training's records."""
+        folders = {"source": {"": "source"}, "align": {"": "align"}}
+        folders |= {"teach": {key: f"teach/{key}" for key in self.params.rounds}, "propagate": {"": "propagate"}}
+        read = {
+            stage: {key: _columns(self.runs / folder / "history.csv") for key, folder in rounds.items()}
+            for stage, rounds in folders.items()
+        }
+        made = {stage: {key: columns for key, columns in rounds.items() if columns} for stage, rounds in read.items()}
+        return {stage: rounds for stage, rounds in made.items() if rounds}
+
+
+def read_results(params: Params, runs: Path) -> Results:
+    """What ``evaluate`` measured, and where the rest is.
+
+    Raises:
+        InputError: the run is not finished.
+    """
+    metrics, images, confusion = (_read(runs / f"evaluate/{name}.json") for name in ("metrics", "images", "confusion"))
+    order = in_order(metrics["entropy"])
+    miou = known(metrics["miou"])
+    return Results(
+        params=params,
+        runs=runs,
+        space=params.data.label_space(),
+        entropy={name: metrics["entropy"][name] for name in order},
+        miou={name: miou[name] for name in order if name in miou},
+        iou={name: metrics["iou"][name] for name in order if name in miou},
+        image_miou={name: known(images[name]["miou"]) for name in order if name in miou},
+        image_entropy={name: images[name]["entropy"] for name in order},
+        confusion={name: np.array(confusion[name], np.int64) for name in order if name in miou},
+    )
+
+
+def in_order(models: Sequence[str] | Mapping[str, Any]) -> list[str]:
+    """The models as evaluated, but the baseline beside the source model that it is made of."""
+    order = [name for name in models if name != BATCHNORM_ONLY]
+    return [*order[:1], BATCHNORM_ONLY, *order[1:]] if BATCHNORM_ONLY in models else order
+
+
+def known(values: Mapping[str, float | None]) -> dict[str, float]:
+    """Without those that were not measured: images and data without a single labelled pixel."""
+    return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+
+
+def _present(samples: Mapping[str, Sample], name: str, folder: Path) -> Sample:
+    if name not in samples:
+        raise InputError(f"{folder}: the image {name} of this run is no longer there; run dvc repro")
+    return samples[name]
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; run dvc repro to finish the run first") from error
+    except ValueError as error:
+        raise InputError(f"{path}: damaged; delete its folder and run dvc repro") from error
+
+
+def _columns(path: Path) -> dict[str, list[float]]:
+    """Columns of a CSV by their headings; empty if there is none, as of a source model that was given."""
+    header, *rows = (path.read_text() if path.exists() else "").splitlines() or [""]
+    values = zip(*(map(float, row.split(",")) for row in rows if row), strict=True)
+    return dict(zip(header.split(","), map(list, values), strict=True)) if rows else {}

@@ -1,0 +1,89 @@
+"""What all pictures share: colours, fonts, and names that fit."""
+
+from contextlib import AbstractContextManager
+from functools import cache
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib import style
+from matplotlib.ft2font import FT2Font
+from PIL import ImageFont
+
+from atp.data.labels import LabelSpace
+
+INK, FAINT, PAPER = "#1f2933", "#6b7680", "#ffffff"
+ACCENT = "#d9822b"
+MODELS = {"source": "#a9b1ba", "align": "#86c5ea", "teach": "#2f86c5", "propagate": "#0c3b70"}
+"""Grey where the run began, then ever darker: readable without telling hues apart, and in print."""
+OTHER_MODEL = "#8a6fb0"
+MANY_CLASSES = 40
+"""Of more classes than these, pictures show some."""
+
+_CHARTS = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "text.parse_math": False,
+    "axes.labelcolor": FAINT,
+    "axes.edgecolor": "#b8c0c8",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "grid.color": "#e8ebee",
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "figure.facecolor": PAPER,
+    "figure.dpi": 144,
+    "savefig.dpi": 144,
+}
+
+
+def charts() -> AbstractContextManager[None]:
+    """The look of charts, whatever matplotlibrc the machine has."""
+    return style.context(["default", _CHARTS])
+
+
+def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The charts' font for Pillow; basic layout, since a better one would differ between machines."""
+    return ImageFont.truetype(_font_file(bold), size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def display_name(model: str) -> str:
+    """``teach_r01`` as people read it."""
+    return {"batchnorm_only": "BatchNorm only"}.get(model, model.replace("_", " "))
+
+
+def class_names(space: LabelSpace, length: int = 24) -> list[str]:
+    """The classes' names, short enough, and in letters that the font has."""
+    return [shortened(drawable(name, f"class {index}"), length) for index, name in enumerate(space.names)]
+
+
+def shortened(text: str, length: int) -> str:
+    """At most so many characters; the middle goes, since names that differ do so at their ends."""
+    if len(text) <= length:
+        return text
+    tail = length // 2
+    return f"{text[: length - tail - 1].rstrip()}…{text[-tail:].lstrip()}"
+
+
+def drawable(text: str, otherwise: str) -> str:
+    """The text, or something else if the font has no glyph for some of its letters."""
+    return text if all(ord(letter) in _glyphs() for letter in text) else otherwise
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    return frozenset(FT2Font(_font_file(False)).get_charmap())
+
+
+def _font_file(bold: bool) -> str:
+    return str(Path(mpl.get_data_path()) / "fonts/ttf" / f"DejaVuSans{'-Bold' if bold else ''}.ttf")

@@ -1,0 +1,245 @@
+"""The command line: what it writes, and one line for what is wrong."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+from atp.cli import app
+from atp.data.labels import LabelSpace
+from atp.doctor import Finding, examine
+from atp.models.checkpoint import save_checkpoint
+from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
+
+SPACE = LabelSpace(("sky", "road", "car"), ((0, 0, 200), (90, 90, 90), (200, 0, 0)))
+CONFIG = NetworkConfig(backbone="resnet_small", output_stride=8, aspp_dilations=(1, 2), num_classes=3)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "model.safetensors", build_network(CONFIG), CONFIG, SPACE, {})
+    return tmp_path / "model.safetensors"
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    (folder / "deeper").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for name, size in {"a.png": (40, 24), "deeper/b.jpg": (33, 17)}.items():
+        Image.fromarray(generator.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+def test_predict_writes_masks_of_the_images_own_size(images: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = CliRunner().invoke(app, ["predict", str(images), str(out), "--model", str(model), "--size", "32x16"])
+    assert result.exit_code == 0, result.output
+    with Image.open(out / "masks/deeper/b.png") as mask:
+        assert (mask.mode, mask.size) == ("P", (33, 17))
+        assert set(np.unique(np.array(mask))) <= {0, 1, 2}
+        assert mask.getpalette()[:9] == [0, 0, 200, 90, 90, 90, 200, 0, 0]  # type: ignore[index]
+    assert (out / "overlays/a.jpg").is_file()
+    assert f"2 masks in {out / 'masks'}" in result.output
+
+
+def test_predict_agrees_with_the_network(images: Path, model: Path, tmp_path: Path) -> None:
+    CliRunner().invoke(app, ["predict", str(images / "a.png"), str(tmp_path / "out"), "--model", str(model)])
+    torch.manual_seed(0)
+    network = build_network(CONFIG).eval()
+    with Image.open(images / "a.png") as file:
+        image = torch.from_numpy(np.array(file)).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        expected = network(image).argmax(1)[0].numpy()
+    with Image.open(tmp_path / "out/masks/a.png") as mask:
+        assert np.array_equal(np.array(mask), expected)
+
+
+def test_an_unreadable_image_is_named_and_the_others_are_done(images: Path, model: Path, tmp_path: Path) -> None:
+    (images / "broken.png").write_bytes(b"no image")
+    command = [sys.executable, "-m", "atp.cli", "predict", str(images), str(tmp_path / "out"), "--model", str(model)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "1 of the images not predicted" in line
+    assert "broken.png: cannot be read as an image" in line
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "out/masks/a.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "nowhere"], "nowhere: no such model; run dvc repro"),
+        (["--size", "big"], "--size big: must be WIDTHxHEIGHT"),
+    ],
+)
+def test_predict_tells_what_is_wrong(images: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, ["predict", str(images), str(tmp_path / "out"), *arguments])
+    assert message in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_report_needs_a_run(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["report", "--runs", str(tmp_path)])
+    assert "evaluate/metrics.json: no such file; run dvc repro first" in str(result.exception)
+
+
+def write_project(folder: Path) -> Path:
+    """Two images a split of 12x8 with three classes; blue above, grey below."""
+    for shift, split in enumerate(("source", "target", "test")):
+        for index in range(2):
+            ids = np.zeros((8, 12), np.uint8)
+            ids[4:] = 1
+            ids[3:6, 2 * index + 2 : 2 * index + 6] = 2
+            colours = np.array([[40, 90, 220], [90, 90, 90], [200, 30, 30]])[ids] + index + 2 * shift
+            for kind, array in (("images", colours.astype(np.uint8)), ("labels", ids)):
+                (folder / "data" / split / kind).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(folder / "data" / split / kind / f"{index}.png")
+    yaml = YAML(typ="safe")
+    classes = [{"name": name, "color": list(color)} for name, color in zip(SPACE.names, SPACE.colors, strict=True)]
+    yaml.dump(classes, folder / "data/source/classes.yaml")
+    params = yaml.load(Path(__file__).parents[1] / "params.yaml")
+    params["data"]["size"] = [12, 8]
+    params["network"] |= {"output_stride": 8, "aspp_dilations": [1, 2]}
+    params["training"]["precision"] = "fp32"
+    yaml.dump(params, folder / "params.yaml")
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(write_project(tmp_path))
+    return tmp_path
+
+
+def set_params(project: Path, section: str, **changes: object) -> None:
+    yaml = YAML(typ="safe")
+    params = yaml.load(project / "params.yaml")
+    params[section].update(changes)
+    yaml.dump(params, project / "params.yaml")
+
+
+def complaints() -> list[Finding]:
+    return [finding for finding in examine(Path("params.yaml")) if finding.level != "ok"]
+
+
+def test_doctor_finds_nothing_in_a_good_project(project: Path) -> None:
+    assert complaints() == []
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == 0
+    assert "0 errors, 0 warnings" in result.output
+
+
+def test_doctor_finds_every_broken_file_at_once(project: Path) -> None:
+    (project / "data/source/images/0.png").write_bytes(b"no image")
+    Image.new("L", (12, 8), 9).save(project / "data/target/labels/1.png")
+    Image.new("L", (12, 9), 0).save(project / "data/test/labels/1.png")
+    texts = [finding.text for finding in complaints() if finding.level == "error"]
+    assert len(texts) == 3
+    assert "data/source/images/0.png: cannot be read as an image" in texts[0]
+    assert "data/target/labels/1.png: label value 9 out of range" in texts[1]
+    assert "label is 12x9 but its image data/test/images/1.png is 12x8" in texts[2]
+    assert CliRunner().invoke(app, ["doctor"]).exit_code == 2
+
+
+def test_doctor_finds_no_images_and_missing_labels(project: Path) -> None:
+    shutil.rmtree(project / "data/target/images")
+    (project / "data/source/labels/1.png").unlink()
+    texts = [finding.text for finding in complaints()]
+    assert any("data/target/images: no such folder" in text for text in texts)
+    assert any("data/source/images/1.png: no label for this image" in text for text in texts)
+
+
+def test_doctor_finds_wrong_parameters(project: Path) -> None:
+    set_params(project, "align", epoch=3)
+    assert [finding.text for finding in complaints()] == ["params.yaml: align.epoch: unknown key; is it epochs?"]
+
+
+def test_doctor_finds_mixed_sizes(project: Path) -> None:
+    set_params(project, "data", size=None)
+    for kind in ("images", "labels"):
+        path = project / "data/source" / kind / "1.png"
+        with Image.open(path) as file:
+            file.crop((0, 0, 10, 8)).save(path)
+    assert any("2 sizes of images; set data.size or data.crop" in finding.text for finding in complaints())
+
+
+def test_doctor_finds_a_class_that_never_occurs(project: Path) -> None:
+    for path in (project / "data/source/labels").iterdir():
+        Image.new("L", (12, 8), 1).save(path)
+    assert [finding.level for finding in complaints()] == ["warning"]
+    assert "classes that never occur: sky, car" in complaints()[0].text
+
+
+def test_doctor_finds_the_same_image_in_two_domains(project: Path) -> None:
+    shutil.copy(project / "data/target/images/0.png", project / "data/test/images/0.png")
+    assert any("one of 1 images in both target and test" in finding.text for finding in complaints())
+
+
+def test_doctor_finds_red_and_blue_swapped(project: Path) -> None:
+    for path in (project / "data/target/images").iterdir():
+        with Image.open(path) as file:
+            Image.fromarray(np.array(file)[..., ::-1].copy()).save(path)
+    (finding,) = complaints()
+    assert "data/target/images: the upper thirds are redder than the lower ones" in finding.text
+
+
+def give(project: Path, state: object) -> None:
+    torch.save(state, project / "data/source/model.pth")
+    set_params(project, "source", checkpoint="data/source/model.pth")
+
+
+def network(classes: int = 3, dilations: tuple[int, ...] = (1, 2)) -> SegmentationNetwork:
+    torch.manual_seed(0)
+    return build_network(CONFIG.model_copy(update={"num_classes": classes, "aspp_dilations": dilations}))
+
+
+def test_doctor_finds_a_source_model_that_knows_nothing(project: Path) -> None:
+    give(project, network().state_dict())
+    (finding,) = complaints()
+    assert finding.level == "warning"
+    assert "of its own source images: implausible" in finding.text
+
+
+def test_doctor_finds_more_classes_than_the_data_have(project: Path) -> None:
+    give(project, network(classes=5).state_dict())
+    (finding,) = complaints()
+    assert finding.level == "error"
+    assert "more classes in the checkpoint (5) than in the data (3)" in finding.text
+
+
+def test_doctor_finds_a_checkpoint_that_needs_unpickling(project: Path) -> None:
+    give(project, {"state_dict": Path("an object")})
+    (finding,) = complaints()
+    assert "holds Python objects that only unpickling" in finding.text
+
+
+def test_doctor_finds_two_live_branches_of_four(project: Path) -> None:
+    trained = network(dilations=(1, 2, 4, 6))
+    with torch.no_grad():
+        for index in (0, 1):
+            # What training does: neighbouring taps move together.
+            weight = trained.classifier.branches[index].weight  # type: ignore[index,union-attr]
+            weight += 0.05 * torch.randn(weight.shape[:2])[..., None, None]  # type: ignore[operator]
+    set_params(project, "network", aspp_dilations=[1, 2, 4, 6])
+    give(project, trained.state_dict())
+    assert any("only 2 of 4 ASPP branches are trained" in finding.text for finding in complaints())
+
+
+def test_summary_table_and_verdict() -> None:
+    from atp.report.page import summary_table, verdict
+
+    metrics = {"miou": {"source": 40.0, "batchnorm_only": 44.0, "align": 45.0, "teach": 47.5, "propagate": 39.0}}
+    assert summary_table(metrics).splitlines()[-1].split() == ["propagate", "39.0", "-1.0"]
+    assert "1.0 points of mIoU BELOW the source model" in verdict(metrics)
+    assert "no labels" in summary_table(json.loads('{"miou": {}}'))
