@@ -8,6 +8,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import socket
 import sqlite3
 import time
@@ -93,7 +94,8 @@ def told() -> Iterator[None]:
 
 
 def _does_not_work(error: Exception) -> InputError:
-    return InputError(f"MLflow at {tracking_uri()} does not work ({_line(error)}); check MLFLOW_TRACKING_URI")
+    text = f"MLflow at {tracking_uri()} does not work ({_line(error)}); check MLFLOW_TRACKING_URI"
+    return InputError(re.sub(r"//[^/@\s]*@", "//***@", text))  # an address may hold a password
 
 
 def _line(error: Exception) -> str:

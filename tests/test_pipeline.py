@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
@@ -22,8 +24,17 @@ TINY = {
 
 
 def dvc(clone: Path, *arguments: str) -> str:
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{clone}/mlflow.db"}
-    done = subprocess.run(["dvc", *arguments], cwd=clone, env=environment, capture_output=True, text=True, check=False)
+    # The environment of this interpreter, activated or not.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": f"sqlite:///{clone}/mlflow.db"}
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "dvc"), *arguments],
+        cwd=clone,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -95,9 +106,9 @@ def test_only_what_depends_on_a_parameter_runs_again(clone: Path) -> None:
     assert not changed & {"source", "align", "dump@r01", "teach@r01", "split"}
 
 
+# MLflow's own use of SQLAlchemy.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_results_are_tracked_and_registered_once(clone: Path) -> None:
-    from mlflow import MlflowClient
-
     client = MlflowClient(f"sqlite:///{clone}/mlflow.db")
     experiment = client.get_experiment_by_name("atp")
     assert experiment is not None

@@ -92,7 +92,7 @@ def test_workers_change_nothing(samples: list[Sample]) -> None:
 
 
 def test_processes_share_a_batch(samples: list[Sample]) -> None:
-    whole = [keys for keys in TrainingOrder(6, 4, 2, seed=3)]
+    whole = list(TrainingOrder(6, 4, 2, seed=3))
     shares = [list(TrainingOrder(6, 4, 2, seed=3, rank=rank, world_size=2)) for rank in (0, 1)]
     for step, keys in enumerate(whole):
         assert sorted(shares[0][step] + shares[1][step]) == sorted(keys)
