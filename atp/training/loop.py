@@ -146,7 +146,6 @@ class Training(Generic[AnyBatch]):
             if self.ema:
                 state["ema"] = {"steps": self.ema.steps, "network": self.ema.network.state_dict()}
             resume.save(state)
-        self.job.runtime.barrier()
 
     def _restore(self, saved: dict[str, Any], parts: dict[str, Any]) -> None:
         self.network.load_state_dict(saved["network"])

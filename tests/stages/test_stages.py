@@ -204,7 +204,7 @@ def test_two_processes_of_torchrun(adapted: Path, tmp_path: Path, stage: tuple[s
     single = (project / "runs" / name / "/".join(arguments[1:])).resolve()
     reference = {path.name: path.read_bytes() for path in single.rglob("*.png")}
     shutil.rmtree(single)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*launcher, "-m", f"atp.stages.{name}", *arguments],
         cwd=project,
