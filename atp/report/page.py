@@ -1,71 +1,102 @@
-"""The report: pictures as PNG, and one page that holds everything and needs nothing."""
+"""The report of a run: pictures as PNG, and one page that holds everything and needs nothing else."""
 
 import base64
 import html
-import json
-from collections.abc import Mapping, Sequence
+import io
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from PIL import Image
+from ruamel.yaml import YAML
 
 from atp.config import Params
-from atp.data.folder import Sample, list_samples, read_label
-from atp.data.labels import LabelSpace
+from atp.files import atomic_path, digest
 from atp.report import figures
-from atp.report.figures import Strip, thumbnail
+from atp.report.pictures import predictions
+from atp.report.results import BATCHNORM_ONLY, Results, in_order, known, read_results
+from atp.report.style import MANY_CLASSES, MODELS, OTHER_MODEL, charts, class_names, display_name
 
-STAGES = ("source", "batchnorm_only", "align", "teach", "propagate")
-TITLES = {
-    "predictions": "Best, median and worst images",
-    "iou": "IoU per class",
-    "labels": "Pseudo labels, round by round",
-    "ranking": "Easy and hard images",
-    "confusion": "Confusion",
-    "history": "Training",
-}
+LIBRARIES = ("atp", "torch", "torchvision", "numpy", "pillow", "matplotlib")
 STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.55 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.4rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }
-th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
-.verdict { font-size: 1.1rem; } .up { color: #1a8a55; } .down { color: #c8432b; }
-pre { overflow-x: auto; font-size: 12px; }
+:root { color-scheme: light dark; --text: #1f2933; --faint: #5d6872; --line: #d9dee3; --page: #fff; --soft: #f4f6f8;
+  --up: #1a7f4b; --down: #b3361f; --link: #1d6fa8; }
+@media (prefers-color-scheme: dark) { :root { --text: #e4e8ec; --faint: #9aa5b0; --line: #38424c; --page: #15191d;
+  --soft: #20262c; --up: #58c98d; --down: #f08a74; --link: #86c5ea; } }
+* { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; }
+body { margin: 0 auto; max-width: 74rem; padding: 1.5rem 1.25rem 4rem; background: var(--page); color: var(--text);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0 1.2rem; }
+h2 { font-size: 1.25rem; margin: 3rem 0 .4rem; }
+p { max-width: 46rem; margin: .4rem 0 1rem; }
+.verdict { font-size: 1.15rem; margin: 1.2rem 0; }
+.note, nav { color: var(--faint); }
+nav a { color: var(--link); margin-right: .8rem; white-space: nowrap; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th { font-weight: 600; color: var(--faint); vertical-align: bottom; }
+th, td { padding: .32rem .9rem .32rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th:first-child, td:first-child, #provenance td { text-align: left; }
+td.bar { text-align: left; width: 16rem; padding-right: 0; }
+td.bar i { display: block; height: .85rem; border-radius: 2px; min-width: 1px; }
+td.name { white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
+.up { color: var(--up); } .down { color: var(--down); } .none { color: var(--faint); }
+.swatch { display: inline-block; width: .85rem; height: .85rem; border-radius: 2px; margin-right: .55rem;
+  vertical-align: -.08rem; border: 1px solid #8886; }
+figure { margin: 0; background: #fff; border: 1px solid var(--line); border-radius: 8px; padding: .8rem; }
+img { display: block; max-width: 100%; height: auto; margin: auto; }
+summary { cursor: pointer; color: var(--link); }
+pre { overflow-x: auto; background: var(--soft); padding: 1rem; border-radius: 8px; font-size: .82rem;
+  line-height: 1.45; }
+code { overflow-wrap: anywhere; font-size: .88rem; }
+@media (max-width: 46rem) { figure { overflow-x: auto; } figure img { min-width: 46rem; } td.bar { width: 7rem; } }
 """
 
 
 def summary_table(metrics: Mapping[str, Any]) -> str:
-    """mIoU of every stage and its distance from the source model, as aligned text."""
-    miou: Mapping[str, float] = metrics["miou"]
+    """mIoU of every model and its gain over the source model, as text in columns; without labels the entropies.
+
+    Args:
+        metrics: what is in ``runs/evaluate/metrics.json``.
+    """
+    miou = known(metrics["miou"])
+    values, heading, digits = (miou, "mIoU, %", 1) if miou else (metrics["entropy"], "entropy", 3)
+    names = in_order(values)
+    width = max(map(len, names)) + 2
+    lines = [f"{'':{width}}{heading:>8}" + ("  over source" if miou else "")]
+    for name in names:
+        gain = f"{miou[name] - miou['source']:+13.1f}" if "source" in miou and name != "source" else ""
+        lines.append(f"{name:{width}}{values[name]:8.{digits}f}{gain}")
     if not miou:
-        return "no labels for the test images: no mIoU; see the entropies in runs/evaluate/metrics.json"
-    lines = [f"{'':16}{'mIoU':>7}{'over source':>13}"]
-    for stage in STAGES:
-        if stage in miou:
-            gain = "" if stage == "source" else f"{miou[stage] - miou['source']:+.1f}"
-            lines.append(f"{stage:16}{miou[stage]:7.1f}{gain:>13}")
+        lines.append(
+            "The test images have no labels, so there is no mIoU; entropy says how sure a model is, not how right."
+        )
     return "\n".join(lines)
 
 
-def verdict(metrics: Mapping[str, Any]) -> str:
-    """What the figures say, in one sentence, also when it is not welcome."""
-    miou: Mapping[str, float] = metrics["miou"]
-    if not miou:
-        return "The test images have no labels, so whether adaptation helped is not known from this page."
-    gain = miou["propagate"] - miou["source"]
-    text = f"The adapted model is {abs(gain):.1f} points of mIoU {'above' if gain >= 0 else 'BELOW'} the source model"
-    if "batchnorm_only" in miou:
-        more = miou["propagate"] - miou["batchnorm_only"]
-        text += f", and {abs(more):.1f} {'above' if more >= 0 else 'BELOW'} re-estimated BatchNorm statistics alone"
-    if gain < 0:
-        text += ". Do not use it"
+def verdict(miou: Mapping[str, float], last: str) -> str:
+    """What the figures say, in plain words, also where it is not welcome.
+
+    Args:
+        miou: percent by model; empty without labels.
+        last: the adapted model.
+    """
+    if not {last, "source"} <= set(miou):
+        return "The test images have no labels, so this page cannot say whether adaptation helped."
+    text = f"{last} is {_points(miou[last] - miou['source'], ' points of mIoU')} the source model"
+    if BATCHNORM_ONLY in miou:
+        more = _points(miou[last] - miou[BATCHNORM_ONLY])
+        text += f", and {more} what re-estimating its BatchNorm statistics alone gives"
     return f"{text}."
+
+
+def _points(difference: float, unit: str = "") -> str:
+    if round(difference, 1) == 0:
+        return "level with"
+    return f"{abs(difference):.1f}{unit} {'above' if difference > 0 else 'below'}"
 
 
 def build_report(params: Params, runs: Path, out: Path) -> None:
@@ -75,136 +106,186 @@ def build_report(params: Params, runs: Path, out: Path) -> None:
         params: of that run.
         runs: its results, from ``source`` to ``evaluate``.
         out: an existing folder.
+
+    Raises:
+        InputError: the run is not finished, or an image that it worked on is gone.
     """
-    evaluation = runs / "evaluate"
-    metrics, images, matrices = (_read(evaluation / f"{name}.json") for name in ("metrics", "images", "confusion"))
-    space = params.data.label_space()
-    models = [name for name in ("source", "align", "teach", "propagate") if name in images]
-    drawn = {"predictions": figures.predictions(_strips(params, evaluation, images, models, space), space)}
-    if metrics["miou"]:
-        drawn["iou"] = figures.iou_bars({name: metrics["iou"][name] for name in models})
-    rounds = {key: {**row, "coverage": 100 * row["coverage"]} for key, row in metrics["pseudo_labels"].items()}
-    drawn["labels"] = figures.label_quality(rounds)
-    drawn["ranking"] = _ranking(params, _read(runs / "split/ranking.json"))
-    if metrics["miou"]:
-        both = {name: np.array(matrices[name]) for name in (models[0], models[-1])}
-        drawn["confusion"] = figures.confusion(both, space.names)
-    curves = _histories(params, runs)
-    if curves:
-        drawn["history"] = figures.histories(curves)
-    pictures = {name: figures.to_png(figure) for name, figure in drawn.items()}
+    results = read_results(params, runs)
+    pictures = draw(results)
     for name, data in pictures.items():
-        (out / f"{name}.png").write_bytes(data)
-    (out / "index.html").write_text(_page(params, metrics, space, pictures))
+        _write(out / f"{name}.png", data)
+    _write(out / "index.html", page(results, pictures).encode())
 
 
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text())
+def _write(path: Path, data: bytes) -> None:
+    """Beside what was there and then in its place: that may be a link into DVC's cache."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
 
 
-def _strips(
-    params: Params, evaluation: Path, images: Mapping[str, Any], models: Sequence[str], space: LabelSpace
-) -> list[Strip]:
-    """Two best, two median and two worst images by the last model's mIoU; without labels by its entropy."""
-    samples = {s.name: s for s in list_samples(params.data.test.images, params.data.test.labels)}
-    last = images[models[-1]]
-    labelled = bool(last["miou"])
-    score = last["miou"] if labelled else {name: -value for name, value in last["entropy"].items()}
-    order = sorted(score, key=lambda name: (-score[name], name))
-    middle = len(order) // 2
-    chosen = dict.fromkeys([*order[:2], *order[max(0, middle - 1) : middle + 1], *order[-2:]])
-    titles = dict(zip(chosen, ("best", "", "median", "", "worst", ""), strict=False))
-    strips = []
-    for name in chosen:
-        sample = samples[name]
-        image = _rgb(sample)
-        masks = {"ground truth": read_label(sample.label, space.num_classes).numpy()} if sample.label else {}
-        captions = {"target image": name}
-        for model in models:
-            masks[model] = read_label(evaluation / "predictions" / model / f"{name}.png", space.num_classes).numpy()
-            value = images[model]["miou" if labelled else "entropy"][name]
-            captions[model] = f"{value:.1f} %" if labelled else f"entropy {value:.3f}"
-        strips.append(Strip(titles[name], image, masks, captions))
-    return strips
+def draw(results: Results) -> dict[str, bytes]:
+    """All pictures that this run can have, as PNG, by name and in the page's order."""
+    rounds, ranking, curves = results.label_rounds(), results.ranking(), results.histories()
+    buffer = io.BytesIO()
+    predictions(results).save(buffer, "PNG")
+    with charts():
+        drawn = {
+            "iou": figures.iou_bars(results) if results.labelled else None,
+            "labels": figures.label_quality(rounds, class_names(results.space)) if rounds else None,
+            "ranking": figures.ranking_curve(ranking),
+            "confusion": figures.confusion(results) if results.labelled else None,
+            "history": figures.histories(curves) if curves else None,
+        }
+        charted = {name: figures.to_png(figure) for name, figure in drawn.items() if figure}
+    return {"predictions": buffer.getvalue(), **charted}
 
 
-def _rgb(sample: Sample) -> NDArray[np.uint8]:
-    with Image.open(sample.image) as file:
-        return np.asarray(file.convert("RGB"))
-
-
-def _ranking(params: Params, ranking: Mapping[str, Any]) -> Figure:
-    samples = {s.name: s for s in list_samples(params.data.target.images)}
-    order = [*ranking["easy"], *ranking["hard"]]
-
-    def pictures(names: Sequence[str]) -> list[tuple[str, NDArray[np.uint8]]]:
-        made = []
-        for name in names:
-            with Image.open(samples[name].image) as file:
-                made.append((f"{name}: {ranking['entropy'][name]:.3f}", thumbnail(file)))
-        return made
-
-    entropy = [ranking["entropy"][name] for name in order]
-    return figures.ranking(entropy, len(ranking["easy"]), pictures(order[:5]), pictures(order[:-6:-1]))
-
-
-def _histories(params: Params, runs: Path) -> dict[str, dict[str, list[float]]]:
-    folders = ["source", "align", *(f"teach/{key}" for key in params.rounds), "propagate"]
-    curves = {}
-    for folder in folders:
-        header, *rows = (runs / folder / "history.csv").read_text().splitlines() or [""]
-        if rows:
-            columns = zip(*(map(float, row.split(",")) for row in rows), strict=True)
-            curves[folder] = dict(zip(header.split(","), map(list, columns), strict=True))
-    return curves
-
-
-def _page(params: Params, metrics: Mapping[str, Any], space: LabelSpace, pictures: Mapping[str, bytes]) -> str:
-    sections = "".join(
-        f'<h2>{TITLES[name]}</h2><img alt="{TITLES[name]}" '
-        f'src="data:image/png;base64,{base64.b64encode(data).decode()}">'
-        for name, data in pictures.items()
-    )
-    settings = html.escape(json.dumps(params.model_dump(mode="json", by_alias=True, exclude={"runtime"}), indent=2))
+def page(results: Results, pictures: Mapping[str, bytes]) -> str:
+    """The whole page; pictures are part of it."""
+    told = _told(results)
+    links = " ".join(f'<a href="#{name}">{told[name][0]}</a>' for name in pictures)
+    parts = [
+        "<h1>Adaptation report</h1>",
+        _models(results),
+        f'<p class="verdict">{html.escape(verdict(results.miou, results.shown[-1]))}</p>',
+        f"<nav>{links}</nav>",
+        _classes(results),
+        *(_picture(name, *told[name], data) for name, data in pictures.items()),
+        _provenance(results),
+    ]
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>ATP report</title>'
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Adaptation report</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{STYLE}</style></head><body><h1>ATP report</h1>"
-        f'<p class="verdict">{html.escape(verdict(metrics))}</p>{_stages(metrics)}{_classes(metrics, space)}{sections}'
-        f"<h2>Settings</h2><details><summary>params.yaml as it was</summary><pre>{settings}</pre></details>"
-        "</body></html>\n"
+        f"<style>{STYLE}</style></head><body>\n" + "\n".join(part for part in parts if part) + "\n</body></html>\n"
     )
 
 
-def _stages(metrics: Mapping[str, Any]) -> str:
-    miou = metrics["miou"]
-    if not miou:
-        return ""
-    rows = [(stage, [f"{miou[stage]:.1f}", _gain(miou[stage], miou["source"])]) for stage in STAGES if stage in miou]
-    return _table(["stage", "mIoU, %", "over source"], rows)
+def _told(results: Results) -> dict[str, tuple[str, str]]:
+    """Heading and explanation of every picture."""
+    last = results.shown[-1]
+    by = (
+        f"Test images from the two ends and the middle of the order by {last}'s mIoU on the image, over the classes "
+        "that it shows."
+        if results.labelled
+        else f"The test images have no labels: these are from the two ends and the middle of the order by {last}'s "
+        "mean entropy. Low entropy means that a model is sure, not that it is right."
+    )
+    some = (
+        f" Of {results.space.num_classes} classes some are shown." if results.space.num_classes > MANY_CLASSES else ""
+    )
+    right = " Where the target images have labels, they say how many are right; the adaptation never sees them."
+    return {
+        "predictions": ("Predictions", by),
+        "iou": ("IoU per class", f"Intersection over union on the test images, before adaptation and after it.{some}"),
+        "labels": ("Pseudo labels", f"What each round learns from, and what propagate does (split).{right}{some}"),
+        "ranking": ("Easy and hard images", "Mean entropy of the last round's model on each target image (Eq. 9)."),
+        "confusion": (
+            "Confusion",
+            f"Of each true class, the share of its pixels that is predicted as each class.{some}",
+        ),
+        "history": ("Training", "The loss of every training stage and its parts, as means over some steps."),
+    }
 
 
-def _classes(metrics: Mapping[str, Any], space: LabelSpace) -> str:
-    iou = metrics["iou"]
-    if not iou:
-        return ""
-    stages = [stage for stage in STAGES if stage in iou]
+def _models(results: Results) -> str:
+    """The table at the top: every model's mIoU and its gain."""
+    if not results.labelled:
+        rows = [[_model(name), f"{value:.3f}"] for name, value in results.entropy.items()]
+        return _table(["model", "mean entropy"], rows)
+    source = results.miou.get("source")
     rows = []
-    for name in space.names:
-        values = [iou[stage][name] for stage in stages]
-        cells = ["&ndash;" if value is None else f"{value:.1f}" for value in values]
-        first, last = values[0], values[-1]
-        rows.append((html.escape(name), [*cells, "" if first is None or last is None else _gain(last, first)]))
-    return f"<h2>IoU per class, %</h2>{_table(['class', *stages, 'change'], rows)}"
+    for name, value in results.miou.items():
+        color = MODELS.get(name, MODELS["teach"] if name.startswith("teach") else OTHER_MODEL)
+        bar = f'<td class="bar"><i style="width:{value:.1f}%;background:{color}"></i></td>'
+        gain = "" if source is None or name == "source" else _change(value - source)
+        rows.append([_model(name), f"{value:.1f}", gain, bar])
+    return _table(["model", "mIoU, %", "over source", ""], rows)
 
 
-def _gain(value: float, start: float) -> str:
-    change = value - start
-    kind = "up" if change > 0 else "down" if change < 0 else ""
-    return f'<span class="{kind}">{change:+.1f}</span>'
+def _model(name: str) -> str:
+    return html.escape(display_name(name))
 
 
-def _table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    heads = "".join(f"<th>{name}</th>" for name in head)
-    body = "".join(f"<tr><td>{name}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for name, cells in rows)
-    return f"<table><tr>{heads}</tr>{body}</table>"
+def _classes(results: Results) -> str:
+    """IoU by class and model, and how adaptation changed it."""
+    if not results.labelled:
+        return ""
+    models = list(results.iou)
+    first, last = results.iou[models[0]], results.iou[models[-1]]
+    rows, changes = [], []
+    for name, color in zip(results.space.names, results.space.colors, strict=True):
+        before, after = first[name], last[name]
+        swatch = f'<span class="swatch" style="background:rgb{color}"></span>'
+        change = ""
+        if before is not None and after is not None:
+            changes.append(round(after - before, 1))
+            change = _change(after - before)
+        cells = [
+            '<span class="none">·</span>' if v is None else f"{v:.1f}" for v in (results.iou[m][name] for m in models)
+        ]
+        rows.append([f'<td class="name">{swatch}{html.escape(name)}</td>', *cells, change])
+    up, down = sum(c > 0 for c in changes), sum(c < 0 for c in changes)
+    note = f"From {_model(models[0])} to {_model(models[-1])} {up} of {len(changes)} classes gained and {down} lost."
+    if len(changes) < len(rows):
+        note += f" Not in the test labels (·): {len(rows) - len(changes)}."
+    table = _table(["class", *map(_model, models), "change"], rows)
+    if len(rows) > MANY_CLASSES:
+        table = f"<details><summary>All {len(rows)} classes</summary>{table}</details>"
+    return f"<h2>Classes</h2><p>{note} IoU in percent.</p>{table}"
+
+
+def _change(value: float) -> str:
+    kind = "none" if round(value, 1) == 0 else "up" if value > 0 else "down"
+    return f'<span class="{kind}">{figures.signed(value)}</span>'
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of HTML; cells that are whole ``td`` elements stay as they are."""
+    heads = "".join(f"<th>{cell}</th>" for cell in head)
+    lines = ("".join(cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in row) for row in rows)
+    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+
+
+def _picture(name: str, heading: str, text: str, data: bytes) -> str:
+    with Image.open(io.BytesIO(data)) as image:
+        width, height = image.size
+    source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    return (
+        f'<section id="{name}"><h2>{heading}</h2><p>{html.escape(text)}</p>'
+        f'<figure><img alt="{heading}" width="{width}" height="{height}" src="{source}"></figure></section>'
+    )
+
+
+def _provenance(results: Results) -> str:
+    """Which data, parameters and libraries made this; nothing that differs when the same is made again."""
+    params = results.params
+    facts = {"data": _data_digest(params), "adapted model": _model_digest(results)}
+    facts["Python"] = platform.python_version()
+    facts |= {name: version(name) for name in LIBRARIES}
+    rows = [[html.escape(name), f"<code>{html.escape(value)}</code>"] for name, value in facts.items() if value]
+    buffer = io.StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = None
+    yaml.width = 100
+    # What changes no result, and what is decided after it.
+    yaml.dump(params.model_dump(mode="json", by_alias=True, exclude={"runtime", "register_"}), buffer)
+    settings = f"<pre>{html.escape(buffer.getvalue())}</pre>"
+    return (
+        f'<section id="provenance"><h2>What made this</h2>{_table(["", ""], rows)}'
+        f"<details><summary>params.yaml, with every default</summary>{settings}</details></section>"
+    )
+
+
+def _data_digest(params: Params) -> str:
+    """What DVC calls the data, if DVC brought them."""
+    described = Path(f"{params.data.root}.dvc")
+    if not described.is_file():
+        return ""
+    tree = YAML(typ="safe").load(described)
+    return ", ".join(f"{out['path']} md5 {out['md5']}" for out in tree.get("outs", []) if "md5" in out)
+
+
+def _model_digest(results: Results) -> str:
+    path = results.runs / results.shown[-1] / "model.safetensors"
+    return f"{path} sha256 {digest(path)}" if path.is_file() else ""

@@ -1,7 +1,7 @@
 """Images and predictions side by side, pixel by pixel; charts are in ``figures``."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from atp.data.folder import read_image, read_label
 from atp.data.labels import IGNORE, LabelSpace
 from atp.report.results import Results
-from atp.report.style import FAINT, INK, MANY_CLASSES, PAPER, class_names, display_name, drawable, font, shortened
+from atp.report.style import FAINT, INK, MANY_CLASSES, PAPER, class_names, display_name, font, image_names
 
 UNLABELLED = (255, 255, 255)
 CELL = 256
@@ -22,6 +22,9 @@ TALLEST = 1.2
 _GAP, _BAND, _LINE = 12, 40, 26
 _FRAME = "#c9d0d6"
 _FONT, _BOLD, _SMALL = font(18), font(18, bold=True), font(15)
+
+Entry = tuple[str, tuple[int, int, int] | None]
+"""A name and its colour in the legend; a remark has none."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,10 @@ def predictions(results: Results) -> Image.Image:
     titles = ["target image", *(["ground truth"] if truth else []), *(display_name(name) for name in models)]
     # What every other one is compared with.
     titles = ["source only" if title == "source" else title for title in titles]
+    examples = list(chosen(results))
+    names = image_names([name for _, name in examples])
     rows, pixels = [], np.zeros(256, np.int64)
-    for group, name in chosen(results):
+    for (group, name), short in zip(examples, names, strict=True):
         sample = results.test_samples[name]
         masks = [sample.label] if sample.label else []
         masks += [results.prediction(model, name) for model in models]
@@ -58,7 +63,7 @@ def predictions(results: Results) -> Image.Image:
             pixels += np.bincount(ids.ravel(), minlength=256)
             drawn.append(mask_picture(ids, space, image.size))
         scores = [_score(results, model, name) for model in models]
-        captions = [shortened(drawable(name, ""), 24), *([""] if truth else []), *scores]
+        captions = [short, *([""] if truth else []), *scores]
         rows.append(Row(group, [image, *drawn], captions))
     return sheet(titles, rows, legend(space, pixels))
 
@@ -90,7 +95,7 @@ def _score(results: Results, model: str, name: str) -> str:
     return "" if value is None else f"mIoU {value:.1f}"
 
 
-def legend(space: LabelSpace, pixels: NDArray[np.int64]) -> list[tuple[str, tuple[int, int, int]]]:
+def legend(space: LabelSpace, pixels: NDArray[np.int64]) -> list[Entry]:
     """Names and colours to explain: all of a few classes, of many those with the most pixels.
 
     Args:
@@ -100,17 +105,14 @@ def legend(space: LabelSpace, pixels: NDArray[np.int64]) -> list[tuple[str, tupl
     if space.num_classes > MANY_CLASSES:
         present = [index for index in shown if pixels[index]]
         shown = sorted(sorted(present, key=lambda index: -pixels[index])[:MANY_CLASSES])
-        names = [*names]
-    entries = [(names[index], space.colors[index]) for index in shown]
+    entries: list[Entry] = [(names[index], space.colors[index]) for index in shown]
     if pixels[IGNORE]:
         entries.append(("unlabelled", UNLABELLED))
     left_out = int(np.count_nonzero(pixels[: space.num_classes])) - len(shown)
-    return [*entries, (f"and {left_out} more on few pixels", UNLABELLED)] if left_out > 0 else entries
+    return [*entries, (f"and {left_out} more on fewer pixels", None)] if left_out > 0 else entries
 
 
-def sheet(
-    titles: Sequence[str], rows: Sequence[Row], entries: Sequence[tuple[str, tuple[int, int, int]]]
-) -> Image.Image:
+def sheet(titles: Sequence[str], rows: Sequence[Row], entries: Sequence[Entry]) -> Image.Image:
     """Titled columns of pictures with captions, and an explanation of colours below."""
     width = _BAND + len(titles) * (CELL + _GAP)
     heights = [max(p.height for p in row.pictures if p) + _LINE + _GAP for row in rows]
@@ -131,7 +133,7 @@ def sheet(
     _beside(canvas, group, since, y - _GAP)
     for (name, color), (x, line) in zip(entries, places, strict=True):
         left, up = _BAND + x, foot + 30 * line
-        if not name.startswith("and "):
+        if color is not None:
             draw.rectangle((left, up + 4, left + 24, up + 22), color, _FRAME)
         draw.text((left + 32, up + 13), name, INK, _FONT, "lm")
     return canvas

@@ -1,5 +1,6 @@
 """What all pictures share: colours, fonts, and names that fit."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from atp.data.labels import LabelSpace
 
 INK, FAINT, PAPER = "#1f2933", "#6b7680", "#ffffff"
 ACCENT = "#d9822b"
-MODELS = {"source": "#a9b1ba", "align": "#86c5ea", "teach": "#2f86c5", "propagate": "#0c3b70"}
+MODELS = {"source": "#a9b1ba", "align": "#86c5ea", "teach": "#2f86c5", "propagate": "#114b8c"}
 """Grey where the run began, then ever darker: readable without telling hues apart, and in print."""
 OTHER_MODEL = "#8a6fb0"
 MANY_CLASSES = 40
@@ -41,6 +42,8 @@ _CHARTS = {
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "legend.frameon": False,
+    "figure.constrained_layout.w_pad": 0.08,
+    "figure.constrained_layout.h_pad": 0.06,
     "figure.facecolor": PAPER,
     "figure.dpi": 144,
     "savefig.dpi": 144,
@@ -65,6 +68,24 @@ def display_name(model: str) -> str:
 def class_names(space: LabelSpace, length: int = 24) -> list[str]:
     """The classes' names, short enough, and in letters that the font has."""
     return [shortened(drawable(name, f"class {index}"), length) for index, name in enumerate(space.names)]
+
+
+def image_names(names: Sequence[str], length: int = 28) -> list[str]:
+    """Images' names for captions: without what all have in common where they are too long otherwise."""
+    if any(len(name) > length for name in names):
+        start = _shared(names)
+        end = _shared([name[start:][::-1] for name in names])
+        parts = [name[start : len(name) - end] for name in names]
+        names = [f"{'…' if start else ''}{part}{'…' if end else ''}" for part in parts]
+    return [shortened(drawable(name, ""), length) for name in names]
+
+
+def _shared(names: Sequence[str]) -> int:
+    """With how many letters all begin alike, up to the last that is neither letter nor digit."""
+    alike = next((i for i, letters in enumerate(zip(*names, strict=False)) if len(set(letters)) > 1), 0)
+    while alike and names[0][alike - 1].isalnum():
+        alike -= 1
+    return alike
 
 
 def shortened(text: str, length: int) -> str:

@@ -8,7 +8,7 @@ from atp.stages.stage import Stage, run_stage
 
 
 def inputs(params: Params, key: str | None) -> list[Path]:
-    made = [Path("runs") / name for name in ("source", "align", "teach", "split", "propagate", "evaluate")]
+    made = [Path("runs") / name for name in ("source", "align", "dump", "teach", "split", "propagate", "evaluate")]
     return [*made, params.data.root]
 
 

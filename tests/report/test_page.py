@@ -1,0 +1,156 @@
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from atp.config import Params
+from atp.errors import InputError
+from atp.report.page import build_report, summary_table, verdict
+from atp.report.results import read_results
+
+RUNS = Path("runs")
+LABELLED = {"predictions", "iou", "labels", "ranking", "confusion", "history"}
+Finished = Callable[..., Params]
+
+
+def built(params: Params) -> tuple[Path, str]:
+    out = Path("out")
+    out.mkdir()
+    build_report(params, RUNS, out)
+    return out, (out / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(reports: tuple[Path, Path]) -> str:
+    return (reports[0] / "index.html").read_text(encoding="utf-8")
+
+
+class Attributes(HTMLParser):
+    """All attributes that could make a browser fetch something, and all tags."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+        self.tags: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.targets += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+
+
+def test_page_holds_everything_and_needs_nothing(reports: tuple[Path, Path], page: str) -> None:
+    assert {path.name for path in reports[0].iterdir()} == {f"{name}.png" for name in LABELLED} | {"index.html"}
+    found = Attributes(page)
+    assert found.tags.count("img") == len(LABELLED)
+    assert all(target.startswith(("data:image/png;base64,", "#")) for target in found.targets)
+    assert not {"script", "link", "iframe"} & set(found.tags)
+    assert not re.search(r"https?://|url\(|@import", page)
+
+
+def test_page_begins_with_the_figures_and_what_they_mean(page: str) -> None:
+    start = page[: page.index("data:image")]
+    assert all(figure in start for figure in ("40.0", "45.2", "52.3", "+12.3"))
+    assert "propagate is 12.3 points of mIoU above the source model, and 7.1 above" in start
+    # The class that gained, the one that the test images do not show, and the one that is markup.
+    assert "61.7" in start
+    assert "+11.7" in start
+    assert "Not in the test labels (·): 1." in start
+    assert "&lt;b&gt;road&lt;/b&gt;" in start
+    assert "<b>" not in page
+
+
+def test_page_says_what_made_it_but_not_what_changes_nothing(page: str) -> None:
+    assert "keep_ratio: 0.65" in page[page.index("<details>") :]
+    assert "data md5 0123abcd.dir" in page
+    assert "save_every_s" not in page
+    assert "alias" not in page
+
+
+def test_same_run_gives_the_same_bytes(reports: tuple[Path, Path]) -> None:
+    for path in reports[0].iterdir():
+        assert path.read_bytes() == (reports[1] / path.name).read_bytes(), path.name
+
+
+def test_pictures_hold_neither_time_nor_version(reports: tuple[Path, Path]) -> None:
+    for path in reports[0].glob("*.png"):
+        with Image.open(path) as image:
+            assert not {"Software", "Creation Time", "date"} & set(image.info), path.name
+
+
+def test_without_labels_nothing_is_said_about_being_right(finished: Finished) -> None:
+    out, page = built(finished(labels=False))
+    assert {path.stem for path in out.glob("*.png")} == LABELLED - {"iou", "confusion"}
+    assert "cannot say whether adaptation helped" in page
+    assert "order by propagate&#x27;s mean entropy" in page
+    assert "mIoU, %" not in page
+
+
+@pytest.mark.parametrize("count", [2, 255])
+def test_any_number_of_classes(finished: Finished, count: int) -> None:
+    _, page = built(finished(classes=tuple(f"class {i}" for i in range(count))))
+    assert f"class {count - 1}" in page
+    assert ("<summary>All 255 classes</summary>" in page) == (count == 255)
+
+
+def test_what_was_there_is_replaced_not_written_into(finished: Finished) -> None:
+    params = finished()
+    cached = Path("cached.html")
+    cached.write_text("what DVC keeps")
+    Path("out").mkdir()
+    Path("out/index.html").hardlink_to(cached)
+    build_report(params, RUNS, Path("out"))
+    assert cached.read_text() == "what DVC keeps"
+
+
+@pytest.mark.parametrize("missing", ["evaluate/metrics.json", "split/ranking.json", "dump/r02/table.json"])
+def test_unfinished_run_is_told(finished: Finished, missing: str) -> None:
+    params = finished()
+    (RUNS / missing).unlink()
+    with pytest.raises(InputError, match=f"runs/{missing}: no such file; run dvc repro"):
+        built(params)
+
+
+def test_image_that_is_gone_is_told(finished: Finished) -> None:
+    params = finished()
+    Path("data/test/images/b/3.png").unlink()
+    with pytest.raises(InputError, match="b/3 of this run is no longer there"):
+        built(params)
+
+
+def test_summary_table() -> None:
+    miou = {"source": 40.0, "align": None, "teach_r01": 46.55, "propagate": 39.2, "batchnorm_only": 45.25}
+    assert summary_table({"miou": miou, "entropy": {}}).splitlines() == [
+        "                 mIoU, %  over source",
+        "source              40.0",
+        "batchnorm_only      45.2         +5.2",
+        "teach_r01           46.5         +6.5",
+        "propagate           39.2         -0.8",
+    ]
+
+
+def test_summary_table_without_labels() -> None:
+    lines = summary_table({"miou": {}, "entropy": {"source": 0.2, "propagate": 0.1}}).splitlines()
+    assert lines[1:3] == ["source        0.200", "propagate     0.100"]
+    assert "no mIoU" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("propagate", "text"),
+    [
+        (39.0, "propagate is 1.0 points of mIoU below the source model, and 5.0 below what"),
+        (42.0, "propagate is 2.0 points of mIoU above the source model, and 2.0 below what"),
+        (40.0, "propagate is level with the source model, and 4.0 below what"),
+    ],
+)
+def test_verdict_is_honest(propagate: float, text: str) -> None:
+    assert verdict({"source": 40.0, "batchnorm_only": 44.0, "propagate": propagate}, "propagate").startswith(text)
+
+
+def test_models_in_the_pipelines_order(finished: Finished) -> None:
+    results = read_results(finished(), RUNS)
+    assert list(results.miou) == ["source", "batchnorm_only", "align", "teach_r01", "teach", "propagate"]
+    assert results.shown == ["source", "align", "teach", "propagate"]
