@@ -183,7 +183,8 @@ def run_stage(
             open_runtime(params.training, params.runtime) as runtime,
             lock(label) if runtime.is_main else nullcontext(),
         ):
-            remove_leftovers(Path("runs") / name / (key or ""))
+            if runtime.is_main:
+                remove_leftovers(Path("runs") / name / (key or ""))
             with open_tracker(label, params, enabled=runtime.is_main) as tracker:
                 stage = Stage(name, key, params, runtime, list(inputs(params, key)), tracker)
                 body(stage)
