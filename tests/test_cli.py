@@ -1,6 +1,5 @@
 """The command line: what it writes, and one line for what is wrong."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -234,12 +233,3 @@ def test_doctor_finds_two_live_branches_of_four(project: Path) -> None:
     set_params(project, "network", aspp_dilations=[1, 2, 4, 6])
     give(project, trained.state_dict())
     assert any("only 2 of 4 ASPP branches are trained" in finding.text for finding in complaints())
-
-
-def test_summary_table_and_verdict() -> None:
-    from atp.report.page import summary_table, verdict
-
-    metrics = {"miou": {"source": 40.0, "batchnorm_only": 44.0, "align": 45.0, "teach": 47.5, "propagate": 39.0}}
-    assert summary_table(metrics).splitlines()[-1].split() == ["propagate", "39.0", "-1.0"]
-    assert "1.0 points of mIoU BELOW the source model" in verdict(metrics)
-    assert "no labels" in summary_table(json.loads('{"miou": {}}'))

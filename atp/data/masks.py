@@ -10,8 +10,9 @@ from atp.files import atomic_path
 
 
 def write_mask(path: Path, ids: Tensor, label_space: LabelSpace) -> None:
-    """Class ids, uint8 (H, W), as an 8-bit palette PNG."""
+    """Class ids, uint8 (H, W), as an 8-bit palette PNG; 255 stays 255."""
     image = Image.fromarray(ids.numpy())
-    image.putpalette([channel for color in label_space.colors for channel in color])
+    # All 256 entries: with fewer Pillow packs the ids into fewer bits, and 255 becomes another class.
+    image.putpalette(bytes(channel for color in label_space.colors for channel in color).ljust(3 * 256, b"\0"))
     with atomic_path(path) as temporary:
         image.save(temporary)
