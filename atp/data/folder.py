@@ -53,7 +53,7 @@ def list_samples(images: Path, labels: Path | None = None) -> list[Sample]:
             raise InputError(f"{path}: a second image named {name!r} beside {samples[name].image}; rename one")
         label = None if labels is None else labels / f"{name}.png"
         if label is not None and not label.is_file():
-            near = difflib.get_close_matches(label.name, [p.name for p in labels_near(label)], n=1)
+            near = difflib.get_close_matches(label.name, [p.name for p in _labels_near(label)], n=1)
             hint = f"; is it {near[0]}?" if near else ""
             raise InputError(f"{path}: no label for this image at {label}{hint}")
         samples[name] = Sample(name, path, label)
@@ -62,7 +62,7 @@ def list_samples(images: Path, labels: Path | None = None) -> list[Sample]:
     return list(samples.values())
 
 
-def labels_near(label: Path) -> list[Path]:
+def _labels_near(label: Path) -> list[Path]:
     """The files in a missing label's folder, for the hint what it may be called."""
     return sorted(label.parent.iterdir()) if label.parent.is_dir() else []
 

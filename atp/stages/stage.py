@@ -31,7 +31,7 @@ from atp.training.resume import ResumeFile
 from atp.training.run import Run
 from atp.training.runtime import Runtime, open_runtime
 
-__all__ = ["CODE", "Stage", "forget", "run_stage", "seal", "write_history", "write_json"]
+__all__ = ["CODE", "Stage", "forget", "run_stage", "write_history", "write_json"]
 
 logger = logging.getLogger(__name__)
 
