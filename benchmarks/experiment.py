@@ -5,12 +5,16 @@ the stages are left out.
 """
 
 import copy
+import json
 import logging
+import multiprocessing
+import os
 import platform
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atp.config import DumpSection, Params, SourceSection
+from atp.config import Augmentation, DumpSection, Params, SourceSection
 from atp.data.folder import Sample, list_samples
 from atp.data.labels import LabelSpace
 from atp.data.loading import ImageCache, PairedImages, TrainingImages, folder_labels, mix_seed
@@ -185,22 +189,74 @@ def released(network: SegmentationNetwork) -> SegmentationNetwork:
     return network.requires_grad_(True)
 
 
-Row = Callable[[dict[str, SegmentationNetwork]], SegmentationNetwork]
-"""Makes a row's network from those of the rows before it."""
+@dataclass(frozen=True)
+class Row:
+    """One row of a table.
 
-
-def run_rows(params: Params, rows: Callable[[Experiment], dict[str, Row]], folder: Path) -> dict[str, float]:
-    """The mIoU of every row, in percent, for one seed; finished rows are read from ``folder``.
-
-    A row is kept under the digest of the parameters, so that a change of settings computes it anew.
+    Attributes:
+        make: makes the row's network from those of the rows before it.
+        sections: of params.yaml, on which the result depends beside data, network and training.
     """
+
+    make: Callable[[dict[str, SegmentationNetwork]], SegmentationNetwork]
+    sections: tuple[str, ...]
+
+    def key(self, name: str, params: Params) -> str:
+        """A digest of all that decides the result."""
+        tree = params.model_dump(mode="json", include={"data", "network", "training", *self.sections})
+        return sha256(json.dumps([name, tree], sort_keys=True).encode()).hexdigest()[:16]
+
+
+SOURCE = ("source",)
+ALIGN = (*SOURCE, "align")
+TEACH = (*ALIGN, "rounds", "dump", "teach")
+PROPAGATE = (*TEACH, "split", "propagate")
+
+
+def table_5(e: Experiment) -> dict[str, Row]:
+    """The rows of the paper's Table 5 as we read it, and what brackets them."""
+    flip = Augmentation(flip=True)
+    align, teach = "(c) + weighted diversity = align", "(e) + negative labels = teach"
+    return {
+        "source": Row(lambda made: e.source(), SOURCE),
+        "BatchNorm only": Row(lambda made: e.batchnorm_only(made["source"]), SOURCE),
+        "(a) curriculum entropy": Row(lambda made: e.align(made["source"], diversity=0.0), ALIGN),
+        "(b) + plain diversity": Row(lambda made: e.align(made["source"], weighted=False), ALIGN),
+        align: Row(lambda made: e.align(made["source"]), ALIGN),
+        "(d) + positive labels": Row(lambda made: e.teach(made[align], made["source"], "d", negative=0.0), TEACH),
+        "(d) without photometric augmentation": Row(
+            lambda made: e.teach(made[align], made["source"], "d-flip", negative=0.0, augmentation=flip), TEACH
+        ),
+        teach: Row(lambda made: e.teach(made[align], made["source"], "e"), TEACH),
+        "(e) without photometric augmentation": Row(
+            lambda made: e.teach(made[align], made["source"], "e-flip", augmentation=flip), TEACH
+        ),
+        "(f) + propagation = propagate": Row(lambda made: e.propagate(made[teach], made["source"], "f"), PROPAGATE),
+        "(f) straight from align, without teach": Row(
+            lambda made: e.propagate(made[align], made["source"], "f-direct"), PROPAGATE
+        ),
+        "oracle: trained on target labels": Row(lambda made: e.oracle(e.params.source), SOURCE),
+    }
+
+
+def stages(e: Experiment) -> dict[str, Row]:
+    """The stages alone, and what brackets them."""
+    names = ("source", "BatchNorm only", "(c)", "(e) + negative labels = teach", "(f)", "oracle")
+    return {name: row for name, row in table_5(e).items() if name.startswith(names)}
+
+
+Rows = Callable[[Experiment], dict[str, Row]]
+
+
+def run_rows(params: Params, rows: Rows, folder: Path) -> dict[str, float]:
+    """The mIoU of every row, in percent, for one seed; rows that ``folder`` has are read from there."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     results: dict[str, float] = {}
     made: dict[str, SegmentationNetwork] = {}
-    key = sha256(params.model_dump_json(exclude={"runtime", "register_"}).encode()).hexdigest()[:12]
     with open_runtime(params.training, params.runtime) as runtime:
         experiment = Experiment(params, runtime)
-        for number, (name, row) in enumerate(rows(experiment).items()):
-            path = folder / key / f"{number:02}.pt"
+        for name, row in rows(experiment).items():
+            path = folder / f"{row.key(name, params)}.pt"
             if path.exists():
                 kept = torch.load(path, weights_only=True)
                 network = build_network(
@@ -210,13 +266,28 @@ def run_rows(params: Params, rows: Callable[[Experiment], dict[str, Row]], folde
                 results[name], made[name] = kept["miou"], network
                 continue
             begin = time.monotonic()
-            made[name] = row(made)
+            made[name] = row.make(made)
             results[name] = experiment.miou(made[name])
             with atomic_path(path) as temporary:
                 torch.save({"miou": results[name], "network": made[name].state_dict()}, temporary)
             logger.info("%s %s: %.1f (%.0f s)", folder.name, name, results[name], time.monotonic() - begin)
         experiment.close()
     return results
+
+
+def run_seeds(jobs: Sequence[tuple[Params, Rows, Path]], at_once: int) -> list[dict[str, float]]:
+    """``run_rows`` for every job, some at once, each in a process of its own with its share of the cores.
+
+    A light network does not fill two cores: two trainings with a thread each take 1.7 times less time than one after
+    the other with two.
+    """
+    threads = max(1, (os.cpu_count() or 1) // at_once)
+    with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        waiting = [
+            pool.submit(run_rows, with_changes(params, {"runtime.threads": threads}), rows, folder)
+            for params, rows, folder in jobs
+        ]
+        return [job.result() for job in waiting]
 
 
 def print_table(title: str, results: Sequence[Mapping[str, float]]) -> None:

@@ -8,12 +8,11 @@ continues with the next row. Prints Markdown.
 """
 
 import argparse
-import logging
 from pathlib import Path
 
-from experiment import Experiment, Row, machine, print_table, run_rows, with_changes
+from experiment import machine, print_table, run_seeds, stages, table_5, with_changes
 
-from atp.config import Augmentation, Params, load_params
+from atp.config import Params, load_params
 
 SOURCES = {
     "plain": {},
@@ -40,35 +39,6 @@ def on_streets(params: Params, seed: int, source: str) -> Params:
     )
 
 
-def table_5(e: Experiment) -> dict[str, Row]:
-    """The rows of Table 5 as we read it, and what brackets them."""
-    flip = Augmentation(flip=True)
-    align, teach = "(c) + weighted diversity = align", "(e) + negative labels = teach"
-    return {
-        "source": lambda made: e.source(),
-        "BatchNorm only": lambda made: e.batchnorm_only(made["source"]),
-        "(a) curriculum entropy": lambda made: e.align(made["source"], diversity=0.0),
-        "(b) + plain diversity": lambda made: e.align(made["source"], weighted=False),
-        align: lambda made: e.align(made["source"]),
-        "(d) + positive labels": lambda made: e.teach(made[align], made["source"], "d", negative=0.0),
-        "(d) without photometric augmentation": lambda made: e.teach(
-            made[align], made["source"], "d-flip", negative=0.0, augmentation=flip
-        ),
-        teach: lambda made: e.teach(made[align], made["source"], "e"),
-        "(e) without photometric augmentation": lambda made: e.teach(
-            made[align], made["source"], "e-flip", augmentation=flip
-        ),
-        "(f) + propagation = propagate": lambda made: e.propagate(made[teach], made["source"], "f"),
-        "oracle: trained on target labels": lambda made: e.oracle(e.params.source),
-    }
-
-
-def stages(e: Experiment) -> dict[str, Row]:
-    """The stages alone, and what brackets them."""
-    names = ("source", "BatchNorm only", "(c)", "(e) + negative labels = teach", "(f)", "oracle")
-    return {name: row for name, row in table_5(e).items() if name.startswith(names)}
-
-
 ROWS = {"plain": table_5, "robust": stages}
 
 
@@ -77,16 +47,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--source", nargs="+", choices=list(SOURCES), default=list(SOURCES))
     parser.add_argument("--runs", type=Path, default=Path(".atp/benchmarks/streets"))
+    parser.add_argument("--at-once", type=int, default=2, help="seeds computed at the same time")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     params = load_params()
     print(machine())
-    for source in arguments.source:
-        results = [
-            run_rows(on_streets(params, seed, source), ROWS[source], arguments.runs / f"{source}-{seed}")
-            for seed in arguments.seeds
-        ]
-        print_table(f"Streets, {source} source model, {len(arguments.seeds)} seeds", results)
+    jobs = [
+        (on_streets(params, seed, source), ROWS[source], arguments.runs / f"{source}-{seed}")
+        for source in arguments.source
+        for seed in arguments.seeds
+    ]
+    results = run_seeds(jobs, arguments.at_once)
+    seeds = len(arguments.seeds)
+    for number, source in enumerate(arguments.source):
+        print_table(f"Streets, {source} source model, {seeds} seeds", results[number * seeds :][:seeds])
 
 
 if __name__ == "__main__":

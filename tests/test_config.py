@@ -76,7 +76,7 @@ def test_integer_round_keys_which_dvc_would_drop(tree: Any, tmp_path: Path) -> N
 
 
 def test_a_round_that_starts_from_nowhere(tree: Any, tmp_path: Path) -> None:
-    tree["rounds"]["r02"]["model"] = "runs/teach/r03"
+    tree["rounds"]["r02"] = {"model": "runs/teach/r03"}
     assert "rounds.r02.model is runs/teach/r03; it must be one of runs/align, runs/teach/r01" in complaint(
         tree, tmp_path
     )

@@ -20,6 +20,8 @@ TINY = {
     "teach": {"epochs": 1, "batch_size": 4},
     "propagate": {"epochs": 1, "batch_size": 2},
     "dump": {"scales": [1.0]},
+    "rounds": {"r02": {"model": "runs/teach/r01"}},
+    "split": {"model": "runs/teach/r02"},
 }
 
 

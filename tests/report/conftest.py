@@ -38,6 +38,7 @@ def make_run(folder: Path, *, labels: bool = True, classes: tuple[str, ...] = CL
     """
     yaml = YAML(typ="safe")
     params = yaml.load(ROOT / "params.yaml")
+    params["rounds"]["r02"] = {"model": "runs/teach/r01"}
     params["data"]["classes"] = [{"name": name, "color": [i, 2 * i % 256, 255 - i]} for i, name in enumerate(classes)]
     if not labels:
         params["data"]["test"]["labels"] = params["data"]["target"]["labels"] = None

@@ -42,6 +42,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for stage in ("align", "teach"):
         params[stage] |= {"epochs": 3, "batch_size": 4}
     params["propagate"] |= {"epochs": 4, "batch_size": 2}
+    params["rounds"]["r02"] = {"model": "runs/teach/r01"}
+    params["split"]["model"] = "runs/teach/r02"
     yaml.dump(params, root / "params.yaml")
     return root
 
