@@ -96,12 +96,14 @@ class Experiment:
         result = evaluate(network, self.test, self.params.data.size, self.runtime, name="evaluate")
         return 100 * result.confusion.mean_iou()
 
-    def supervised(self, samples: list[Sample], section: SourceSection, name: str) -> SegmentationNetwork:
+    def supervised(
+        self, samples: list[Sample], section: SourceSection, name: str, start: SegmentationNetwork | None = None
+    ) -> SegmentationNetwork:
         """A network trained with labels: the source model, or an oracle."""
         run = self.job(name)
         torch.manual_seed(run.seed)
         config = self.params.network.model_copy(update={"num_classes": self.space.num_classes})
-        network = build_network(config)
+        network = build_network(config) if start is None else copy.deepcopy(start)
         labels = folder_labels(self.space.num_classes, self.params.data.size, self.cache)
         train_source(network, self.images(samples, section, labels), section, run)
         return network
@@ -111,9 +113,9 @@ class Experiment:
         samples = list_samples(data.source.images, data.source.labels)
         return self.supervised(samples, self.params.source, "source")
 
-    def oracle(self, section: SourceSection) -> SegmentationNetwork:
-        """Trained on the target's labels: what all the adaptation could reach at best."""
-        return self.supervised(self.target, section, "oracle")
+    def oracle(self, section: SourceSection, start: SegmentationNetwork | None = None) -> SegmentationNetwork:
+        """Trained on the target's labels, perhaps from a model: what all the adaptation could reach at best."""
+        return self.supervised(self.target, section, "oracle", start)
 
     def batchnorm_only(self, source: SegmentationNetwork) -> SegmentationNetwork:
         network = copy.deepcopy(source)
