@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[1]
 TINY = {
     "training": {"precision": "fp32"},
-    "runtime": {"threads": 2},
+    "runtime": {"threads": 2, "workers": 0},
     "source": {"epochs": 2, "batch_size": 4},
     "align": {"epochs": 1, "batch_size": 4},
     "teach": {"epochs": 1, "batch_size": 4},
