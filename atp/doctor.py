@@ -15,8 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from atp.config import Params, load_params
-from atp.data.folder import Sample, check_sizes, image_size, list_samples, read_image, read_label
+from atp.data.folder import Sample, check_sizes, image_size, list_samples
 from atp.data.labels import LabelSpace
+from atp.data.tensors import read_image, read_label
 from atp.errors import InputError
 from atp.files import digest
 from atp.models.checkpoint import load_into, load_user_state

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from atp.config import RuntimeSection, TrainingSection
-from atp.data.folder import SUFFIXES, Sample, list_samples, read_image
+from atp.data.folder import SUFFIXES, Sample, list_samples
 from atp.data.labels import LabelSpace
 from atp.data.masks import write_mask
+from atp.data.tensors import read_image
 from atp.errors import InputError
 from atp.files import atomic_path
 from atp.models.checkpoint import network_from_checkpoint

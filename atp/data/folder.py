@@ -2,6 +2,8 @@
 
 An image and its label share their path below their folders but for the ending: ``images/a/0001.jpg`` belongs to
 ``labels/a/0001.png``. Labels are 8-bit PNGs of class ids (greyscale or palette), 255 = unlabelled.
+
+Without PyTorch, whose import takes seconds that the report does not need; tensors are in ``atp.data.tensors``.
 """
 
 import difflib
@@ -10,10 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from atp.data.labels import IGNORE
 from atp.errors import InputError
@@ -67,8 +67,8 @@ def _labels_near(label: Path) -> list[Path]:
     return sorted(label.parent.iterdir()) if label.parent.is_dir() else []
 
 
-def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
-    """Read an image as RGB, uint8, (3, H, W), resized to ``size`` = (width, height) if given.
+def open_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
+    """Read an image as RGB, resized to ``size`` = (width, height) if given.
 
     Raises:
         InputError: the file is missing, no image, or cut short.
@@ -80,10 +80,10 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
         raise InputError(f"{path}: cannot be read as an image ({_reason(error)}); replace or remove it") from error
     if size is not None and image.size != size:
         image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=None)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    return image
 
 
-def read_label(path: Path, num_classes: int, size: tuple[int, int] | None = None) -> Tensor:
+def read_ids(path: Path, num_classes: int, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """Read class ids, uint8, (H, W), 255 = unlabelled, resized by nearest neighbour to ``size`` if given.
 
     Raises:
@@ -104,7 +104,7 @@ def read_label(path: Path, num_classes: int, size: tuple[int, int] | None = None
         raise InputError(f"{path}: label value {wrong[0]} out of range ({known}); fix it or add a class to the data")
     if size is not None and (ids.shape[1], ids.shape[0]) != size:
         ids = np.array(Image.fromarray(ids).resize(size, Image.Resampling.NEAREST))
-    return torch.from_numpy(ids)
+    return ids
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from atp.config import Augmentation
-from atp.data.folder import Sample, read_image, read_label
+from atp.data.folder import Sample
 from atp.data.labels import IGNORE
+from atp.data.tensors import read_image, read_label
 from atp.data.transforms import Augment
 from atp.errors import InputError
 

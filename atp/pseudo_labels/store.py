@@ -30,8 +30,8 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from atp.data.folder import read_label
 from atp.data.labels import IGNORE, LabelSpace
+from atp.data.tensors import read_label
 from atp.errors import InputError
 from atp.files import atomic_path
 from atp.pseudo_labels.bitmaps import Sealed, bitmaps_to_bytes, compress, damaged, decompress, pack, read_bitmaps

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from atp.report.pictures import fitted, open_rgb
+from atp.data.folder import open_image
+from atp.report.pictures import fitted
 from atp.report.results import LabelRound, Ranking, Results
 from atp.report.style import (
     ACCENT,
@@ -186,7 +187,7 @@ def ranking_curve(ranking: Ranking, each: int = 4) -> Figure:
     count, easy = len(ranking.samples), ranking.easy
     each = min(each, easy, count - easy)
     ends = [*range(each), *range(count - each, count)]
-    pictures = [np.asarray(fitted(open_rgb(ranking.samples[i].image), 320, 1.2)) for i in ends]
+    pictures = [np.asarray(fitted(open_image(ranking.samples[i].image), 320, 1.2)) for i in ends]
     names = image_names([ranking.samples[i].name for i in ends], 18)
     # Inches; thumbnails of one or two images would otherwise fill the page.
     left, right, inset, width = 0.7, 0.15, 0.08, min(1.6, (WIDTH - 1.2) / (2 * each))

@@ -3,13 +3,12 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from atp.data.folder import read_image, read_label
+from atp.data.folder import open_image, read_ids
 from atp.data.labels import IGNORE, LabelSpace
 from atp.report.results import Results
 from atp.report.style import FAINT, INK, MANY_CLASSES, PAPER, class_names, display_name, font, image_names
@@ -56,10 +55,10 @@ def predictions(results: Results) -> Image.Image:
         sample = results.test_samples[name]
         masks = [sample.label] if sample.label else []
         masks += [results.prediction(model, name) for model in models]
-        image = fitted(open_rgb(sample.image), CELL, TALLEST)
+        image = fitted(open_image(sample.image), CELL, TALLEST)
         drawn = []
         for mask in masks:
-            ids = read_label(mask, space.num_classes).numpy()
+            ids = read_ids(mask, space.num_classes)
             pixels += np.bincount(ids.ravel(), minlength=256)
             drawn.append(mask_picture(ids, space, image.size))
         scores = [_score(results, model, name) for model in models]
@@ -164,11 +163,6 @@ def _flow(widths: Sequence[float], room: float) -> list[tuple[float, int]]:
         return []
     columns = max(1, min(len(widths), int(room // max(widths))))
     return [(index % columns * (room / columns), index // columns) for index in range(len(widths))]
-
-
-def open_rgb(path: Path) -> Image.Image:
-    """An image as it is on disk, whole or refused."""
-    return Image.fromarray(read_image(path).permute(1, 2, 0).numpy())
 
 
 def fitted(image: Image.Image, width: int, tallest: float) -> Image.Image:

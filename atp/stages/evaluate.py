@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from atp.config import Params
-from atp.data.folder import Sample, check_sizes, list_samples, read_label
+from atp.data.folder import Sample, check_sizes, list_samples
 from atp.data.labels import IGNORE, LabelSpace
 from atp.data.masks import write_mask
+from atp.data.tensors import read_label
 from atp.losses.entropy import mean_entropy
 from atp.models.network import SegmentationNetwork
 from atp.pseudo_labels.store import PseudoLabelStore

@@ -1,12 +1,14 @@
 """A stage as a process: exit codes, lock, seal, and output that is whole or absent.
 
-Without PyTorch, whose import takes seconds that ``register`` does not have.
+Without PyTorch, whose import takes seconds that ``report`` and ``register`` do not have.
 """
 
+import argparse
 import ctypes
 import errno
 import fcntl
 import json
+import logging
 import os
 import shutil
 import signal
@@ -16,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from atp.config import Params
-from atp.errors import InputError
+from atp.config import Params, load_params
+from atp.errors import InputError, exit_codes
 
 STATE = Path(".atp/state")
 """Training states and half-done dumps; outside DVC's outputs, which DVC deletes before a rerun."""
@@ -68,6 +70,19 @@ def output(folder: Path) -> Iterator[Path]:
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def light_stage(name: str) -> Iterator[Params]:
+    """A stage's command that needs no PyTorch: arguments, parameters, lock; bad input ends it with one line."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    argparse.ArgumentParser(prog=f"python -m atp.stages.{name}", description=f"Stage {name} of dvc.yaml.").parse_args()
+    with exit_codes():
+        params = load_params()
+        die_with_parent()
+        with lock(name):
+            remove_leftovers(Path("runs") / name)
+            yield params
 
 
 def write_json(path: Path, tree: Mapping[str, Any]) -> None:

@@ -4,18 +4,15 @@ DVC runs it every time, because the registry may be another one than last time. 
 fingerprint, in well under a second and without importing PyTorch or MLflow.
 """
 
-import argparse
 import logging
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atp.config import Params, load_params
-from atp.errors import exit_codes
+from atp.config import Params
 from atp.registry.lookup import Version, version_by_alias
 from atp.registry.origin import ADAPTED, FINGERPRINT_TAG, METRICS, Identity, identify, origin_tags, read_metrics
-from atp.stages.process import die_with_parent, lock, output, remove_leftovers, seal, write_json
+from atp.stages.process import light_stage, output, seal, write_json
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -91,18 +88,10 @@ def _version(found: "ModelVersion") -> Version:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    argparse.ArgumentParser(
-        prog="python -m atp.stages.register", description="Stage register of dvc.yaml."
-    ).parse_args()
-    with exit_codes():
-        params = load_params()
-        die_with_parent()
-        with lock("register"):
-            remove_leftovers(FOLDER)
-            version = register(params)
-            with output(FOLDER) as folder:
-                write_json(folder / "version.json", described(version, params.register_.alias))
+    with light_stage("register") as params:
+        version = register(params)
+        with output(FOLDER) as folder:
+            write_json(folder / "version.json", described(version, params.register_.alias))
 
 
 def described(version: Version, alias: str) -> dict[str, Any]:

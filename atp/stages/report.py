@@ -3,25 +3,25 @@
 from pathlib import Path
 
 from atp.config import Params
+from atp.files import digest
 from atp.report.page import build_report
-from atp.stages.stage import Stage, run_stage
+from atp.stages.process import light_stage, output
+from atp.tracking import Tracker, open_tracker
+
+FOLDER = Path("runs/report")
 
 
-def inputs(params: Params, key: str | None) -> list[Path]:
-    made = [Path("runs") / name for name in ("source", "align", "dump", "teach", "split", "propagate", "evaluate")]
-    return [*made, params.data.root]
-
-
-def body(stage: Stage) -> None:
-    if not stage.runtime.is_main:
-        return
-    with stage.output() as folder:
-        build_report(stage.params, Path("runs"), folder)
-    stage.tracker.artifacts(stage.folder, "report")
+def report(params: Params, tracker: Tracker) -> None:
+    """Draw the whole folder, then upload it."""
+    with output(FOLDER) as folder:
+        build_report(params, Path("runs"), folder)
+    tracker.artifacts(FOLDER, "report")
+    tracker.finish(FOLDER, digest(FOLDER))
 
 
 def main() -> None:
-    run_stage("report", body, inputs, sealed=False)
+    with light_stage("report") as params, open_tracker("report", params, enabled=True) as tracker:
+        report(params, tracker)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from atp.data.folder import Sample, image_size, read_image
+from atp.data.folder import Sample, image_size
+from atp.data.tensors import read_image
 from atp.models.network import SegmentationNetwork
 from atp.training.runtime import Runtime
 

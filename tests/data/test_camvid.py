@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from atp.data.camvid import main, prepare
-from atp.data.folder import check_sizes, list_samples, read_label
+from atp.data.folder import check_sizes, list_samples
+from atp.data.tensors import read_label
 from atp.errors import InputError
 
 CAMVID = Path(__file__).parents[3] / "shared/camvid"

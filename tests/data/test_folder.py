@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from atp.data.folder import check_sizes, list_samples, read_image, read_label
+from atp.data.folder import check_sizes, list_samples
+from atp.data.tensors import read_image, read_label
 from atp.errors import InputError
 
 

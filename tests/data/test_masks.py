@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from atp.data.folder import read_label
 from atp.data.labels import LabelSpace
 from atp.data.masks import write_mask
+from atp.data.tensors import read_label
 
 
 @pytest.mark.parametrize("classes", [2, 11, 40, 255])

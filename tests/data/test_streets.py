@@ -7,9 +7,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from atp.data.folder import check_sizes, list_samples, read_image, read_label
+from atp.data.folder import check_sizes, list_samples
 from atp.data.streets import CLASSES, REAL, SIMULATOR, draw_image, draw_scene, interpolate, write_streets
 from atp.data.streets.__main__ import main
+from atp.data.tensors import read_image, read_label
 from atp.errors import InputError
 
 SIZE = (160, 80)
