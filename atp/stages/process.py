@@ -76,7 +76,7 @@ def output(folder: Path) -> Iterator[Path]:
 def light_stage(name: str) -> Iterator[Params]:
     """A stage's command that needs no PyTorch: arguments, parameters, lock; bad input ends it with one line."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    argparse.ArgumentParser(prog=f"python -m atp.stages.{name}", description=f"Stage {name} of dvc.yaml.").parse_args()
+    argparse.ArgumentParser(prog=f"python -m atp.stages {name}", description=f"Stage {name} of dvc.yaml.").parse_args()
     with exit_codes():
         params = load_params()
         die_with_parent()

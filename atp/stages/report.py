@@ -5,8 +5,9 @@ from pathlib import Path
 from atp.config import Params
 from atp.files import digest
 from atp.report.page import build_report
+from atp.stages.beside import open_stage_tracker
 from atp.stages.process import light_stage, output
-from atp.tracking import Tracker, open_tracker
+from atp.tracking import Tracker
 
 FOLDER = Path("runs/report")
 
@@ -20,7 +21,7 @@ def report(params: Params, tracker: Tracker) -> None:
 
 
 def main() -> None:
-    with light_stage("report") as params, open_tracker("report", params, enabled=True) as tracker:
+    with light_stage("report") as params, open_stage_tracker("report", params, enabled=True) as tracker:
         report(params, tracker)
 
 

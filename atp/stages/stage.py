@@ -24,8 +24,9 @@ from atp.errors import InputError, exit_codes
 from atp.files import digest
 from atp.models.checkpoint import Checkpoint, load_checkpoint, load_into, save_checkpoint
 from atp.models.network import SegmentationNetwork, build_network
+from atp.stages.beside import open_stage_tracker
 from atp.stages.process import STATE, die_with_parent, lock, output, remove_leftovers, seal, write_json
-from atp.tracking import Tracker, open_tracker
+from atp.tracking import Tracker
 from atp.training.loop import History
 from atp.training.resume import ResumeFile
 from atp.training.run import Run
@@ -167,7 +168,7 @@ def run_stage(
         sealed: the stage may open neither the source data nor any label of the target.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    parser = argparse.ArgumentParser(prog=f"python -m atp.stages.{name}", description=f"Stage {name} of dvc.yaml.")
+    parser = argparse.ArgumentParser(prog=f"python -m atp.stages {name}", description=f"Stage {name} of dvc.yaml.")
     if rounds:
         parser.add_argument("--round", required=True, help="key of the round in params.yaml")
     key: str | None = vars(parser.parse_args()).get("round")
@@ -185,7 +186,7 @@ def run_stage(
         ):
             if runtime.is_main:
                 remove_leftovers(Path("runs") / name / (key or ""))
-            with open_tracker(label, params, enabled=runtime.is_main) as tracker:
+            with open_stage_tracker(label, params, enabled=runtime.is_main) as tracker:
                 stage = Stage(name, key, params, runtime, list(inputs(params, key)), tracker)
                 body(stage)
                 tracker.finish(stage.folder, stage.fingerprint)

@@ -13,7 +13,7 @@ from typing import Any
 
 from atp.pseudo_labels.store import PseudoLabelWriter
 from atp.stages import stage
-from atp.tracking import open_tracker
+from atp.stages.beside import open_stage_tracker
 from atp.training.loop import Training
 
 ORDER = (
@@ -82,6 +82,6 @@ def slow_down(step_s: float) -> None:
 
     def ready(*args: Any, **kwargs: Any) -> Any:
         Path("ready").touch()
-        return open_tracker(*args, **kwargs)
+        return open_stage_tracker(*args, **kwargs)
 
-    stage.open_tracker = ready
+    stage.open_stage_tracker = ready
