@@ -27,7 +27,7 @@ from torch import Tensor
 from atp.config import Augmentation, DumpSection, Params, SourceSection
 from atp.data.folder import Sample, list_samples
 from atp.data.labels import LabelSpace
-from atp.data.loading import ImageCache, PairedImages, TrainingImages, folder_labels, mix_seed
+from atp.data.loading import FolderLabels, ImageCache, PairedImages, TrainingImages, mix_seed
 from atp.files import atomic_path
 from atp.models.network import SegmentationNetwork, build_network
 from atp.pseudo_labels.store import PseudoLabelStore
@@ -38,7 +38,7 @@ from atp.stages.process import die_with_parent
 from atp.stages.propagate import label_counts, propagate, rarity_weights
 from atp.stages.source import train_source
 from atp.stages.split import split
-from atp.stages.teach import stored_labels, teach
+from atp.stages.teach import StoredLabels, teach
 from atp.training.prediction import reestimate_batchnorm
 from atp.training.run import Run
 from atp.training.runtime import Runtime, open_runtime
@@ -104,7 +104,7 @@ class Experiment:
         torch.manual_seed(run.seed)
         config = self.params.network.model_copy(update={"num_classes": self.space.num_classes})
         network = build_network(config) if start is None else copy.deepcopy(start)
-        labels = folder_labels(self.space.num_classes, self.params.data.size, self.cache)
+        labels = FolderLabels(self.space.num_classes, self.params.data.size, self.cache)
         train_source(network, self.images(samples, section, labels), section, run)
         return network
 
@@ -156,7 +156,7 @@ class Experiment:
         network = start
         for number in self.params.rounds:
             store = PseudoLabelStore(self.dump(network, source, f"{key}-{number}", dumping))
-            labels = stored_labels(store, negatives=section.negative > 0 and section.negatives == "dumped")
+            labels = StoredLabels(store, negatives=section.negative > 0 and section.negatives == "dumped")
             student = copy.deepcopy(network)
             network, _ = teach(
                 student,
@@ -178,7 +178,7 @@ class Experiment:
         easy, hard = split({row["name"]: row["entropy"] for row in store.table["images"]}, self.params.split.easy_ratio)
         samples = {sample.name: sample for sample in self.target}
         pairs = PairedImages(
-            self.images([samples[n] for n in easy], section, stored_labels(store, negatives=section.negative > 0)),
+            self.images([samples[n] for n in easy], section, StoredLabels(store, negatives=section.negative > 0)),
             self.images([samples[n] for n in hard], section),
         )
         weights: Tensor | None = rarity_weights([label_counts(store, name) for name in easy], section.balance)

@@ -250,28 +250,68 @@ def mix_seed(*parts: int) -> int:
     return state >> 1
 
 
+@dataclass(frozen=True)
+class _Told:
+    """A data set whose bad input is an item instead of an exception.
+
+    A worker's exception would reach the main process as another one, with a traceback for its message.
+    """
+
+    images: TrainingSet[Any]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        try:
+            return self.images[key]
+        except InputError as error:
+            return error
+
+    def collate(self, items: list[Any]) -> Any:
+        errors = [item for item in items if isinstance(item, InputError)]
+        try:
+            return errors[0] if errors else self.images.collate(items)
+        except InputError as error:
+            return error
+
+
 def training_loader(
     images: TrainingSet[AnyBatch], order: TrainingOrder, *, workers: int, pin_memory: bool
-) -> DataLoader[AnyBatch]:
-    """Batches in the sampler's order."""
-    return DataLoader(
+) -> Iterator[AnyBatch]:
+    """Batches in the sampler's order.
+
+    Raises:
+        InputError: in the process that iterates, whichever process met it.
+    """
+    told = _Told(images)
+    loader: DataLoader[Any] = DataLoader(
         # PyTorch's annotations do not foresee keys that are no ints.
-        cast("Dataset[AnyBatch]", images),
+        cast("Dataset[Any]", told),
         batch_sampler=cast("Sampler[list[Any]]", order),
         num_workers=workers,
-        collate_fn=images.collate,
+        collate_fn=told.collate,
         pin_memory=pin_memory,
-        persistent_workers=workers > 0,
     )
+    for batch in loader:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch
 
 
-def folder_labels(num_classes: int, size: tuple[int, int] | None, cache: ImageCache) -> Callable[[Sample], Labels]:
-    """Labels read from a sample's label file, resized like its image."""
+@dataclass(frozen=True)
+class FolderLabels:
+    """Labels read from a sample's label file, resized like its image.
 
-    def read(sample: Sample) -> Labels:
+    A class, not a closure: where workers are spawned rather than forked, it is pickled.
+    """
+
+    num_classes: int
+    size: tuple[int, int] | None
+    cache: ImageCache
+
+    def __call__(self, sample: Sample) -> Labels:
         path = sample.label
         if path is None:
             raise InputError(f"{sample.image}: no label for this image")
-        return Labels(cache.get(path, lambda: read_label(path, num_classes, size)))
-
-    return read
+        return Labels(self.cache.get(path, lambda: read_label(path, self.num_classes, self.size)))

@@ -15,7 +15,7 @@ from atp.losses.supervised import segmentation_cross_entropy
 from atp.models.network import SegmentationNetwork
 from atp.pseudo_labels.store import PseudoLabelStore
 from atp.stages.stage import Stage, run_stage
-from atp.stages.teach import stored_labels
+from atp.stages.teach import StoredLabels
 from atp.training.ema import AveragedNetwork
 from atp.training.loop import History, Training
 from atp.training.mixing import class_mix_masks, mix
@@ -111,7 +111,7 @@ def body(stage: Stage) -> None:
     samples = {sample.name: sample for sample in stage.target_images()}
     cache = stage.cache()
     size, crop = data.size, data.crop
-    labels = stored_labels(store, negatives=section.negative > 0)
+    labels = StoredLabels(store, negatives=section.negative > 0)
     easy_samples, hard_samples = ([samples[name] for name in ranking[part]] for part in ("easy", "hard"))
     easy = TrainingImages(easy_samples, section.augmentation, size=size, crop=crop, labels=labels, cache=cache)
     hard = TrainingImages(hard_samples, section.augmentation, size=size, crop=crop, cache=cache)

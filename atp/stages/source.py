@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from atp.config import Params, SourceSection
 from atp.data.folder import check_sizes, list_samples
-from atp.data.loading import Batch, TrainingImages, folder_labels
+from atp.data.loading import Batch, FolderLabels, TrainingImages
 from atp.losses.supervised import segmentation_cross_entropy
 from atp.models.checkpoint import Checkpoint, load_into, load_user_state
 from atp.models.network import SegmentationNetwork, build_network
@@ -49,7 +49,7 @@ def body(stage: Stage) -> None:
         section.augmentation,
         size=data.size,
         crop=data.crop,
-        labels=folder_labels(space.num_classes, data.size, cache),
+        labels=FolderLabels(space.num_classes, data.size, cache),
         cache=cache,
     )
     history = train_source(network, images, section, stage.run())

@@ -1,6 +1,6 @@
 """Stage ``teach``: bidirectional self-training on positive and negative pseudo labels (Sec. 3.2, Eqs. 5-8)."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -55,13 +55,15 @@ def teach(
     return (ema.network if ema else network), history
 
 
-def stored_labels(store: PseudoLabelStore, *, negatives: bool) -> Callable[[Sample], Labels]:
-    """An image's pseudo labels from the store."""
+@dataclass(frozen=True)
+class StoredLabels:
+    """An image's pseudo labels from the store; a class for the same reason as ``FolderLabels``."""
 
-    def read(sample: Sample) -> Labels:
-        return Labels(store.positive(sample.name), store.negatives(sample.name) if negatives else None)
+    store: PseudoLabelStore
+    negatives: bool
 
-    return read
+    def __call__(self, sample: Sample) -> Labels:
+        return Labels(self.store.positive(sample.name), self.store.negatives(sample.name) if self.negatives else None)
 
 
 def inputs(params: Params, key: str | None) -> list[Path]:
@@ -79,7 +81,7 @@ def body(stage: Stage) -> None:
         section.augmentation,
         size=data.size,
         crop=data.crop,
-        labels=stored_labels(store, negatives=section.negative > 0 and section.negatives == "dumped"),
+        labels=StoredLabels(store, negatives=section.negative > 0 and section.negatives == "dumped"),
         cache=stage.cache(),
     )
     handed_on, history = teach(network, images, section, stage.params.dump.negative_threshold, stage.run())

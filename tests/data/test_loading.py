@@ -1,5 +1,6 @@
 """Batches: one order whatever the workers and restarts, labels that move with their image, padding that is known."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,12 @@ from atp.data.folder import Sample, list_samples
 from atp.data.labels import IGNORE
 from atp.data.loading import (
     Batch,
+    FolderLabels,
     ImageCache,
     Labels,
     PairedImages,
     TrainingImages,
     TrainingOrder,
-    folder_labels,
     mix_seed,
     training_loader,
 )
@@ -46,7 +47,7 @@ def same(first: Batch, second: Batch) -> bool:
 
 
 def labelled(samples: list[Sample], augmentation: Augmentation, crop: tuple[int, int] | None = None) -> TrainingImages:
-    return TrainingImages(samples, augmentation, crop=crop, labels=folder_labels(3, None, ImageCache(1)))
+    return TrainingImages(samples, augmentation, crop=crop, labels=FolderLabels(3, None, ImageCache(1)))
 
 
 def test_labels_move_with_their_image(samples: list[Sample]) -> None:
@@ -89,6 +90,20 @@ def test_workers_change_nothing(samples: list[Sample]) -> None:
     images = labelled(samples, Augmentation(flip=True, jitter=0.3), crop=(7, 5))
     order = TrainingOrder(6, 2, 2, seed=5)
     assert all(same(a, b) for a, b in zip(all_batches(images, order), all_batches(images, order, 2), strict=True))
+
+
+def test_spawned_workers_can_be_given_what_a_stage_has(samples: list[Sample]) -> None:
+    images = pickle.loads(pickle.dumps(labelled(samples, Augmentation(flip=True))))
+    assert len(all_batches(images, TrainingOrder(6, 2, 1, seed=5))) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_input_stays_one_line_whichever_process_meets_it(samples: list[Sample], workers: int) -> None:
+    samples[2].image.write_bytes(b"no image")
+    with pytest.raises(InputError) as caught:
+        all_batches(labelled(samples, Augmentation(flip=True)), TrainingOrder(6, 2, 1, seed=5), workers)
+    assert str(caught.value).startswith(f"{samples[2].image}: cannot be read as an image")
+    assert "\n" not in str(caught.value)
 
 
 def test_processes_share_a_batch(samples: list[Sample]) -> None:

@@ -108,6 +108,8 @@ def no_such_device(project: Path) -> None:
     ],
 )
 def test_source_refuses(project: Path, run_stage: RunStage, spoil: Callable[[Path], None], message: str) -> None:
+    # As params.yaml has it: what a worker meets must be told as well.
+    edit(project, "runtime", workers=1)
     spoil(project)
     ended = run_stage(project, "source")
     assert ended.code == 2, ended.output

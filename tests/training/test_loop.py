@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from atp.config import Augmentation, Optimisation
 from atp.data.folder import list_samples
-from atp.data.loading import Batch, ImageCache, TrainingImages, folder_labels
+from atp.data.loading import Batch, FolderLabels, ImageCache, TrainingImages
 from atp.errors import InputError
 from atp.losses.supervised import segmentation_cross_entropy
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
@@ -38,7 +38,7 @@ def images(tmp_path: Path) -> TrainingImages:
             (tmp_path / kind).mkdir(exist_ok=True)
             Image.fromarray(array.numpy()).save(tmp_path / kind / f"{index}.png")
     samples = list_samples(tmp_path / "images", tmp_path / "labels")
-    return TrainingImages(samples, SECTION.augmentation, labels=folder_labels(2, None, ImageCache(1)))
+    return TrainingImages(samples, SECTION.augmentation, labels=FolderLabels(2, None, ImageCache(1)))
 
 
 def fresh() -> SegmentationNetwork:
