@@ -53,7 +53,7 @@ def least_confidence(code: int) -> float:
 
 
 class ConfidenceHistogram:
-    """Counts of the confidences of each class, image by image; histograms of several processes add up."""
+    """Counts of the confidences of each class, image by image."""
 
     def __init__(self, num_classes: int, bins: int = CERTAIN + 1) -> None:
         self.counts: NDArray[np.int64] = np.zeros((num_classes, bins), np.int64)
@@ -63,10 +63,6 @@ class ConfidenceHistogram:
         num_classes, bins = self.counts.shape
         flat = classes.astype(np.int64).ravel() * bins + codes.ravel()
         self.counts += np.bincount(flat, minlength=num_classes * bins).reshape(num_classes, bins)
-
-    def merge(self, other: "ConfidenceHistogram") -> None:
-        """Add the counts of another part of the images."""
-        self.counts += other.counts
 
     def thresholds(self, keep_ratio: float) -> NDArray[np.int64]:
         """The codes from which on labels are kept, (C,): lambda_c, the (1 - K) quantile of its confidences (Eq. 4).
