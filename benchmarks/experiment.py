@@ -291,7 +291,9 @@ def run_seeds(jobs: Sequence[tuple[Params, Rows, Path]], at_once: int) -> list[d
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(at_once, spawn, initializer=die_with_parent, max_tasks_per_child=1) as pool:
         waiting = [
-            pool.submit(run_rows, with_changes(params, {"runtime.threads": threads}), rows, folder)
+            pool.submit(
+                run_rows, with_changes(params, {"runtime.threads": threads, "runtime.workers": 0}), rows, folder
+            )
             for params, rows, folder in jobs
         ]
         return [job.result() for job in waiting]
