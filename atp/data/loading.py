@@ -4,6 +4,7 @@ Every item is drawn with a seed made from (seed, epoch, position), so what a bat
 of workers nor on where a killed run continues.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -292,6 +293,8 @@ def training_loader(
         num_workers=workers,
         collate_fn=told.collate,
         pin_memory=pin_memory,
+        # Forked, so that what a stage must not open is closed to them too; on other systems forking is not safe.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
     )
     for batch in loader:
         if isinstance(batch, InputError):

@@ -46,6 +46,8 @@ def lock(label: str) -> Iterator[None]:
     """
     STATE.mkdir(parents=True, exist_ok=True)
     with (STATE.parent / f"{label}.lock").open("w") as file:
+        # A data loading process that outlives a killed stage by seconds would hold its lock for as long.
+        os.register_at_fork(after_in_child=file.close)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -11,6 +11,8 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from atp.pseudo_labels.store import PseudoLabelWriter
 from atp.stages import stage
 from atp.stages.beside import open_stage_tracker
@@ -39,6 +41,14 @@ class Ended:
 
 
 RunStage = Callable[..., Ended]
+
+
+def set_params(project: Path, section: str, **changes: Any) -> None:
+    """Change a section of the project's params.yaml."""
+    yaml = YAML(typ="safe")
+    tree = yaml.load(project / "params.yaml")
+    tree[section].update(changes)
+    yaml.dump(tree, project / "params.yaml")
 
 
 def forkserver() -> ForkServerContext:

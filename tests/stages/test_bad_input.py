@@ -6,21 +6,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from ruamel.yaml import YAML
 
-from tests.stages.launch import RunStage
-
-
-def edit(project: Path, section: str, **changes: Any) -> None:
-    yaml = YAML(typ="safe")
-    tree = yaml.load(project / "params.yaml")
-    tree[section].update(changes)
-    yaml.dump(tree, project / "params.yaml")
+from tests.stages.launch import RunStage, set_params
 
 
 def no_images(project: Path) -> None:
@@ -50,11 +42,11 @@ def no_label(project: Path) -> None:
 
 
 def unknown_key(project: Path) -> None:
-    edit(project, "source", epoch=3)
+    set_params(project, "source", epoch=3)
 
 
 def wrong_type(project: Path) -> None:
-    edit(project, "source", epochs="many")
+    set_params(project, "source", epochs="many")
 
 
 def integer_rounds(project: Path) -> None:
@@ -69,7 +61,7 @@ def too_many_classes(project: Path) -> None:
 
     config = NetworkConfig(backbone="resnet_small", output_stride=8, aspp_dilations=(1, 2), num_classes=5)
     torch.save(build_network(config).state_dict(), project / "data/source/model.pth")
-    edit(project, "source", checkpoint="data/source/model.pth")
+    set_params(project, "source", checkpoint="data/source/model.pth")
 
 
 class Payload:
@@ -81,11 +73,11 @@ class Payload:
 
 def needs_unpickling(project: Path) -> None:
     torch.save({"state_dict": Payload()}, project / "data/source/model.pth")
-    edit(project, "source", checkpoint="data/source/model.pth")
+    set_params(project, "source", checkpoint="data/source/model.pth")
 
 
 def no_such_device(project: Path) -> None:
-    edit(project, "runtime", device="cuda:77")
+    set_params(project, "runtime", device="cuda:77")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +101,7 @@ def no_such_device(project: Path) -> None:
 )
 def test_source_refuses(project: Path, run_stage: RunStage, spoil: Callable[[Path], None], message: str) -> None:
     # As params.yaml has it: what a worker meets must be told as well.
-    edit(project, "runtime", workers=1)
+    set_params(project, "runtime", workers=1)
     spoil(project)
     ended = run_stage(project, "source")
     assert ended.code == 2, ended.output

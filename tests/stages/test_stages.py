@@ -16,7 +16,7 @@ from PIL import Image
 
 from atp.models.checkpoint import load_checkpoint
 from atp.pseudo_labels.store import PseudoLabelStore
-from tests.stages.launch import ORDER, RunStage, forkserver, stage_process
+from tests.stages.launch import ORDER, RunStage, forkserver, set_params, stage_process
 
 ROOT = Path(__file__).parents[2]
 ADAPTATION = ORDER[1:-1]
@@ -119,6 +119,8 @@ def test_killed_at_any_moment_a_stage_ends_with_the_same_bits(
 ) -> None:
     """kill -9 again and again, each time a little later, until the stage gets through."""
     project = Path(shutil.copytree(adapted, tmp_path / "project"))
+    # With a data loading process, which is still there when the stage starts again.
+    set_params(project, "runtime", workers=1)
     folder = project / "runs" / Path(files[0]).parts[1]
     folder = folder / arguments[1] if arguments else folder
     expected = {name: (project / name).read_bytes() for name in files}
@@ -155,6 +157,29 @@ def test_another_processes_stage_is_locked(adapted: Path, run_stage: RunStage) -
         ended = run_stage(adapted, "align")
     assert ended.code == 2
     assert "error: .atp/align.lock: another process runs the stage align; wait for it or end it" in ended.output
+
+
+def test_a_process_forked_from_a_stage_does_not_hold_its_lock(tmp_path: Path) -> None:
+    """A data loading process notices only after seconds that its stage was killed."""
+    program = (
+        "import os, time\n"
+        "from atp.stages.process import lock\n"
+        "with lock('teach'):\n"
+        "    child = os.fork()\n"
+        "    if not child: os.mkdir('ready'); time.sleep(60); os._exit(0)\n"
+        "    while not os.path.exists('ready'): time.sleep(0.01)\n"
+        "with lock('teach'): print('free')\n"
+        "os.kill(child, 9)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "free\n", done.stderr
 
 
 def test_a_stage_dies_with_its_parent(adapted: Path, tmp_path: Path) -> None:
