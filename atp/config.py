@@ -1,8 +1,11 @@
 """``params.yaml`` as typed, validated sections; the only place where settings are looked up by string."""
 
+import copy
 import difflib
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -22,6 +25,9 @@ Count = Annotated[int, Field(ge=1, strict=True)]
 Whole = Annotated[int, Field(ge=0, strict=True)]
 Channel = Annotated[int, Field(ge=0, le=255, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
+
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 class Section(BaseModel):
@@ -379,16 +385,17 @@ class Params(Section):
         return self
 
 
-def load_params(path: Path = Path("params.yaml")) -> Params:
+def load_params(path: Path = Path("params.yaml"), overrides: Mapping[str, Any] = EMPTY) -> Params:
     """Read and check the whole of params.yaml.
+
+    Args:
+        overrides: dotted names and the values to take instead, ``{"teach.epochs": 2}``.
 
     Raises:
         InputError: missing, not YAML, or an entry that is unknown, of the wrong type or out of range; all of the
             file is checked, since DVC would drop some of it silently (integer keys of a ``foreach``).
     """
-    tree = _read_yaml(path)
-    if not isinstance(tree, dict):
-        raise InputError(f"{path}: must be a mapping of sections, see the example in the repository")
+    tree = read_params(path, overrides)
     rounds = tree.get("rounds")
     for key in rounds if isinstance(rounds, dict) else ():
         if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", key):
@@ -399,6 +406,28 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         return Params.model_validate(tree)
     except ValidationError as error:
         raise InputError(f"{path}: {_explain(error)}") from error
+
+
+def read_params(path: Path, overrides: Mapping[str, Any] = EMPTY) -> dict[str, Any]:
+    """params.yaml as it stands, unchecked, with some entries replaced."""
+    tree = _read_yaml(path)
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: must be a mapping of sections, see the example in the repository")
+    return replaced(tree, overrides)
+
+
+def replaced(tree: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a nested mapping with dotted entries replaced."""
+    tree = copy.deepcopy(tree)
+    for dotted, value in overrides.items():
+        *path, last = dotted.split(".")
+        node: Any = tree
+        for part in path:
+            node = node.get(part) if isinstance(node, dict) else None
+        if not isinstance(node, dict):
+            raise InputError(f"{dotted}: there is no {'.'.join(path)} in the parameters to change")
+        node[last] = value
+    return tree
 
 
 def _read_yaml(path: Path) -> object:

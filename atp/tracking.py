@@ -286,11 +286,43 @@ def find_parent(client: "MlflowClient", params: Params) -> "Run":
     data = described.read_text() if described.exists() else ""
     tracked = params.model_dump_json(by_alias=True, exclude={"runtime"})
     pipeline = sha256(f"{tracked}\n{data}".encode()).hexdigest()[:16]
-    run = _find_or_create(client, {PIPELINE_TAG: pipeline}, f"pipeline-{pipeline[:6]}", finished=True)
+    return _pipeline(client, params, pipeline, f"pipeline-{pipeline[:6]}")
+
+
+def _pipeline(client: "MlflowClient", params: Params, identity: str, name: str) -> "Run":
+    run = _find_or_create(client, {PIPELINE_TAG: identity}, name, finished=True)
     if Path("params.yaml").exists() and not run.data.params:
         log_params(client, run, {"": params.model_dump(mode="json", by_alias=True)})
         client.log_artifact(run.info.run_id, "params.yaml")
     return run
+
+
+@contextmanager
+def pipeline_run(params: Params, identity: str, name: str) -> Iterator[str]:
+    """The id of a pipeline's run, for whoever starts the stages to hand on as ``ATP_PARENT_RUN_ID``.
+
+    Args:
+        identity: the same one finds the same run again, so that a retry continues it.
+        name: of a new run.
+
+    Raises:
+        InputError: MLflow does not work.
+    """
+    client = open_client()
+    with told(), store_lock("create"), patience(10, 2):
+        run_id = str(_pipeline(client, params, identity, name).info.run_id)
+    tracker = Tracker(client, run_id, run_id)
+    status = "FAILED"
+    try:
+        yield run_id
+        status = "FINISHED"
+    except Exception:
+        raise
+    except BaseException:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.end(status)
 
 
 def _find_or_create(client: "MlflowClient", tags: dict[str, str], name: str, *, finished: bool = False) -> "Run":

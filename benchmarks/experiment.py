@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atp.config import Augmentation, DumpSection, Params, SourceSection
+from atp.config import Augmentation, DumpSection, Params, SourceSection, replaced
 from atp.data.folder import Sample, list_samples
 from atp.data.labels import LabelSpace
 from atp.data.loading import FolderLabels, ImageCache, PairedImages, TrainingImages, mix_seed
@@ -48,14 +48,7 @@ logger = logging.getLogger(__name__)
 
 def with_changes(params: Params, changes: Mapping[str, Any]) -> Params:
     """A copy of the parameters with dotted entries replaced, validated anew."""
-    tree = params.model_dump(mode="json", by_alias=True)
-    for dotted, value in changes.items():
-        *path, last = dotted.split(".")
-        node = tree
-        for part in path:
-            node = node[part]
-        node[last] = value
-    return Params.model_validate(tree)
+    return Params.model_validate(replaced(params.model_dump(mode="json", by_alias=True), changes))
 
 
 @dataclass

@@ -25,14 +25,14 @@ STATE = Path(".atp/state")
 """Training states and half-done dumps; outside DVC's outputs, which DVC deletes before a rerun."""
 
 
-def die_with_parent() -> None:
+def die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
     """Ask the kernel to end this process with the one that started it (Linux; elsewhere nothing happens).
 
     Killing ``dvc`` would otherwise leave its stage training on beside the next one.
     """
     if sys.platform == "linux":
         parent, pr_set_pdeathsig = os.getppid(), 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, by)
         if os.getppid() != parent:
             sys.exit("the process that started this stage has ended")
 

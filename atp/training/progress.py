@@ -1,6 +1,7 @@
 """Progress: a bar on a terminal, sparse lines in a log."""
 
 import logging
+import re
 import sys
 import time
 from types import TracebackType
@@ -51,3 +52,11 @@ class Progress:
             self._said = now
             left = (now - self._begin) / (self._done - self._start) * (self._total - self._done)
             logger.info("%s: %d/%d, %.0f s left%s", self._name, self._done, self._total, left, self._figures)
+
+
+def share_done(line: str) -> float | None:
+    """How far the work is that this log line speaks of, in [0, 1]; None if it is no line of ``Progress``."""
+    found = re.match(r"[^:]+: (?:(\d+)/(\d+), \d+ s left|\d+ steps in \d+ s)", line)
+    if not found:
+        return None
+    return int(found[1]) / int(found[2]) if found[1] else 1.0

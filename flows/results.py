@@ -1,0 +1,63 @@
+"""What a run shows of its results in Prefect's UI: figures, labels, the picture, and the way to MLflow."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+PICTURE_WIDTH = 1100
+
+
+def show_results(runs: Path, run_id: str) -> None:
+    """Artifacts of the flow's run, from what the stages left; a run of the first stages alone has fewer."""
+    metrics = _read(runs / "evaluate/metrics.json")
+    if metrics:
+        create_table_artifact(miou_table(metrics["miou"]), key="miou", description="mIoU in percent, held-out target")
+    tables = {path.parent.name: _read(path) for path in sorted(runs.glob("dump/*/table.json"))}
+    tables |= {"split": _read(runs / "split/labels/table.json")}
+    tables = {name: table for name, table in tables.items() if table}
+    if tables:
+        create_table_artifact(label_table(tables), key="pseudo-labels", description="thresholds and coverage per round")
+    picture = runs / "report/predictions.png"
+    if picture.is_file():
+        create_markdown_artifact(f"![before and after]({data_uri(picture)})", key="predictions")
+
+
+def miou_table(miou: dict[str, float]) -> list[dict[str, Any]]:
+    """One row a model."""
+    source = miou.get("source")
+    return [
+        {"model": name, "mIoU, %": value, "over source": "" if source is None else f"{value - source:+.1f}"}
+        for name, value in miou.items()
+    ]
+
+
+def label_table(tables: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row a class and one for all: the least confidence that keeps a label, and the share of pixels kept."""
+    first = next(iter(tables.values()))
+    rows: list[dict[str, Any]] = [{"class": "all"}, *({"class": row["name"]} for row in first["classes"])]
+    for name, table in tables.items():
+        rows[0][f"{name}: kept, %"] = round(100 * table["coverage"], 1)
+        for row, entry in zip(rows[1:], table["classes"], strict=True):
+            threshold = entry["threshold"]
+            row[f"{name}: threshold"] = "never predicted" if threshold is None else round(threshold, 3)
+            row[f"{name}: kept, %"] = round(100 * entry["coverage"], 1)
+    return rows
+
+
+def data_uri(picture: Path) -> str:
+    """A picture small enough to lie in Prefect's database."""
+    with Image.open(picture) as image:
+        small = image.convert("RGB")
+    small.thumbnail((PICTURE_WIDTH, PICTURE_WIDTH))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.is_file() else None
