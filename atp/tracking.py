@@ -298,8 +298,8 @@ def _pipeline(client: "MlflowClient", params: Params, identity: str, name: str) 
 
 
 @contextmanager
-def pipeline_run(params: Params, identity: str, name: str) -> Iterator[str]:
-    """The id of a pipeline's run, for whoever starts the stages to hand on as ``ATP_PARENT_RUN_ID``.
+def pipeline_run(params: Params, identity: str, name: str) -> Iterator["Run"]:
+    """A pipeline's run; whoever starts the stages hands its id on as ``ATP_PARENT_RUN_ID``.
 
     Args:
         identity: the same one finds the same run again, so that a retry continues it.
@@ -310,11 +310,11 @@ def pipeline_run(params: Params, identity: str, name: str) -> Iterator[str]:
     """
     client = open_client()
     with told(), store_lock("create"), patience(10, 2):
-        run_id = str(_pipeline(client, params, identity, name).info.run_id)
-    tracker = Tracker(client, run_id, run_id)
+        run = _pipeline(client, params, identity, name)
+    tracker = Tracker(client, run.info.run_id, run.info.run_id)
     status = "FAILED"
     try:
-        yield run_id
+        yield run
         status = "FINISHED"
     except Exception:
         raise

@@ -46,6 +46,10 @@ class StageFailedError(Exception):
     """Ends the run; the stage's task says why."""
 
 
+HINTS = ("To track the changes with git", "git add ", "To enable auto staging", "dvc config ", "Use `dvc push`")
+"""What DVC tells a person at a terminal."""
+
+
 @contextmanager
 def child(command: Sequence[str], overrides: Mapping[str, Any], **variables: str) -> Iterator["subprocess.Popen[str]"]:
     """A command under changed parameters, in a process group of its own; however this ends, the whole group ends."""
@@ -115,6 +119,8 @@ def stage(name: str, overrides: dict[str, Any], force: bool, variables: dict[str
         assert process.stdout is not None
         for line in process.stdout:
             line = line.rstrip()
+            if not line or line.strip().startswith(HINTS):
+                continue
             logger.info(line)
             progress.read(line)
             cached |= line.endswith(CACHED)
@@ -183,8 +189,8 @@ def run_stages(pipeline: str, until: str | None, overrides: dict[str, Any], forc
     busy = force or any(not (step.clean or step.always) for step in steps)
     done: dict[str, State[Any]] = {}
     # Stages name their runs in MLflow after the pipeline's; MLflow's import is spared where nothing will be logged.
-    with pipeline_run(params, str(flow_run.id), str(flow_run.name)) if busy else nullcontext("") as run_id:
-        variables = {PARENT_VARIABLE: run_id} if run_id else {}
+    with pipeline_run(params, str(flow_run.id), str(flow_run.name)) if busy else nullcontext() as run:
+        variables = {PARENT_VARIABLE: run.info.run_id} if run else {}
         for step in steps:
             before = [done[name] for name in step.after]
             if step.clean and not force:
@@ -194,7 +200,7 @@ def run_stages(pipeline: str, until: str | None, overrides: dict[str, Any], forc
             if not state.is_completed():
                 raise StageFailedError(f"{step.name}: {state.message}")
             done[step.name] = state
-    show_results(Path("runs"), run_id)
+    show_results(Path("runs"), run)
     cached = sum(state.name == "Cached" for state in done.values())
     return Completed(message=f"{len(done)} stages, {cached} of them unchanged")
 

@@ -4,16 +4,26 @@ import base64
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+
+from atp.tracking import tracking_uri
+from flows.ui import MLFLOW_UI
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 PICTURE_WIDTH = 1100
 
 
-def show_results(runs: Path, run_id: str) -> None:
-    """Artifacts of the flow's run, from what the stages left; a run of the first stages alone has fewer."""
+def show_results(runs: Path, run: "Run | None") -> None:
+    """Artifacts of the flow's run, from what the stages left; a run of the first stages alone has fewer.
+
+    Args:
+        run: the pipeline's run in MLflow, if anything was logged.
+    """
     metrics = _read(runs / "evaluate/metrics.json")
     if metrics:
         create_table_artifact(miou_table(metrics["miou"]), key="miou", description="mIoU in percent, held-out target")
@@ -25,6 +35,15 @@ def show_results(runs: Path, run_id: str) -> None:
     picture = runs / "report/predictions.png"
     if picture.is_file():
         create_markdown_artifact(f"![before and after]({data_uri(picture)})", key="predictions")
+    if run:
+        create_link_artifact(mlflow_link(run), link_text=f"{run.info.run_name} in MLflow", key="mlflow")
+
+
+def mlflow_link(run: "Run") -> str:
+    """Where a person finds the run: at the tracking server, or at the one of ``make ui``."""
+    uri = tracking_uri()
+    server = uri.rstrip("/") if uri.startswith(("http://", "https://")) else MLFLOW_UI
+    return f"{server}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
 
 
 def miou_table(miou: dict[str, float]) -> list[dict[str, Any]]:

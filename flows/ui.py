@@ -1,0 +1,114 @@
+"""``make ui``: Prefect's and MLflow's servers on this machine alone, until Ctrl-C.
+
+python -m flows.ui [--prefect-port 4200] [--mlflow-port 5000]
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+
+from atp.errors import InputError, exit_codes
+from atp.stages.process import die_with_parent
+from atp.tracking import open_client, tracking_uri
+
+HOST = "127.0.0.1"
+PREFECT_PORT, MLFLOW_PORT = 4200, 5000
+MLFLOW_UI = f"http://{HOST}:{MLFLOW_PORT}"
+READY_S = 180
+GRACE_S = 10
+
+
+def prefect_command(port: int) -> list[str]:
+    return [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+
+
+def mlflow_command(port: int) -> list[str]:
+    """On the store that the stages use, which must be a database and no server."""
+    where = ["--host", HOST, "--port", str(port), "--workers", "1"]
+    return [sys.executable, "-m", "mlflow", "server", *where, "--backend-store-uri", tracking_uri()]
+
+
+def start(command: list[str], log: Path) -> "subprocess.Popen[bytes]":
+    """A server in a process group of its own, so that Ctrl-C reaches it through us alone; it dies with us."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+            # Its helper processes for jobs that we have not take half a minute to start.
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        )
+
+
+def wait_until_ready(name: str, url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Until the server answers.
+
+    Raises:
+        InputError: it ended, or took too long.
+    """
+    end = time.monotonic() + READY_S
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise InputError(f"{name} ended with {process.returncode}: {_last_line(log)}; all of it is in {log}")
+        with suppress(OSError), urllib.request.urlopen(url, timeout=2):
+            return
+        time.sleep(0.3)
+    raise InputError(f"{name} does not answer at {url} after {READY_S} s; see {log}")
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """Ask the whole group, then insist."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE_S)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prefect-port", type=int, default=PREFECT_PORT)
+    parser.add_argument("--mlflow-port", type=int, default=MLFLOW_PORT)
+    arguments = parser.parse_args()
+    prefect, mlflow = (f"http://{HOST}:{port}" for port in (arguments.prefect_port, arguments.mlflow_port))
+    logs = Path(".atp/servers")
+    servers: list[subprocess.Popen[bytes]] = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with exit_codes():
+        # One process makes the database, or several at once would break it.
+        open_client()
+        try:
+            for name, command, url in (
+                ("prefect", prefect_command(arguments.prefect_port), f"{prefect}/api/health"),
+                ("mlflow", mlflow_command(arguments.mlflow_port), f"{mlflow}/health"),
+            ):
+                servers.append(start(command, logs / f"{name}.log"))
+                wait_until_ready(name, url, servers[-1], logs / f"{name}.log")
+            print(f"Prefect  {prefect}\nMLflow   {mlflow}\nCtrl-C stops both.", flush=True)
+            for server in servers:
+                server.wait()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            for server in servers:
+                stop(server)
+
+
+if __name__ == "__main__":
+    main()
