@@ -89,6 +89,8 @@ def main() -> None:
     prefect, mlflow = (f"http://{HOST}:{port}" for port in (arguments.prefect_port, arguments.mlflow_port))
     logs = Path(".atp/servers")
     servers: list[subprocess.Popen[bytes]] = []
+    # Also where a shell has started us in the background, with Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with exit_codes():
         # One process makes the database, or several at once would break it.
