@@ -134,6 +134,8 @@ class RuntimeSection(Section):
 
     Attributes:
         device: ``auto`` takes CUDA where it is, else the CPU.
+        processes: that share the work of a stage, by PyTorch's launcher; 0 takes one for each GPU. Each computes
+            BatchNorm's statistics on its part of the batch.
         workers: data loading processes; 0 loads in the training process.
         threads: CPU threads of PyTorch; 0 leaves its own choice. On the CPU another number may change the last bits.
         cache_mb: memory for decoded images, per process.
@@ -141,6 +143,7 @@ class RuntimeSection(Section):
     """
 
     device: str = "auto"
+    processes: Whole = 1
     workers: Whole = 0
     threads: Whole = 0
     cache_mb: Whole = 2048

@@ -8,19 +8,13 @@ DVC stays the one graph and the one cache: what it finds unchanged shows as Cach
 
 import argparse
 import json
-import os
-import re
-import signal
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
-from uuid import UUID
+from typing import Any
 
-from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
@@ -30,55 +24,18 @@ from ruamel.yaml import YAML
 from atp.config import load_params
 from atp.errors import InputError, exit_codes
 from atp.stages.process import lock
-from atp.tracking import PARENT_VARIABLE, pipeline_run
-from atp.training.progress import share_done
-from flows.child import GRACE_S, put_back
+from atp.tracking import PARENT_VARIABLE, pipeline_run, tracking_uri
+from flows.child import put_back
+from flows.elsewhere import run_elsewhere
 from flows.plan import Step
 from flows.results import show_results
+from flows.stage import BAD_INPUT, CACHED, child, reproduce
 
 RETRIES, RETRY_DELAY_S = 2, 10
-BAD_INPUT = "BadInput"
-CACHED = ("didn't change, skipping", "is cached - skipping run, checking out outputs")
-"""What DVC says when a stage's result is there already."""
 
 
 class StageFailedError(Exception):
     """Ends the run; the stage's task says why."""
-
-
-HINTS = ("To track the changes with git", "git add ", "To enable auto staging", "dvc config ", "Use `dvc push`")
-"""What DVC tells a person at a terminal."""
-
-
-@contextmanager
-def child(command: Sequence[str], overrides: Mapping[str, Any], **variables: str) -> Iterator["subprocess.Popen[str]"]:
-    """A command under changed parameters, in a process group of its own; however this ends, the whole group ends."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flows.child", "--set", json.dumps(overrides), *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, **variables},
-    )
-    try:
-        yield process
-        process.wait()
-    finally:
-        _end(process)
-
-
-def _end(process: "subprocess.Popen[str]") -> None:
-    # By hand and not on `poll()`: the leader may be gone while others of its group still run.
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(2 * GRACE_S)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    put_back()
 
 
 def make_plan(pipeline: str, until: str | None, overrides: Mapping[str, Any]) -> list[Step]:
@@ -110,53 +67,27 @@ def worth_retrying(task: object, run: object, state: State[Any]) -> bool:
     retry_delay_seconds=RETRY_DELAY_S,
     retry_condition_fn=worth_retrying,
 )
-def stage(name: str, overrides: dict[str, Any], force: bool, variables: dict[str, str]) -> State[Any]:
-    """Reproduce one stage; its lines are this task's log, its progress an artifact."""
-    logger, progress = get_run_logger(), ProgressArtifact(name)
-    command = ["dvc", "--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), name]
-    cached, bad, complaint = False, False, ""
-    with child([sys.executable, "-m", *command], overrides, **variables) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            line = line.rstrip()
-            if not line or line.strip().startswith(HINTS):
-                continue
-            logger.info(line)
-            progress.read(line)
-            cached |= line.endswith(CACHED)
-            if line.startswith(("error: ", "ERROR: ")):
-                # The stage's own line, which comes first, says more than DVC's.
-                complaint = complaint or line.partition(" ")[2]
-            bad |= line.endswith("exited with 2")
-    if process.returncode:
-        message = complaint or f"{name}: DVC ended with {process.returncode}"
-        return Failed(name=BAD_INPUT if bad else "Failed", message=message)
-    return Completed(name="Cached", message="unchanged") if cached else Completed(message="done")
-
-
-class ProgressArtifact:
-    """A bar in the UI, made when a stage first tells how far it is."""
-
-    def __init__(self, stage: str) -> None:
-        self._stage = stage
-        self._id: UUID | None = None
-
-    def read(self, line: str) -> None:
-        share = share_done(line)
-        if share is None:
-            return
-        percent = 100 * share
-        if self._id is None:
-            key = re.sub(r"[^a-z0-9]+", "-", f"{self._stage}-progress".lower())
-            self._id = cast("UUID", create_progress_artifact(percent, key=key, description=line))
-        else:
-            update_progress_artifact(self._id, percent, description=line)
+def stage(
+    name: str,
+    after: Sequence[str],
+    overrides: dict[str, Any],
+    force: bool,
+    variables: dict[str, str],
+    place: str | None,
+) -> State[Any]:
+    """Reproduce one stage, here or elsewhere; its lines are this task's log, its progress an artifact."""
+    try:
+        if place:
+            return run_elsewhere(place, name, after, overrides, variables, force=force)
+        return reproduce(name, overrides, variables, force=force)
+    except InputError as error:
+        return Failed(name=BAD_INPUT, message=str(error))
 
 
 @task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
 def unchanged(name: str) -> State[Any]:
     """A stage whose result is there already."""
-    return Completed(name="Cached", message="unchanged")
+    return Completed(name=CACHED, message="unchanged")
 
 
 @flow(name="adapt", persist_result=False)
@@ -165,6 +96,7 @@ def adapt(
     until: str | None = None,
     overrides: dict[str, Any] | None = None,
     force: bool = False,
+    places: dict[str, str] | None = None,
 ) -> State[Any]:
     """Adapt a segmentation model to a new domain: run what DVC finds out of date.
 
@@ -173,19 +105,25 @@ def adapt(
         until: the last stage wanted, as in `dvc dag`; all of them if empty.
         overrides: parameters to change for this run alone, `{"teach.epochs": 2}`.
         force: run the stages even if nothing changed.
+        places: stages that run on other machines, by deployment, `{"teach@r01": "stage/gpu"}`; `*` means all others.
     """
     try:
         with lock("flow"):
             put_back()
-            return run_stages(pipeline, until, overrides or {}, force)
+            return run_stages(pipeline, until, overrides or {}, force, places or {})
     except InputError as error:
         return Failed(name=BAD_INPUT, message=str(error))
 
 
-def run_stages(pipeline: str, until: str | None, overrides: dict[str, Any], force: bool) -> State[Any]:
+def run_stages(
+    pipeline: str, until: str | None, overrides: dict[str, Any], force: bool, places: Mapping[str, str]
+) -> State[Any]:
     """All stages that have something to do, one after the other; the first that fails ends the run."""
     params = load_params(overrides=overrides)
     steps = make_plan(pipeline, until, overrides)
+    unknown = set(places) - {step.name for step in steps} - {"*"}
+    if unknown:
+        raise InputError(f"places: no stage {sorted(unknown)[0]} in {pipeline}")
     busy = force or any(not (step.clean or step.always) for step in steps)
     done: dict[str, State[Any]] = {}
     # Stages name their runs in MLflow after the pipeline's; MLflow's import is spared where nothing will be logged.
@@ -196,13 +134,21 @@ def run_stages(pipeline: str, until: str | None, overrides: dict[str, Any], forc
             if step.clean and not force:
                 state = unchanged(step.name, wait_for=before, return_state=True)
             else:
-                state = stage(step.name, overrides, force, variables, wait_for=before, return_state=True)
+                place = places.get(step.name, places.get("*"))
+                known = variables if place is None else known_elsewhere(variables)
+                state = stage(step.name, step.after, overrides, force, known, place, wait_for=before, return_state=True)
             if not state.is_completed():
                 raise StageFailedError(f"{step.name}: {state.message}")
             done[step.name] = state
     show_results(Path("runs"), run)
-    cached = sum(state.name == "Cached" for state in done.values())
+    cached = sum(state.name == CACHED for state in done.values())
     return Completed(message=f"{len(done)} stages, {cached} of them unchanged")
+
+
+def known_elsewhere(variables: dict[str, str]) -> dict[str, str]:
+    """What another machine's stage is told of MLflow: a server's address, but no file of this machine."""
+    uri = tracking_uri()
+    return {**variables, "MLFLOW_TRACKING_URI": uri} if uri.startswith(("http://", "https://")) else {}
 
 
 def main() -> None:

@@ -1,28 +1,37 @@
 """A stage as DVC starts it: ``python -m atp.stages NAME [--round KEY]``.
 
-Bad parameters are told before PyTorch's import, and MLflow's runs beside it.
+Bad parameters are told before PyTorch's import, and MLflow's runs beside it. With ``runtime.processes`` the stage runs in
+several processes, under PyTorch's launcher.
 """
 
 import gc
+import logging
+import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 
 from atp.config import load_params
 from atp.errors import InputError, exit_codes
 from atp.stages.beside import start_ahead
+from atp.stages.process import die_with_parent
 
-STAGES = ("source", "align", "dump", "teach", "split", "propagate", "evaluate", "report", "register")
+ALONE = ("evaluate", "report", "register")
+"""Stages with nothing to divide among processes."""
 
 
 def main() -> None:
     name, *arguments = sys.argv[1:] or [""]
     with exit_codes():
-        if name not in STAGES:
-            raise InputError(f"python -m atp.stages {name}: no such stage; it must be one of {', '.join(STAGES)}")
+        if not name.isidentifier() or not find_spec(f"atp.stages.{name}"):
+            raise InputError(f"python -m atp.stages {name}: no such stage; dvc.yaml has them all")
         if not {"-h", "--help"} & set(arguments):
-            load_params()
+            processes = load_params().runtime.processes
             # Collecting garbage while modules are imported takes a tenth of the time and finds nothing.
             gc.disable()
+            if processes != 1 and name not in ALONE:
+                sys.exit(launch(name, arguments, processes))
             # ``register`` mostly finds that there is nothing to do.
             if name != "register":
                 start_ahead()
@@ -30,6 +39,31 @@ def main() -> None:
     stage = import_module(f"atp.stages.{name}")
     gc.enable()
     stage.main()
+
+
+def launch(name: str, arguments: Sequence[str], processes: int) -> int:
+    """Run a stage in several processes, as ``torchrun`` does; returns the exit code of the first that failed.
+
+    Args:
+        processes: 0 starts one for each GPU.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    die_with_parent()
+    # Its warnings about the threads of each, and its report of a failed stage, would bury what the stage says.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // (processes or 1))))
+    count = str(processes) if processes else "gpu"
+    command = ["--standalone", "--nproc-per-node", count, "--module", f"atp.stages.{name}", *arguments]
+    try:
+        run(parse_args(command))  # type: ignore[no-untyped-call]
+    except ChildFailedError as error:
+        return max(1, error.get_first_failure()[1].exitcode)
+    except ValueError as error:
+        # "gpu" where there is none.
+        raise InputError(f"params.yaml: runtime.processes: {error}") from error
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,163 @@
+"""A stage on another machine, in a clone of its own, with a DVC remote that both machines share.
+
+The run that wants it sends the commit, ``dvc.lock`` and the changed parameters; the other machine pulls what the stage
+reads, runs it, pushes what it made and sends the stage's entry of ``dvc.lock`` back.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from prefect import flow
+from prefect.artifacts import Artifact, create_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.runtime import flow_run, task_run
+from prefect.states import Cancelling, Completed, Failed
+from ruamel.yaml import YAML
+
+from atp.errors import InputError
+from atp.files import atomic_path
+from atp.registry.origin import git
+from atp.stages.process import lock
+from flows.child import put_back
+from flows.stage import BAD_INPUT, Output, child, dvc, reproduce, slug
+
+LOCK = Path("dvc.lock")
+
+
+def run_elsewhere(
+    deployment: str,
+    name: str,
+    after: Sequence[str],
+    overrides: Mapping[str, Any],
+    variables: Mapping[str, str],
+    *,
+    force: bool,
+) -> State[Any]:
+    """Let a deployment of the flow ``stage`` run a stage, and bring its outputs here.
+
+    Args:
+        deployment: ``stage/gpu``.
+        after: names of the stages whose outputs it reads.
+
+    Raises:
+        InputError: no such deployment, no DVC remote, or not a git repository.
+    """
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        raise InputError(f"{Path.cwd()}: no git repository; machines find the same code by its commit")
+    if after:
+        transfer("push", *after)
+    wanted = {
+        "name": name,
+        "commit": commit,
+        "lock_text": LOCK.read_text() if LOCK.exists() else "",
+        "overrides": dict(overrides),
+        "force": force,
+        "variables": dict(variables),
+    }
+    try:
+        # At once and not when it has ended: its id is needed to end it with this run.
+        run = cast(
+            "FlowRun",
+            run_deployment(deployment, parameters=wanted, timeout=0, flow_run_name=f"{name} {task_run.run_count}"),
+        )
+    except ObjectNotFound as error:
+        raise InputError(f"{deployment}: no such deployment in Prefect; see prefect.yaml") from error
+    with get_client(sync_client=True) as client:
+        try:
+            state = _wait(client, run.id)
+        except BaseException:
+            client.set_flow_run_state(run.id, Cancelling(), force=True)
+            raise
+    if not state.is_completed():
+        name_of_state = BAD_INPUT if state.name == BAD_INPUT else "Failed"
+        return Failed(name=name_of_state, message=f"{deployment}: {state.message or state.name}")
+    entry = cast("Artifact | None", Artifact.get(key=_key(name, str(run.id))))
+    assert entry is not None, "a completed run leaves one"
+    write_entry(name, json.loads(str(entry.data)))
+    transfer("pull", "--force", name)
+    return Completed(name=state.name, message=state.message)
+
+
+def _wait(client: Any, run_id: object, every_s: float = 1.0) -> State[Any]:
+    """Until the run has ended; its final state."""
+    while True:
+        state: State[Any] = client.read_flow_run(run_id).state
+        if state.is_final():
+            return state
+        time.sleep(every_s)
+
+
+@flow(name="stage", persist_result=False)
+def stage_here(
+    name: str, commit: str, lock_text: str, overrides: dict[str, Any], force: bool, variables: dict[str, str]
+) -> State[Any]:
+    """Run one stage of another machine's pipeline in this clone.
+
+    Args:
+        name: DVC's address of the stage.
+        commit: that the clone must be at.
+        lock_text: dvc.lock, which names the stage's inputs.
+        overrides, force, variables: see ``flows.stage.reproduce``.
+    """
+    try:
+        with lock("flow"):
+            put_back()
+            here = git("rev-parse", "HEAD")
+            if here != commit:
+                raise InputError(
+                    f"{Path.cwd()}: this clone is at {str(here)[:10]}, the run is of {commit[:10]}; "
+                    f"git fetch && git checkout {commit[:10]}"
+                )
+            if lock_text:
+                with atomic_path(LOCK) as temporary:
+                    temporary.write_text(lock_text)
+            state = reproduce(name, overrides, variables, force=force, pull=True)
+            if state.is_completed():
+                transfer("push", name)
+                create_markdown_artifact(json.dumps(read_entry(name)), key=_key(name, str(flow_run.id)))
+            return state
+    except InputError as error:
+        return Failed(name=BAD_INPUT, message=str(error))
+
+
+def _key(name: str, run_id: str) -> str:
+    return f"dvc-lock-{slug(name)}-{run_id}"
+
+
+def transfer(*arguments: str) -> None:
+    """``dvc push`` or ``dvc pull``.
+
+    Raises:
+        InputError: it failed; says why.
+    """
+    output = Output()
+    with child(dvc(*arguments), {}) as process:
+        assert process.stdout is not None
+        output.read(process.stdout)
+    if process.returncode:
+        raise InputError(
+            f"dvc {arguments[0]}: {(output.complaint or output.last).removesuffix('.')}; see docs/operating.md"
+        )
+
+
+def read_entry(name: str) -> dict[str, Any]:
+    """A stage's entry of dvc.lock: digests of what it read and made."""
+    entry: dict[str, Any] = YAML(typ="safe", pure=True).load(LOCK)["stages"][name]
+    return entry
+
+
+def write_entry(name: str, entry: dict[str, Any]) -> None:
+    """Set a stage's entry of dvc.lock, whatever else it holds."""
+    yaml = YAML()
+    yaml.default_flow_style = False  # as DVC writes it
+    tree: Any = yaml.load(LOCK) if LOCK.exists() else {"schema": "2.0", "stages": {}}
+    tree["stages"][name] = entry
+    with atomic_path(LOCK) as temporary, temporary.open("w") as file:
+        yaml.dump(tree, file)

@@ -1,0 +1,147 @@
+"""One stage as a child process: ``dvc repro --single-item``, its lines as log, its progress as an artifact."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, cast
+from uuid import UUID
+
+from prefect import get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from atp.training.progress import share_done
+from flows.child import GRACE_S, put_back
+
+BAD_INPUT, CACHED = "BadInput", "Cached"
+"""Names of states: what no retry mends, and what was there already."""
+
+SKIPPED = ("didn't change, skipping", "is cached - skipping run, checking out outputs")
+"""What DVC says when a stage's result is there already."""
+
+HINTS = ("To track the changes with git", "git add ", "To enable auto staging", "dvc config ", "Use `dvc push`")
+"""What DVC tells a person at a terminal."""
+
+
+@contextmanager
+def child(command: Sequence[str], overrides: Mapping[str, Any], **variables: str) -> Iterator["subprocess.Popen[str]"]:
+    """A command under changed parameters, in a process group of its own; however this ends, the whole group ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.child", "--set", json.dumps(overrides), *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, **variables},
+    )
+    try:
+        yield process
+        process.wait()
+    finally:
+        _end(process)
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    # By hand and not on `poll()`: the leader may be gone while others of its group still run.
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(2 * GRACE_S)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    put_back()
+
+
+def dvc(*arguments: str) -> list[str]:
+    """A command of DVC's that waits for another one on the same repository to end."""
+    return [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
+
+
+@dataclass
+class Output:
+    """What a command printed, told line by line to the log of the run that this is called in.
+
+    Attributes:
+        skipped: DVC found the result there already.
+        bad_input: a stage ended with the exit code of bad input.
+        complaint: the first line that says what is wrong.
+        last: the last line.
+    """
+
+    skipped: bool = False
+    bad_input: bool = False
+    complaint: str = ""
+    last: str = ""
+    progress: "ProgressArtifact | None" = None
+
+    def read(self, lines: Iterator[str]) -> None:
+        """Until the command closes its output."""
+        logger = get_run_logger()
+        for line in map(str.rstrip, lines):
+            if not line or line.strip().startswith(HINTS):
+                continue
+            logger.info(line)
+            self.last = line
+            if self.progress:
+                self.progress.read(line)
+            self.skipped |= line.endswith(SKIPPED)
+            self.bad_input |= line.endswith("exited with 2")
+            if line.startswith(("error: ", "ERROR: ")):
+                # The stage's own line, which comes first, says more than DVC's.
+                self.complaint = self.complaint or line.partition(" ")[2]
+
+
+def reproduce(
+    name: str, overrides: Mapping[str, Any], variables: Mapping[str, str], *, force: bool, pull: bool = False
+) -> State[Any]:
+    """Run one stage if it is out of date.
+
+    Args:
+        name: DVC's address of it.
+        overrides: dotted parameters that this run changes.
+        variables: of the stage's environment.
+        force: run it all the same.
+        pull: get what it reads from DVC's remote, where it is not here.
+    """
+    flags = [*(["--force"] if force else []), *(["--pull"] if pull else [])]
+    output = Output(progress=ProgressArtifact(name))
+    with child(dvc("repro", "--single-item", *flags, name), overrides, **variables) as process:
+        assert process.stdout is not None
+        output.read(process.stdout)
+    if process.returncode:
+        message = output.complaint or f"{name}: DVC ended with {process.returncode}"
+        return Failed(name=BAD_INPUT if output.bad_input else "Failed", message=message)
+    return Completed(name=CACHED, message="unchanged") if output.skipped else Completed(message="done")
+
+
+@dataclass
+class ProgressArtifact:
+    """A bar in the UI, made when a stage first tells how far it is."""
+
+    stage: str
+    _id: UUID | None = field(default=None, init=False)
+
+    def read(self, line: str) -> None:
+        share = share_done(line)
+        if share is None:
+            return
+        percent = 100 * share
+        if self._id is None:
+            key = f"{slug(self.stage)}-progress"
+            self._id = cast("UUID", create_progress_artifact(percent, key=key, description=line))
+        else:
+            update_progress_artifact(self._id, percent, description=line)
+
+
+def slug(stage: str) -> str:
+    """A stage's name as the key of an artifact: lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", stage.lower())
