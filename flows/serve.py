@@ -8,6 +8,8 @@ import os
 
 from flows.ui import HOST, PREFECT_PORT
 
+# A click in the UI should not wait for Prefect's ten seconds.
+os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "2")
 os.environ.setdefault("PREFECT_API_URL", f"http://{HOST}:{PREFECT_PORT}/api")
 
 

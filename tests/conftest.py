@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from atp.data.labels import LabelSpace
 from atp.models.checkpoint import save_checkpoint
 from atp.models.network import NetworkConfig, build_network
+from tests.clone import dvc, make_clone
 
 ROOT = Path(__file__).parents[1]
 
@@ -123,3 +124,12 @@ def registered(tmp_path_factory: pytest.TempPathFactory, mlflow_imported: None) 
     outputs = [path.read_text() for path in root.glob("*/output.txt")]
     assert done.returncode == 0, "\n".join([done.stderr, *outputs])
     return root
+
+
+@pytest.fixture(scope="session")
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone on tiny data after `dvc repro`. Not to be changed: copy it."""
+    clone = tmp_path_factory.mktemp("reproduced") / "clone"
+    make_clone(clone)
+    dvc(clone, "repro")
+    return clone

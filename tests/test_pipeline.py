@@ -1,72 +1,20 @@
 """The whole pipeline as its users run it: `dvc repro` in a clone, on tiny data."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
-ROOT = Path(__file__).parents[1]
-TINY = {
-    "training": {"precision": "fp32"},
-    "runtime": {"threads": 2, "workers": 0},
-    "source": {"epochs": 2, "batch_size": 4},
-    "align": {"epochs": 1, "batch_size": 4},
-    "teach": {"epochs": 1, "batch_size": 4},
-    "propagate": {"epochs": 1, "batch_size": 2},
-    "dump": {"scales": [1.0]},
-    "rounds": {"r02": {"model": "runs/teach/r01"}},
-    "split": {"model": "runs/teach/r02"},
-}
-
-
-def dvc(clone: Path, *arguments: str) -> str:
-    # The environment of this interpreter, activated or not.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": f"sqlite:///{clone}/mlflow.db"}
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / "dvc"), *arguments],
-        cwd=clone,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+from tests.clone import dvc
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project's tracked files, few of its images, and parameters for seconds instead of minutes; reproduced."""
-    clone = tmp_path_factory.mktemp("clone")
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
-    for name in tracked.decode().split("\0"):
-        source = ROOT / name
-        # The first ten images of each split stand for all.
-        if not source.is_file() or (
-            name.startswith("assets/streets/") and source.stem.isdigit() and int(source.stem) > 9
-        ):
-            continue
-        (clone / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source, clone / name)
-    (clone / "dvc.lock").unlink(missing_ok=True)
-    subprocess.run(["git", "init", "-q"], cwd=clone, check=True)
-    yaml = YAML()
-    params = yaml.load(clone / "params.yaml")
-    for section, changes in TINY.items():
-        params[section].update(changes)
-    yaml.dump(params, clone / "params.yaml")
-    # The embedded data are another folder now than the one that data.dvc knows.
-    dvc(clone, "update", "data.dvc")
-    dvc(clone, "repro")
-    return clone
-
+def clone(reproduced: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the reproduced clone that tests here may change."""
+    return Path(shutil.copytree(reproduced, tmp_path_factory.mktemp("pipeline") / "clone", symlinks=True))
 
 def test_every_stage_leaves_its_result(clone: Path) -> None:
     for path in (

@@ -1,7 +1,7 @@
 """A stage as DVC starts it: ``python -m atp.stages NAME [--round KEY]``.
 
-Bad parameters are told before PyTorch's import, and MLflow's runs beside it. With ``runtime.processes`` the stage runs in
-several processes, under PyTorch's launcher.
+Bad parameters are told before PyTorch's import, and MLflow's runs beside it. With ``runtime.processes`` the stage runs
+in several processes, under PyTorch's launcher.
 """
 
 import gc

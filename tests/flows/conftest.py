@@ -1,0 +1,135 @@
+"""Real servers, and a tiny pipeline served to them."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.clone import PATH
+from tests.flows.prefect_api import Prefect
+
+
+@dataclass(frozen=True)
+class Servers:
+    """What `make ui` started.
+
+    Attributes:
+        environment: in which a command finds both.
+    """
+
+    prefect: Prefect
+    mlflow: str
+    environment: dict[str, str]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(command: list[str], cwd: Path, environment: dict[str, str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that ends by Ctrl-C when the test does, with all that it started."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=cwd, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory, reproduced: Path) -> Iterator[Servers]:
+    """Prefect's and MLflow's servers, by the command behind `make ui`."""
+    home = tmp_path_factory.mktemp("servers")
+    ports = [free_port(), free_port()]
+    environment = {
+        **os.environ,
+        "PATH": PATH,
+        "PYTHONPATH": "",
+        "PREFECT_HOME": str(home / "prefect"),
+        "PREFECT_API_URL": f"http://127.0.0.1:{ports[0]}/api",
+        "OMP_NUM_THREADS": "1",
+    }
+    ui = [sys.executable, "-m", "flows.ui", "--prefect-port", str(ports[0]), "--mlflow-port", str(ports[1])]
+    # MLflow's server is told its database in the variable that later names the server.
+    starting = {**environment, "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db"}
+    log = home / "ui.log"
+    with running(ui, reproduced, starting, log) as process:
+        prefect = Prefect(environment["PREFECT_API_URL"])
+
+        def ready() -> bool:
+            assert process.poll() is None, log.read_text()
+            return "Ctrl-C stops both" in log.read_text()
+
+        prefect.until(ready, 240, "both servers")
+        mlflow = f"http://127.0.0.1:{ports[1]}"
+        yield Servers(prefect, mlflow, {**environment, "MLFLOW_TRACKING_URI": mlflow})
+
+
+@pytest.fixture(scope="session")
+def make_project(reproduced: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Makes copies of the reproduced clone."""
+
+    def make() -> Path:
+        return Path(shutil.copytree(reproduced, tmp_path_factory.mktemp("flow") / "clone", symlinks=True))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def project(make_project: Callable[[], Path]) -> Path:
+    return make_project()
+
+
+@pytest.fixture(scope="module")
+def served(project: Path, servers: Servers) -> Iterator[Prefect]:
+    """The project's flow as a deployment, by the command behind `make serve`."""
+    prefect = servers.prefect
+    before = deployment_of(prefect)
+    log = project / ".atp/serve.log"
+    log.parent.mkdir(exist_ok=True)
+    with running([sys.executable, "-m", "flows.serve"], project, servers.environment, log) as process:
+
+        def ready() -> bool:
+            assert process.poll() is None, log.read_text()
+            return deployment_of(prefect) not in ("", before)
+
+        prefect.until(ready, 120, "the deployment")
+        yield prefect
+
+
+def deployment_of(prefect: Prefect) -> str:
+    """When the deployment was last changed; empty if there is none."""
+    found = prefect.call("POST", "deployments/filter")
+    return str(found[0]["updated"]) if found else ""
+
+
+def processes(project: Path, pattern: str) -> list[int]:
+    """Processes that run in this project and whose command line matches."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            inside = (entry / "cwd").resolve() == project.resolve()
+        except OSError:
+            continue
+        if inside and re.search(pattern, command):
+            found.append(int(entry.name))
+    return found
