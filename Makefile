@@ -12,7 +12,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help demo test lint setup clean
+.PHONY: help demo ui serve test lint setup clean
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
 
@@ -29,6 +29,12 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 demo: setup ## Adapt the embedded example, from source training to the registered model
 	dvc repro
 	atp report
+
+ui: setup ## Prefect and MLflow on this machine, until Ctrl-C
+	@python -m flows.ui
+
+serve: setup ## Let Prefect start the pipeline here: from its UI, its API, or by CRON="0 3 * * *"
+	@python -m flows.serve $(if $(CRON),--cron "$(CRON)")
 
 lint: setup ## Style and types
 	ruff check .

@@ -32,6 +32,7 @@ from flows.results import show_results
 from flows.stage import BAD_INPUT, CACHED, child, reproduce
 
 RETRIES, RETRY_DELAY_S = 2, 10
+HERE = "here"
 
 
 class StageFailedError(Exception):
@@ -73,11 +74,11 @@ def stage(
     overrides: dict[str, Any],
     force: bool,
     variables: dict[str, str],
-    place: str | None,
+    place: str,
 ) -> State[Any]:
     """Reproduce one stage, here or elsewhere; its lines are this task's log, its progress an artifact."""
     try:
-        if place:
+        if place != HERE:
             return run_elsewhere(place, name, after, overrides, variables, force=force)
         return reproduce(name, overrides, variables, force=force)
     except InputError as error:
@@ -105,7 +106,8 @@ def adapt(
         until: the last stage wanted, as in `dvc dag`; all of them if empty.
         overrides: parameters to change for this run alone, `{"teach.epochs": 2}`.
         force: run the stages even if nothing changed.
-        places: stages that run on other machines, by deployment, `{"teach@r01": "stage/gpu"}`; `*` means all others.
+        places: stages that run on other machines, by deployment, `{"teach@r01": "stage/gpu"}`; `*` means all others,
+            and `here` this machine.
     """
     try:
         with lock("flow"):
@@ -134,8 +136,8 @@ def run_stages(
             if step.clean and not force:
                 state = unchanged(step.name, wait_for=before, return_state=True)
             else:
-                place = places.get(step.name, places.get("*"))
-                known = variables if place is None else known_elsewhere(variables)
+                place = places.get(step.name, places.get("*", HERE))
+                known = variables if place == HERE else known_elsewhere(variables)
                 state = stage(step.name, step.after, overrides, force, known, place, wait_for=before, return_state=True)
             if not state.is_completed():
                 raise StageFailedError(f"{step.name}: {state.message}")
