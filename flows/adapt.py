@@ -33,13 +33,15 @@ from flows.stage import BAD_INPUT, CACHED, child, reproduce
 
 RETRIES, RETRY_DELAY_S = 2, 10
 HERE = "here"
+NONE: dict[str, Any] = {}
+"""No entries: a default that the form in Prefect's UI shows as an empty mapping, where None would have a switch."""
 
 
 class StageFailedError(Exception):
     """Ends the run; the stage's task says why."""
 
 
-def make_plan(pipeline: str, until: str | None, overrides: Mapping[str, Any]) -> list[Step]:
+def make_plan(pipeline: str, until: str, overrides: Mapping[str, Any]) -> list[Step]:
     """DVC's stages and what of them is to be done.
 
     Raises:
@@ -94,10 +96,10 @@ def unchanged(name: str) -> State[Any]:
 @flow(name="adapt", persist_result=False)
 def adapt(
     pipeline: str = "dvc.yaml",
-    until: str | None = None,
-    overrides: dict[str, Any] | None = None,
+    until: str = "",
+    overrides: dict[str, Any] = NONE,
     force: bool = False,
-    places: dict[str, str] | None = None,
+    places: dict[str, str] = NONE,
 ) -> State[Any]:
     """Adapt a segmentation model to a new domain: run what DVC finds out of date.
 
@@ -112,13 +114,13 @@ def adapt(
     try:
         with lock("flow"):
             put_back()
-            return run_stages(pipeline, until, overrides or {}, force, places or {})
+            return run_stages(pipeline, until, overrides, force, places)
     except InputError as error:
         return Failed(name=BAD_INPUT, message=str(error))
 
 
 def run_stages(
-    pipeline: str, until: str | None, overrides: dict[str, Any], force: bool, places: Mapping[str, str]
+    pipeline: str, until: str, overrides: dict[str, Any], force: bool, places: Mapping[str, str]
 ) -> State[Any]:
     """All stages that have something to do, one after the other; the first that fails ends the run."""
     params = load_params(overrides=overrides)
@@ -156,7 +158,7 @@ def known_elsewhere(variables: dict[str, str]) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", default="dvc.yaml")
-    parser.add_argument("--until", help="the last stage wanted")
+    parser.add_argument("--until", default="", help="the last stage wanted")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter for this run alone"
     )
