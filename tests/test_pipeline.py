@@ -16,6 +16,7 @@ def clone(reproduced: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the reproduced clone that tests here may change."""
     return Path(shutil.copytree(reproduced, tmp_path_factory.mktemp("pipeline") / "clone", symlinks=True))
 
+
 def test_every_stage_leaves_its_result(clone: Path) -> None:
     for path in (
         "source/model.safetensors",

@@ -38,7 +38,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: list[str], cwd: Path, environment: dict[str, str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def running(
+    command: list[str], cwd: Path, environment: dict[str, str], log: Path
+) -> Iterator["subprocess.Popen[bytes]"]:
     """A process that ends by Ctrl-C when the test does, with all that it started."""
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -57,9 +57,7 @@ class Prefect:
 
     def tasks(self, run: str) -> dict[str, str]:
         """Name and state of each task, in the order in which they were made."""
-        found = self.call(
-            "POST", "task_runs/filter", flow_runs={"id": {"any_": [run]}}, sort="EXPECTED_START_TIME_ASC"
-        )
+        found = self.call("POST", "task_runs/filter", flow_runs={"id": {"any_": [run]}}, sort="EXPECTED_START_TIME_ASC")
         return {task["name"]: task["state"]["name"] for task in found}
 
     def lines(self, run: str) -> list[str]:

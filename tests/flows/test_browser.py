@@ -1,0 +1,80 @@
+"""What a person does in Prefect's UI, done in headless Chromium: the form, the button Retry, the pages of a run.
+
+`SCREENSHOTS=docs/images pytest tests/flows/test_browser.py` takes the documentation's pictures.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.flows.prefect_api import Prefect
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        # Chromium's own sandbox does not work for root, as whom CI may run; it opens our own pages alone.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.set_default_timeout(60_000)
+        yield page
+        browser.close()
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return Path(os.environ.get("SCREENSHOTS", tmp_path)).resolve()
+
+
+def start_by_form(page: Page, served: Prefect, until: str) -> str:
+    """Fill in the form of the deployment and send it; the run's id."""
+    ui = served.url.removesuffix("/api")
+    deployment = served.call("GET", f"deployments/name/{served.deployment}")["id"]
+    page.goto(f"{ui}/deployments/deployment/{deployment}")
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("Custom run").click()
+    field = page.locator("textarea").nth(1)
+    expect(page.get_by_text("the last stage wanted")).to_be_visible()
+    field.fill(until)
+    page.get_by_role("button", name="Submit").click()
+    page.get_by_role("button", name="View run").click()
+    page.wait_for_url("**/flow-run/**")
+    return page.url.split("/flow-run/")[1].split("?")[0]
+
+
+def expect_state(page: Page, name: str) -> None:
+    expect(page.get_by_text(name, exact=True).first).to_be_visible(timeout=240_000)
+
+
+def test_the_form_starts_a_run_that_completes(page: Page, served: Prefect, pictures: Path) -> None:
+    run = start_by_form(page, served, "")
+    expect_state(page, "Completed")
+    assert "register" in served.tasks(run)
+    page.wait_for_timeout(2000)  # the graph draws itself
+    page.screenshot(path=pictures / "prefect-run.png")
+    page.get_by_text("Artifacts", exact=True).click()
+    page.wait_for_timeout(2000)
+    page.screenshot(path=pictures / "prefect-artifacts.png")
+
+
+def test_the_button_retry_continues_a_failed_run(page: Page, served: Prefect, project: Path, pictures: Path) -> None:
+    image = next((project / "data/target/images").glob("*"))
+    content = image.read_bytes()
+    image.unlink()
+    image.write_bytes(content[:100])
+    run = start_by_form(page, served, "align")
+    expect_state(page, "BadInput")
+    page.screenshot(path=pictures / "prefect-failed.png")
+    image.write_bytes(content)
+    page.get_by_role("button", name="Retry").first.click()
+    page.get_by_role("dialog").get_by_role("button", name="Retry").click()
+    expect_state(page, "Completed")
+    assert served.tasks(run)["align"] == "Completed"

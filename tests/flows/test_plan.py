@@ -1,0 +1,46 @@
+"""What DVC's graph says is to be done."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from atp.errors import InputError
+from flows.plan import plan
+
+PIPELINE = Path("dvc.yaml")
+
+
+@pytest.fixture
+def changed(make_project: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A reproduced project whose `split` is to be run again."""
+    project = make_project()
+    monkeypatch.chdir(project)
+    params = Path("params.yaml")
+    params.write_text(params.read_text().replace("easy_ratio: 0.5", "easy_ratio: 0.25"))
+    return project
+
+
+def test_what_depends_on_a_change_is_to_be_done(changed: Path) -> None:
+    steps = {step.name: step for step in plan(PIPELINE, None)}
+    assert {name for name, step in steps.items() if not step.clean} == {
+        "split",
+        "propagate",
+        "evaluate",
+        "report",
+        "register",
+    }
+    assert not steps["register"].always
+    assert steps["teach@r02"].after == ("dump@r02", "teach@r01")
+    # Each comes after what it reads.
+    names = list(steps)
+    assert all(names.index(name) > names.index(before) for name in names for before in steps[name].after)
+    # Up to a stage there is only what that needs.
+    assert [step.name for step in plan(PIPELINE, "align")][-1] == "align"
+    with pytest.raises(InputError, match="is it propagate"):
+        plan(PIPELINE, "proppagate")
+    with pytest.raises(InputError, match=r"other\.yaml: no such pipeline"):
+        plan(Path("other.yaml"), None)
+    shutil.rmtree(changed / "runs/align")
+    assert not next(step for step in plan(PIPELINE, None) if step.name == "align").clean
