@@ -1,0 +1,80 @@
+"""A stage in a second clone, as on another machine: work pools, workers, and a DVC remote that both share."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from atp.files import digest
+from tests.clone import dvc, git
+from tests.flows.conftest import Servers, running
+from tests.flows.prefect_api import Prefect
+
+MODEL = "runs/propagate/model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def clones(make_project: Callable[[], Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The pipeline's clone, and another of the same commit with nothing but what git has."""
+    project, root = make_project(), tmp_path_factory.mktemp("machines")
+    dvc(project, "remote", "add", "--default", "shared", str(root / "remote"))
+    git(project, "commit", "-qam", "Share results")
+    dvc(project, "push", "--quiet")
+    git(root, "clone", "-q", str(project), "other")
+    return project, root / "other"
+
+
+@pytest.fixture(scope="module")
+def pools(clones: tuple[Path, Path], servers: Servers) -> Iterator[Prefect]:
+    """What prefect.yaml describes, and a worker in each clone."""
+    project, _ = clones
+    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
+
+    def run(*arguments: str) -> None:
+        done = subprocess.run(
+            [*prefect, *arguments], cwd=project, env=servers.environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    with ExitStack() as stack:
+        for pool in ("pipelines", "gpu"):
+            run("work-pool", "create", pool, "--type", "process")
+        run("deploy", "--all")
+        for clone, pool in zip(clones, ("pipelines", "gpu"), strict=True):
+            worker = [*prefect, "worker", "start", "--pool", pool, "--limit", "1"]
+            environment = {**servers.environment, "ATP_CLONE": str(clone), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+            stack.enter_context(running(worker, clone, environment, clone / ".dvc/tmp/worker.log"))
+        yield replace(servers.prefect, deployment="adapt/pool")
+
+
+def test_a_stage_runs_where_it_is_told_and_leaves_its_result_here(clones: tuple[Path, Path], pools: Prefect) -> None:
+    here, there = clones
+    before = digest(here / MODEL)
+    run = pools.start(until="propagate", overrides={"propagate.epochs": 2}, places={"propagate": "stage/gpu"})
+    assert pools.ended(run, 300)["name"] == "Completed", pools.lines(run)
+    assert pools.tasks(run)["split"] == "Cached"
+    assert digest(here / MODEL) == digest(there / MODEL) != before
+    # It got what the stage reads, and nothing of the source or of the labels.
+    assert (there / "data/target/images").is_dir()
+    assert not (there / "data/source").exists()
+    assert not (there / "data/target/labels").exists()
+    # DVC takes the result for its own: the same run again has nothing to do.
+    again = pools.start(until="propagate", overrides={"propagate.epochs": 2})
+    assert pools.ended(again)["name"] == "Completed"
+    assert pools.tasks(again)["propagate"] == "Cached"
+
+
+def test_another_commit_is_refused_in_one_line(clones: tuple[Path, Path], pools: Prefect) -> None:
+    here, there = clones
+    git(here, "commit", "-q", "--allow-empty", "-m", "newer")
+    try:
+        run = pools.start(until="propagate", overrides={"propagate.epochs": 3}, places={"*": "stage/gpu"})
+        state = pools.ended(run)
+    finally:
+        git(here, "reset", "-q", "--soft", "HEAD~1")
+    assert f"{there}: this clone is at" in state["message"]
+    assert pools.tasks(run)["propagate"] == "BadInput"
