@@ -51,7 +51,7 @@ def test_everything_is_cached_after_dvc_repro(served: Prefect, project: Path) ->
     tasks = served.tasks(run)
     # The registry behind this server is new, so that `register` has something to do.
     assert {name for name, state in tasks.items() if state != "Cached"} == {"register"}
-    assert list(tasks)[:2] == ["source", "align"]
+    assert list(tasks).index("source") < list(tasks).index("align")
     assert list(tasks).index("dump@r01") < list(tasks).index("teach@r01") < list(tasks).index("dump@r02")
 
 

@@ -1,0 +1,101 @@
+"""What Prefect costs beside plain ``dvc repro``: a run with nothing to do, and the overhead on each stage that runs.
+
+    python benchmarks/flow.py [--repeats 3]
+
+To be run in a project that is up to date (after ``make demo``). Starts servers of its own on free ports, on a database of
+its own. The stage that runs in both ways is ``report``, forced, in turns. Prints Markdown.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+from experiment import machine
+
+
+def seconds(*command: str, **variables: str) -> float:
+    """How long a command takes."""
+    start = time.perf_counter()
+    subprocess.run(command, env={**os.environ, **variables}, check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def servers(folder: Path) -> Iterator[str]:
+    """Prefect's and MLflow's, as ``make ui`` starts them; yields the address of Prefect's API."""
+    ports = free_port(), free_port()
+    arguments = ["--prefect-port", str(ports[0]), "--mlflow-port", str(ports[1])]
+    variables = {"PREFECT_HOME": str(folder / "prefect"), "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.ui", *arguments],
+        env={**os.environ, **variables},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        if not any("Ctrl-C" in line for line in process.stdout):
+            raise SystemExit("the servers did not start")
+        yield f"http://127.0.0.1:{ports[0]}/api"
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    repeats = range(parser.parse_args().repeats)
+    dvc, flow = [sys.executable, "-m", "dvc"], [sys.executable, "-m", "flows.adapt"]
+    with tempfile.TemporaryDirectory() as folder, servers(Path(folder)) as api:
+        served = {"PREFECT_API_URL": api, "PREFECT_HOME": f"{folder}/prefect"}
+        alone = {"PREFECT_API_URL": "", "PREFECT_HOME": f"{folder}/alone"}
+        seconds(*flow, "--until", "source", **alone)  # makes its database
+        rows = {
+            "nothing to do, dvc repro": [seconds(*dvc, "repro") for _ in repeats],
+            "nothing to do, flow with a server": [seconds(*flow, **served) for _ in repeats],
+            "nothing to do, flow without one": [seconds(*flow, **alone) for _ in repeats],
+        }
+        plain, with_prefect = [], []
+        for _ in repeats:
+            plain.append(seconds(*dvc, "repro", "--single-item", "--force", "report"))
+            # The plan and the other stages cost what a run with nothing to do costs.
+            with_prefect.append(seconds(sys.executable, "-c", ONE_STAGE, **served))
+    print(machine())
+    print("\n| | median, s | all |\n|---|---|---|")
+    rows |= {"report forced, dvc repro": plain, "report forced, a flow of this stage alone": with_prefect}
+    for name, values in rows.items():
+        print(f"| {name} | {median(values):.1f} | {' '.join(f'{value:.1f}' for value in values)} |")
+    print(f"\nFor each stage that runs: {median(with_prefect) - median(plain):+.1f} s.")
+
+
+ONE_STAGE = """
+import time
+from prefect import flow
+from flows.adapt import HERE, stage
+
+@flow
+def one():
+    return stage("report", (), {}, True, {}, HERE, return_state=True)
+
+assert one(return_state=True).is_completed()
+"""
+
+
+if __name__ == "__main__":
+    main()
