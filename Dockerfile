@@ -1,0 +1,110 @@
+# One image for the pipeline, the Prefect worker, both servers and the model server; the command says which.
+#
+#   docker build -t atp .                                # PyTorch with CUDA, which also runs where there is no GPU
+#   docker build -t atp:cpu --build-arg DEVICE=cpu .     # smaller, for machines without one
+#
+# docs/containers.md has the rest.
+ARG PYTHON=python:3.11-slim-bookworm
+
+FROM ${PYTHON} AS packages
+ARG DEVICE=gpu
+# An index with CPU-only builds of torch and torchvision, for DEVICE=cpu: then nothing of CUDA gets into the image.
+ARG TORCH_INDEX=
+ENV PATH=/opt/venv/bin:$PATH \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /build
+COPY requirements.lock .
+# What the lock file pins, less what only developers need, and on a CPU less what PyTorch loads on a GPU alone.
+RUN set -eu; \
+    grep -vE '^(ast-serialize|execnet|iniconfig|librt|mypy|mypy-extensions|pluggy|pytest|pytest-xdist|ruff)==' \
+        requirements.lock > wanted.txt; \
+    case "$DEVICE:${TORCH_INDEX:+index}" in \
+        gpu:) ;; \
+        cpu:) sed -i -E '/^(cuda-(bindings|pathfinder|toolkit)|nvidia-(cuda-cccl|cusolver|nvjitlink|nvtx)|triton)==/d' \
+            wanted.txt ;; \
+        cpu:index) sed -i -E '/^(cuda|nvidia)-|^(triton|torch|torchvision)==/d' wanted.txt ;; \
+        *) echo 'error: DEVICE must be gpu or cpu; TORCH_INDEX goes with cpu' >&2; exit 2 ;; \
+    esac; \
+    grep -E '^setuptools==' requirements.lock > builder.txt; \
+    grep -E '^(torch|torchvision)==' requirements.lock > torch.txt; \
+    python -m venv /opt/venv
+# --no-deps: the lock file is complete, and nothing else may come in. One package is built from source, by the pinned
+# setuptools.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --no-deps --requirement builder.txt && \
+    if [ -n "$TORCH_INDEX" ]; then pip install --no-deps --index-url "$TORCH_INDEX" --requirement torch.txt; fi && \
+    pip install --no-deps --no-build-isolation --use-pep517 --requirement wanted.txt && \
+    python -c 'import torch, torchvision'
+
+FROM ${PYTHON}
+ARG GIT_COMMIT=unknown
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONPATH=/project \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp \
+    USER=atp \
+    OMP_WAIT_POLICY=passive \
+    DO_NOT_TRACK=true \
+    DVC_NO_ANALYTICS=true \
+    DVC_SITE_CACHE_DIR=/project/.dvc/tmp/site \
+    DVC_SYSTEM_CONFIG_DIR=/etc/dvc \
+    GIT_PYTHON_REFRESH=quiet \
+    MLFLOW_DISABLE_TELEMETRY=true \
+    MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    PREFECT_SERVER_ANALYTICS_ENABLED=false \
+    PREFECT_UI_STATIC_DIRECTORY=/tmp/prefect-ui
+# What a container writes belongs to user 1000, or to group 0 where the platform makes up a user.
+RUN useradd --uid 1000 --gid 0 --no-create-home --home-dir /tmp atp && \
+    install -d -o 1000 -g 0 -m 2775 /project /var/lib/prefect /var/lib/mlflow && \
+    install -d /etc/dvc && \
+    printf '[core]\n    no_scm = true\n    analytics = false\n' > /etc/dvc/config
+# A project folder without code of its own gets the image's: code by links, so that a newer image brings its own, and
+# what people edit once.
+# hadolint ignore=SC2016
+RUN printf '%s\n' \
+        '#!/bin/sh' \
+        'set -eu' \
+        'image=/opt/atp' \
+        'if [ "$PWD" = /project ] && { [ ! -e atp ] || [ -L atp ]; }; then' \
+        '    [ -w . ] || { echo "error: /project: user $(id -u) may not write; docs/containers.md" >&2; exit 2; }' \
+        '    mkdir -p .dvc' \
+        '    for name in atp flows assets; do' \
+        '        [ "$(readlink "$name")" = "$image/$name" ] || ln -sfn "$image/$name" "$name"' \
+        '    done' \
+        '    for name in dvc.yaml .dvcignore .dvc/config; do' \
+        '        cmp -s "$image/$name" "$name" || cp "$image/$name" "$name"' \
+        '    done' \
+        '    for name in params.yaml data.dvc dvc.lock; do' \
+        '        [ -e "$name" ] || cp "$image/$name" "$name"' \
+        '    done' \
+        'fi' \
+        'exec "$@"' \
+        > /usr/local/bin/in-project && \
+    printf '%s\n' \
+        '#!/usr/local/bin/python -IS' \
+        'import os, sys, urllib.request' \
+        'for url in sys.argv[1:] or os.environ.get("HEALTH_URL", "").split():' \
+        '    urllib.request.urlopen(url, timeout=4).close()' \
+        > /usr/local/bin/healthy && \
+    chmod 755 /usr/local/bin/in-project /usr/local/bin/healthy
+COPY --from=packages /opt/venv /opt/venv
+COPY pyproject.toml README.md LICENSE dvc.yaml dvc.lock data.dvc params.yaml .dvcignore /opt/atp/
+COPY .dvc/config /opt/atp/.dvc/config
+COPY assets /opt/atp/assets
+COPY flows /opt/atp/flows
+COPY atp /opt/atp/atp
+RUN pip install --no-cache-dir --no-deps --no-build-isolation --no-index --editable /opt/atp && \
+    python -m compileall -q /opt/atp
+ENV ATP_GIT_COMMIT=${GIT_COMMIT}
+LABEL org.opencontainers.image.title="ATP" \
+      org.opencontainers.image.description="Source-free adaptation of segmentation models" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.revision="${GIT_COMMIT}"
+WORKDIR /project
+USER 1000
+# Of a server, its own address in HEALTH_URL; a pipeline run is healthy as long as it runs.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s CMD ["healthy"]
+ENTRYPOINT ["in-project"]
+# What `make demo` runs.
+CMD ["sh", "-c", "dvc repro && atp report"]
