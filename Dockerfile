@@ -39,6 +39,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM ${PYTHON}
 ARG GIT_COMMIT=unknown
 ENV PATH=/opt/venv/bin:$PATH \
+    ATP_CLONE=/project \
     PYTHONPATH=/project \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp \
@@ -54,6 +55,12 @@ ENV PATH=/opt/venv/bin:$PATH \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
     PREFECT_UI_STATIC_DIRECTORY=/tmp/prefect-ui
+# Clones are compared by git where stages run on several machines. Debian keeps one version of a package, which is why
+# none is pinned.
+# hadolint ignore=DL3008
+RUN apt-get update && \
+    apt-get install -y --no-install-recommends git && \
+    rm -rf /var/lib/apt/lists/*
 # What a container writes belongs to user 1000, or to group 0 where the platform makes up a user.
 RUN useradd --uid 1000 --gid 0 --no-create-home --home-dir /tmp atp && \
     install -d -o 1000 -g 0 -m 2775 /project /var/lib/prefect /var/lib/mlflow && \
@@ -72,7 +79,7 @@ RUN printf '%s\n' \
         '    for name in atp flows assets; do' \
         '        [ "$(readlink "$name")" = "$image/$name" ] || ln -sfn "$image/$name" "$name"' \
         '    done' \
-        '    for name in dvc.yaml .dvcignore .dvc/config; do' \
+        '    for name in dvc.yaml prefect.yaml .dvcignore .dvc/config; do' \
         '        cmp -s "$image/$name" "$name" || cp "$image/$name" "$name"' \
         '    done' \
         '    for name in params.yaml data.dvc dvc.lock; do' \
@@ -89,7 +96,7 @@ RUN printf '%s\n' \
         > /usr/local/bin/healthy && \
     chmod 755 /usr/local/bin/in-project /usr/local/bin/healthy
 COPY --from=packages /opt/venv /opt/venv
-COPY pyproject.toml README.md LICENSE dvc.yaml dvc.lock data.dvc params.yaml .dvcignore /opt/atp/
+COPY pyproject.toml README.md LICENSE prefect.yaml dvc.yaml dvc.lock data.dvc params.yaml .dvcignore /opt/atp/
 COPY .dvc/config /opt/atp/.dvc/config
 COPY assets /opt/atp/assets
 COPY flows /opt/atp/flows

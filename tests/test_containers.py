@@ -118,7 +118,7 @@ def test_whatever_is_installed_is_pinned() -> None:
     given = {name for command in installs for name in re.findall(r"--requirement (\S+)", command)}
     assert given == {"builder.txt", "torch.txt", "wanted.txt"}
     assert "--no-index --editable /opt/atp" in installs[-1]
-    assert not re.search(r"pip install(?! --)|curl|wget|apt-get", DOCKERFILE)
+    assert not re.search(r"pip install(?! --)|curl|wget", DOCKERFILE)
 
 
 def test_packages_are_complete_and_free_of_development_tools(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def start(folder: Path, *command: str, project: Path | None = None) -> "subproce
 def test_an_empty_folder_becomes_a_project(project: Path) -> None:
     done = start(project, "sh", "-c", "echo $#", "sh", "two words")
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
-    for name in ("dvc.yaml", "params.yaml", "data.dvc", "dvc.lock", ".dvc/config", ".dvcignore"):
+    for name in ("dvc.yaml", "prefect.yaml", "params.yaml", "data.dvc", "dvc.lock", ".dvc/config", ".dvcignore"):
         assert (project / name).read_bytes() == (ROOT / name).read_bytes()
         assert not (project / name).is_symlink()
     for name in ("atp", "flows", "assets"):
