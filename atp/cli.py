@@ -1,4 +1,4 @@
-"""The command line ``atp``: predict, doctor, report."""
+"""The command line ``atp``: predict, doctor, report, promote, serve."""
 
 import json
 from pathlib import Path
@@ -76,6 +76,22 @@ def report(
     build_report(load_params(), runs, out)
     typer.echo(f"\n{summary_table(json.loads(metrics.read_text()))}\n")
     typer.echo(f"pictures: {out.resolve()}/*.png\npage:     {(out / 'index.html').resolve()}")
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(help="models:/NAME@ALIAS or models:/NAME/VERSION.")] = "models:/atp@champion",
+    host: Annotated[str, typer.Option(help="Address to listen at; others than this machine's open it to all.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="Port to listen at.")] = 5001,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, each with a model of its own.")] = 1,
+    max_body_mb: Annotated[int, typer.Option(min=1, help="Largest request in MiB.")] = 32,
+) -> None:
+    """Serve a registered model as MLflow does, with a limit on requests: PNG or JPEG in, mask out."""
+    from atp.registry.server import serve as start
+
+    start(model, host, port, workers, max_body_mb)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from atp.data.tensors import read_image
 from atp.errors import InputError
 from atp.files import atomic_path
 from atp.models.checkpoint import network_from_checkpoint
-from atp.tracking import tracking_uri
+from atp.registry.package import download_model, find_checkpoint
 from atp.training.prediction import Predictor
 from atp.training.progress import Progress
 from atp.training.runtime import open_runtime
@@ -87,7 +87,7 @@ def find_model(model: str) -> Path:
         InputError: there is none.
     """
     if ":/" in model:
-        return _download(model)
+        return find_checkpoint(download_model(model), model)
     path = Path(model)
     path = path / "model.safetensors" if path.is_dir() else path
     if not path.is_file():
@@ -95,22 +95,6 @@ def find_model(model: str) -> Path:
             f"{path}: no such model; run dvc repro, or give --model a folder, a file or models:/atp@candidate"
         )
     return path
-
-
-def _download(address: str) -> Path:
-    import mlflow  # seconds that local models need not wait for
-    from mlflow.exceptions import MlflowException
-
-    mlflow.set_tracking_uri(tracking_uri())
-    try:
-        folder = Path(mlflow.artifacts.download_artifacts(address))
-    except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{address}: not in the registry at {tracking_uri()} ({reason}); see atp@candidate") from error
-    found = sorted(folder.rglob("model.safetensors"))
-    if not found:
-        raise InputError(f"{address}: holds no model.safetensors, so ATP did not make it")
-    return found[0]
 
 
 def write_overlay(path: Path, image: Tensor, ids: Tensor, space: LabelSpace) -> None:

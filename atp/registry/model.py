@@ -3,17 +3,35 @@
 Needs of this package only what ``atp.registry.package`` puts beside it.
 """
 
+import json
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import mlflow.models
 import numpy as np
 import torch
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from numpy.typing import NDArray
 from torch import Tensor
 
+from atp.errors import InputError
 from atp.models.checkpoint import network_from_checkpoint
+from atp.registry.images import decode_image, encode_image, encode_mask
+
+
+class WrongInputError(MlflowException):
+    """HTTP 400 with one sentence; before any other message MLflow's server puts the whole input."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence, error_code=INVALID_PARAMETER_VALUE)
+        self.sentence = sentence
+
+    def serialize_as_json(self) -> str:
+        """The body of the server's answer."""
+        return json.dumps({"error_code": self.error_code, "message": self.sentence})
 
 
 class AdaptedModel(PythonModel):
@@ -26,8 +44,11 @@ class AdaptedModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Load the weights that lie beside this file."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network, _ = network_from_checkpoint(Path(context.artifacts["model"]))
+        network, self.space = network_from_checkpoint(Path(context.artifacts["model"]))
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.limits: dict[str, int] = context.model_config
+        # A server calls from many threads; one image in the works at a time keeps its memory bounded.
+        self._lock = Lock()
 
     # The plain array as a hint: MLflow takes any other for the schema of a row, and warns where there is none.
     def predict(
@@ -35,26 +56,65 @@ class AdaptedModel(PythonModel):
         context: PythonModelContext,
         model_input: np.ndarray,
         params: dict[str, Any] | None = None,
-    ) -> NDArray[np.uint8]:
+    ) -> Any:
         """The most probable class of every pixel.
 
         Args:
-            model_input: RGB images, uint8, (N, H, W, 3), any H and W.
+            model_input: RGB images, uint8, (N, H, W, 3), any H and W; or files, base64 of PNG or JPEG, (N,).
+            params: with ``confidence`` also the probability of that class, 0 to 255.
 
         Returns:
-            Class ids, uint8, (N, H, W).
+            Of arrays class ids, uint8, (N, H, W); with confidence a dictionary of two such, ``mask`` and
+            ``confidence``. Of files a list of dictionaries of those names, each a PNG in base64.
+
+        Raises:
+            WrongInputError: for any other input.
         """
-        images = torch.from_numpy(np.ascontiguousarray(model_input)).permute(0, 3, 1, 2)
-        # One by one: memory does not grow with how many are given.
-        maps = [self._labels(image[None]) for image in images]
-        return torch.cat(maps).numpy() if maps else np.zeros(model_input.shape[:3], np.uint8)
+        confidence = bool((params or {}).get("confidence"))
+        if model_input.dtype == np.uint8 and model_input.ndim == 4 and model_input.shape[3] == 3:
+            # One by one: memory does not grow with how many are given.
+            maps = [self._maps(image, confidence) for image in model_input]
+            empty = np.zeros((0, *model_input.shape[1:3]), np.uint8)
+            names = ("mask", "confidence") if confidence else ("mask",)
+            stacked = {name: np.stack([each[name] for each in maps]) if maps else empty for name in names}
+            return stacked if confidence else stacked["mask"]
+        if model_input.ndim == 1 and model_input.dtype.kind in "OU":
+            return self._of_files(model_input.tolist(), confidence)
+        raise WrongInputError(
+            "the input must be uint8 images (N, H, W, 3), or a list of PNG or JPEG files as base64, "
+            f"not {model_input.dtype} {model_input.shape}"
+        )
+
+    def _of_files(self, files: list[object], confidence: bool) -> list[dict[str, str]]:
+        if len(files) > self.limits["max_images"]:
+            raise WrongInputError(f"{len(files)} images in a request; this server takes {self.limits['max_images']}")
+        left = self.limits["max_pixels"]
+        answers = []
+        for number, file in enumerate(files):
+            with self._lock:
+                try:
+                    image = decode_image(file, left)
+                except InputError as error:
+                    raise WrongInputError(f"image {number}: {error}") from error
+                left -= image.shape[0] * image.shape[1]
+                maps = self._maps(image, confidence)
+                answer = {"mask": encode_mask(maps["mask"], self.space.colors)}
+                if confidence:
+                    answer["confidence"] = encode_image(maps["confidence"])
+                answers.append(answer)
+        return answers
 
     @torch.inference_mode()
-    def _labels(self, images: Tensor) -> Tensor:
-        """uint8, (1, 3, H, W), to uint8, (1, H, W)."""
-        images = images.to(self.device, memory_format=torch.channels_last)
-        logits: Tensor = self.network(images)
-        return logits.argmax(1).to("cpu", torch.uint8)
+    def _maps(self, image: NDArray[np.uint8], confidence: bool) -> dict[str, NDArray[np.uint8]]:
+        """uint8, (H, W, 3), to ``mask`` and perhaps ``confidence``, uint8, (H, W)."""
+        batch = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+        logits: Tensor = self.network(batch.to(self.device, memory_format=torch.channels_last))
+        highest, ids = logits.max(1)
+        maps = {"mask": ids}
+        if confidence:
+            # The softmax of the highest score alone.
+            maps["confidence"] = (255 * (highest - logits.logsumexp(1)).exp()).round()
+        return {name: values[0].to("cpu", torch.uint8).numpy() for name, values in maps.items()}
 
 
 mlflow.models.set_model(AdaptedModel())

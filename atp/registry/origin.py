@@ -17,6 +17,9 @@ from atp.files import digest
 MODEL_CODE = Path(__file__).with_name("model.py")
 """The code that MLflow runs to load a registered model."""
 
+SERVED_CODE = (MODEL_CODE, MODEL_CODE.with_name("images.py"))
+"""The code in this folder that decides what a registered model takes and gives."""
+
 FINGERPRINT_TAG = "atp.fingerprint"
 
 SOURCE = Path("runs/source/model.safetensors")
@@ -42,7 +45,8 @@ class Identity:
     @property
     def fingerprint(self) -> str:
         """Also of the code that loads the model, so that its next version reaches the registry."""
-        return sha256("\n".join([self.model, self.data, self.params, digest(MODEL_CODE)]).encode()).hexdigest()
+        code = [digest(path) for path in SERVED_CODE]
+        return sha256("\n".join([self.model, self.data, self.params, *code]).encode()).hexdigest()
 
 
 def identify(params: Params) -> Identity:

@@ -3,9 +3,14 @@
 MLflow loads it anywhere these requirements are installed, without this package or its project, and without unpickling:
 ``MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false`` holds. In a process that has this package already, that one is used.
 
-Images go in as arrays. A signature of MLflow's describes one kind of input only: with this one its server takes nested
-lists of numbers and refuses strings before our code sees them. A server for PNG files therefore needs the same files
-under a second signature (a column of binary), and a ``predict`` that decodes; both belong into this folder.
+One version takes arrays from Python and files from a server, so its signature must let both through. ``(-1,)`` of type
+object is the one that does: of a tensor so declared MLflow checks nothing, and its server hands on a list of strings as
+such an array. What it cannot say stands in the model's metadata and its card, and our code refuses the rest. Tried, and why not:
+
+- a tensor of uint8, (-1, -1, -1, 3): the server turns the strings into numbers before our code sees them, and fails.
+- a column of strings, binary or AnyType: MLflow makes a DataFrame of every array, which four dimensions do not fit.
+- ``list[Any]`` as type hint of ``predict``: MLflow refuses an array, which is no list.
+- two inputs, of which one is optional: a tensor cannot be.
 """
 
 import shutil
@@ -18,18 +23,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 import atp
+from atp.errors import InputError
+from atp.registry.images import encode_image
 from atp.registry.origin import MODEL_CODE
+from atp.tracking import tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.models import ModelSignature
 
-CODE = ("__init__.py", "errors.py", "files.py", "data/__init__.py", "data/labels.py", "models")
+CODE = (
+    "__init__.py",
+    "errors.py",
+    "files.py",
+    "data/__init__.py",
+    "data/labels.py",
+    "models",
+    "registry/__init__.py",
+    "registry/images.py",
+)
 """What ``model.py`` needs of this package, directly and indirectly."""
 
-REQUIREMENTS = ("mlflow", "numpy", "pydantic", "safetensors", "torch", "torchvision")
+REQUIREMENTS = ("mlflow", "numpy", "pillow", "pydantic", "safetensors", "torch", "torchvision")
 """What the above imports besides."""
+
+LIMITS = {"max_pixels": 2**24, "max_images": 64}
+"""What one request to a server may hold; ``MLFLOW_PYFUNC_INFERENCE_CONFIG`` changes it. Arrays are not limited."""
 
 
 def log_registered_model(
@@ -61,11 +81,46 @@ def log_registered_model(
             python_model=str(MODEL_CODE),
             artifacts={"model": str(checkpoint)},
             code_paths=[str(copy_code(Path(workplace)))],
+            model_config=LIMITS,
             pip_requirements=requirements(),
             signature=signature(),
             input_example=input_example(),
         )
     return str(info.registered_model_version)
+
+
+def download_model(address: str, to: Path | None = None) -> Path:
+    """The folder of a registered model; downloaded unless it lies on this machine.
+
+    Args:
+        address: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+        to: folder for the download, a temporary one if not given.
+
+    Raises:
+        InputError: not in the registry.
+    """
+    import mlflow  # seconds that local models need not wait for
+    from mlflow.exceptions import MlflowException
+
+    uri = tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        return Path(mlflow.artifacts.download_artifacts(address, dst_path=str(to) if to else None))
+    except (MlflowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{address}: not in the registry at {uri} ({reason}); see atp@candidate") from error
+
+
+def find_checkpoint(model: Path, address: str) -> Path:
+    """The checkpoint in the folder of a registered model.
+
+    Raises:
+        InputError: ATP did not make it.
+    """
+    found = sorted(model.rglob("model.safetensors"))
+    if not found:
+        raise InputError(f"{address}: holds no model.safetensors, so ATP did not make it")
+    return found[0]
 
 
 def copy_code(folder: Path) -> Path:
@@ -87,19 +142,18 @@ def requirements() -> list[str]:
 
 
 def signature() -> "ModelSignature":
-    """RGB images, uint8, (N, H, W, 3), to class ids, uint8, (N, H, W); any N, H and W."""
+    """Images as arrays or as files to label maps of that kind, see above; ``confidence`` asks for its map as well."""
     from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
-    images = TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))
-    labels = TensorSpec(np.dtype(np.uint8), (-1, -1, -1))
-    return ModelSignature(Schema([images]), Schema([labels]))
+    anything = Schema([TensorSpec(np.dtype(object), (-1,))])
+    return ModelSignature(anything, anything, ParamSchema([ParamSpec("confidence", DataType.boolean, False)]))
 
 
-def input_example() -> NDArray[np.uint8]:
-    """Two images of 32x16 with a gradient each, (2, 16, 32, 3).
+def input_example() -> NDArray[np.object_]:
+    """Two images of 32x16 with a gradient each, as a server gets them: base64 of PNG, (2,).
 
     Drawn, not taken from the data: an example is stored with the model, and the images may be private.
     """
     ramp = np.linspace(0, 255, 16 * 32 * 3).reshape(16, 32, 3).astype(np.uint8)
-    return np.stack([ramp, ramp[:, ::-1]])
+    return np.array([encode_image(image) for image in (ramp, ramp[:, ::-1])], dtype=object)
