@@ -1,7 +1,7 @@
 """Images and masks as text: what the registered model takes and gives where a server can hand on nothing but JSON.
 
-Whoever can reach the server chooses the bytes: formats, modes and pixels are limited before anything is decoded. Travels
-with the model, so it needs no PyTorch and of this package only the errors.
+Whoever can reach the server chooses the bytes: formats, modes and pixels are limited before anything is decoded.
+Travels with the model, so it needs no PyTorch and of this package only the errors.
 """
 
 import base64

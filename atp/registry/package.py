@@ -5,7 +5,7 @@ MLflow loads it anywhere these requirements are installed, without this package 
 
 One version takes arrays from Python and files from a server, so its signature must let both through. ``(-1,)`` of type
 object is the one that does: of a tensor so declared MLflow checks nothing, and its server hands on a list of strings as
-such an array. What it cannot say stands in the model's metadata and its card, and our code refuses the rest. Tried, and why not:
+such an array. Our code refuses all but the two. Tried, and why not:
 
 - a tensor of uint8, (-1, -1, -1, 3): the server turns the strings into numbers before our code sees them, and fails.
 - a column of strings, binary or AnyType: MLflow makes a DataFrame of every array, which four dimensions do not fit.

@@ -1,8 +1,8 @@
 """MLflow's model server behind a guard: bodies of bounded size, JSON alone, errors in one sentence.
 
-Uvicorn, which runs MLflow's server, limits no body: each is read into memory as a whole. Its ``--http`` option, and so the
-variable ``UVICORN_HTTP``, takes a class of ours all the same, which puts the guard around whatever it serves. ``atp serve``
-sets it, and so can everyone who starts ``mlflow models serve`` where this package is installed.
+MLflow's server, which Uvicorn runs, reads every body into memory as a whole, and neither has a limit. Uvicorn's option
+``--http``, and so its variable ``UVICORN_HTTP``, takes a class of ours, which puts the guard around whatever is served.
+``atp serve`` sets it, and so can whoever starts ``mlflow models serve`` where this package is installed.
 """
 
 import asyncio
@@ -91,7 +91,7 @@ async def _refuse(status: int, sentence: str, headers: dict[bytes, bytes], recei
     await send({"type": "http.response.start", "status": status, "headers": fields})
     await send({"type": "http.response.body", "body": body, "more_body": True})
     if b"expect" not in headers:
-        # A connection closed on a client that still sends is reset, and the answer lost: read on for a while, into nothing.
+        # Closed on a client that still sends, a connection is reset and the answer lost: read on, into nothing.
         with suppress(TimeoutError):
             async with asyncio.timeout(_LINGER_S):
                 while (await receive()).get("more_body"):
@@ -141,7 +141,8 @@ class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.app = Guard(self.app, int(os.environ.get(BODY_VARIABLE, BODY_MB)) * 2**20)
+        application: App = self.app
+        self.app: Any = Guard(application, int(os.environ.get(BODY_VARIABLE, BODY_MB)) * 2**20)
 
 
 def serve(model: str, host: str, port: int, workers: int, max_body_mb: int) -> None:
