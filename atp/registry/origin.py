@@ -17,7 +17,7 @@ from atp.files import digest
 MODEL_CODE = Path(__file__).with_name("model.py")
 """The code that MLflow runs to load a registered model."""
 
-SERVED_CODE = (MODEL_CODE, MODEL_CODE.with_name("images.py"))
+SERVED_CODE = (MODEL_CODE, MODEL_CODE.with_name("images.py"), MODEL_CODE.with_name("guard.py"))
 """The code in this folder that decides what a registered model takes and gives."""
 
 FINGERPRINT_TAG = "atp.fingerprint"

@@ -41,9 +41,10 @@ CODE = (
     "data/labels.py",
     "models",
     "registry/__init__.py",
+    "registry/guard.py",
     "registry/images.py",
 )
-"""What ``model.py`` needs of this package, directly and indirectly."""
+"""What ``model.py`` needs of this package, directly and indirectly, and the guard for its server."""
 
 REQUIREMENTS = ("mlflow", "numpy", "pillow", "pydantic", "safetensors", "torch", "torchvision")
 """What the above imports besides."""

@@ -1,0 +1,140 @@
+"""A guard before MLflow's model server: bodies of bounded size, JSON alone, errors in one sentence.
+
+MLflow's server, which Uvicorn runs, reads every body into memory as a whole, and neither has a limit. Uvicorn's option
+``--http``, and so its variable ``UVICORN_HTTP``, takes a class of ours, which puts the guard around whatever is served.
+``atp serve`` gives it. It travels with the model, which is loaded before, so ``mlflow models serve`` finds it anywhere.
+"""
+
+import asyncio
+import json
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, MutableMapping
+
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+    App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+BODY_VARIABLE = "ATP_MAX_BODY_MB"
+"""Environment variable with the largest body in MiB."""
+
+BODY_MB = 32
+
+WANTED = (
+    'the body must be JSON, {"inputs": ["<base64 of a PNG or JPEG file>", ...]}, perhaps with '
+    '"params": {"confidence": true}'
+)
+
+_LINGER_S = 5.0
+_LONGEST_SENTENCE = 400
+
+
+class Guard:
+    """An ASGI application around another one."""
+
+    def __init__(self, app: "App", max_body: int) -> None:
+        self.app = app
+        self.max_body = max_body
+
+    async def __call__(self, scope: "MutableMapping[str, Any]", receive: "Receive", send: "Send") -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+        if kind != b"application/json":
+            # Parquet and CSV, which MLflow also reads, are parsers more that strangers can feed.
+            await _refuse(415, "the content type must be application/json", headers, receive, send)
+            return
+        too_large = f"the body is larger than the {self.max_body // 2**20} MiB that this server takes"
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > self.max_body:
+            await _refuse(413, too_large, headers, receive, send)
+            return
+        body, more = bytearray(), True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > self.max_body:
+                # Sent in chunks, without saying how long it would be.
+                await _refuse(413, too_large, headers, receive, send)
+                return
+        await self.app(scope, _replay(bytes(body), receive), _in_one_sentence(send))
+
+
+def _replay(body: bytes, receive: "Receive") -> "Receive":
+    left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> "Message":
+        return left.pop() if left else await receive()
+
+    return replayed
+
+
+async def _refuse(status: int, sentence: str, headers: dict[bytes, bytes], receive: "Receive", send: "Send") -> None:
+    body = _error(sentence)
+    fields = [*_json_headers(body), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    if b"expect" not in headers:
+        # Closed on a client that still sends, a connection is reset and the answer lost: read on, into nothing.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_S):
+                while (await receive()).get("more_body"):
+                    pass
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _in_one_sentence(send: "Send") -> "Send":
+    """Errors of MLflow's own quote the whole request or a traceback; such are replaced by what is wanted."""
+    start: Message = {}
+    held = bytearray()
+
+    async def told(message: "Message") -> None:
+        if message["type"] == "http.response.start" and message["status"] >= 400:
+            start.update(message)
+        elif start and message["type"] == "http.response.body":
+            held.extend(message.get("body", b""))
+            if not message.get("more_body"):
+                body = _error(_sentence(bytes(held)))
+                await send({**start, "headers": _json_headers(body)})
+                await send({"type": "http.response.body", "body": body})
+        else:
+            await send(message)
+
+    return told
+
+
+def _sentence(body: bytes) -> str:
+    with suppress(ValueError):
+        found = json.loads(body)
+        text = found.get("message", found.get("detail")) if isinstance(found, dict) else None
+        if isinstance(text, str) and "\n" not in text and len(text) <= _LONGEST_SENTENCE and "stack_trace" not in found:
+            return text
+    return WANTED
+
+
+def _error(sentence: str) -> bytes:
+    return json.dumps({"error_code": "INVALID_PARAMETER_VALUE", "message": sentence}).encode()
+
+
+def _json_headers(body: bytes) -> list[tuple[bytes, bytes]]:
+    return [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+
+
+class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
+    """Uvicorn's own protocol, with the guard around the application."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        application: App = self.app
+        self.app: Any = Guard(application, int(os.environ.get(BODY_VARIABLE, BODY_MB)) * 2**20)
