@@ -79,6 +79,25 @@ def report(
 
 
 @app.command()
+def promote(
+    version: Annotated[str, typer.Argument(help="Number of a version; the candidate if empty.")] = "",
+    name: Annotated[str, typer.Option(help="Of the registered model; if empty as in params.yaml, else atp.")] = "",
+    alias: Annotated[str, typer.Option(help="Alias to move; if empty as in params.yaml, else champion.")] = "",
+    why: Annotated[str, typer.Option(help="A sentence to keep with the version.")] = "",
+) -> None:
+    """Make a version the champion by hand; an older one's number goes back to it."""
+    from atp.config import RegisterSection, load_params
+    from atp.registry.gate import promote_by_hand
+    from atp.tracking import open_client, told
+
+    section = load_params().register_ if Path("params.yaml").is_file() else RegisterSection()
+    client = open_client()
+    with told():
+        line = promote_by_hand(client, name or section.name, version, alias or section.champion, section.alias, why)
+    typer.echo(line)
+
+
+@app.command()
 def serve(
     model: Annotated[str, typer.Argument(help="models:/NAME@ALIAS or models:/NAME/VERSION.")] = "models:/atp@champion",
     host: Annotated[str, typer.Option(help="Address to listen at; others than this machine's open it to all.")] = (

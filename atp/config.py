@@ -25,6 +25,7 @@ Count = Annotated[int, Field(ge=1, strict=True)]
 Whole = Annotated[int, Field(ge=0, strict=True)]
 Channel = Annotated[int, Field(ge=0, le=255, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
+Alias = Annotated[str, Field(pattern=r"^[\w\-]+$")]
 
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -331,15 +332,24 @@ class RegisterSection(Section):
     Attributes:
         name: of the registered model.
         alias: given to the new version.
+        champion: alias of the version in use, which the gate moves.
+        promote: ``auto`` makes a new version champion where it is measured to be better, ``never`` leaves it to people.
+        gain: percentage points of mIoU that it must be better by.
     """
 
     name: Annotated[str, Field(pattern=r"^\w[\w.\- ]*$")] = "atp"
-    alias: Annotated[str, Field(pattern=r"^[\w\-]+$")] = "candidate"
+    alias: Alias = "candidate"
+    champion: Alias = "champion"
+    promote: Literal["auto", "never"] = "auto"
+    gain: NonNegative = 0.0
 
     @model_validator(mode="after")
-    def _alias_is_free(self) -> Self:
-        if re.fullmatch(r"latest|v\d+", self.alias, re.IGNORECASE):
-            raise ValueError(f"alias {self.alias} is MLflow's own; give another")
+    def _aliases_are_free(self) -> Self:
+        for alias in (self.alias, self.champion):
+            if re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
+                raise ValueError(f"alias {alias} is MLflow's own; give another")
+        if self.alias.lower() == self.champion.lower():
+            raise ValueError(f"alias and champion are both {self.alias}; the gate needs two")
         return self
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import sqlite3
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -56,9 +57,12 @@ def sqlite_path(uri: str) -> Path | None:
 
 @contextmanager
 def store_lock(purpose: str) -> Iterator[None]:
-    """One process at a time, of all on this machine that share the sqlite file, or else the project."""
-    database = sqlite_path(tracking_uri())
-    path = database.with_name(f"{database.name}.{purpose}.lock") if database else Path(f".atp/mlflow.{purpose}.lock")
+    """One process at a time, of all on this machine that share the sqlite file, or of one user the server."""
+    uri = tracking_uri()
+    database = sqlite_path(uri)
+    server = f"atp-{os.getuid()}-{sha256(uri.encode()).hexdigest()[:16]}"
+    path = database or Path(tempfile.gettempdir()) / server
+    path = path.with_name(f"{path.name}.{purpose}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -21,6 +21,7 @@ SERVED_CODE = (MODEL_CODE, MODEL_CODE.with_name("images.py"), MODEL_CODE.with_na
 """The code in this folder that decides what a registered model takes and gives."""
 
 FINGERPRINT_TAG = "atp.fingerprint"
+EVALUATION_TAG = "atp.evaluation"
 
 SOURCE = Path("runs/source/model.safetensors")
 ADAPTED = Path("runs/propagate/model.safetensors")

@@ -1,55 +1,83 @@
-"""Stage ``register``: the adapted model into MLflow's registry, once; writes ``runs/register/version.json``.
+"""Stage ``register``: the adapted model into MLflow's registry, once, and through the gate; writes
+``runs/register/version.json``.
 
-DVC runs it every time, because the registry may be another one than last time. What is there already is found by its
-fingerprint, in well under a second and without importing PyTorch or MLflow.
+DVC runs it every time, because the registry may be another one than last time. What is there already, and judged, is
+found by its tags, in well under a second and without importing PyTorch or MLflow.
 """
 
 import logging
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atp.config import Params
+from atp.registry.card import artifact_address, model_card
+from atp.registry.comparison import evaluation_digest
+from atp.registry.gate import JUDGEMENT, judged, pass_gate
 from atp.registry.lookup import Version, version_by_alias
-from atp.registry.origin import ADAPTED, FINGERPRINT_TAG, METRICS, Identity, identify, origin_tags, read_metrics
+from atp.registry.origin import (
+    ADAPTED,
+    EVALUATION_TAG,
+    FINGERPRINT_TAG,
+    METRICS,
+    Identity,
+    identify,
+    origin_tags,
+    read_metrics,
+)
 from atp.stages.process import light_stage, output, seal, write_json
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
+    from atp.tracking import Tracker
+
 logger = logging.getLogger(__name__)
 
 FOLDER = Path("runs/register")
+PICTURE = Path("runs/report/predictions.png")
 
 
 def register(params: Params) -> Version:
     """The version that holds the adapted model, and carries the alias from now on; made if there is none."""
-    name, alias, identity = params.register_.name, params.register_.alias, identify(params)
+    section, identity = params.register_, identify(params)
+    found = version_by_alias(section.name, section.alias)
+    if found and found.tags.get(FINGERPRINT_TAG) == identity.fingerprint and judged(found.tags, section):
+        said = "holds this model already; nothing new"
+        logger.info("register: %s version %s (%s) %s", section.name, found.number, section.alias, said)
+        return found
+    evaluation = evaluation_digest(params)
     # All that needs the data is read. Nothing of the source data or of the labels can get into the registry.
     seal(params)
-    found = version_by_alias(name, alias)
-    if found and found.tags.get(FINGERPRINT_TAG) == identity.fingerprint:
-        logger.info("register: %s version %s (%s) holds this model already; nothing new", name, found.number, alias)
-        return found
-    return register_with_mlflow(params, identity)
+    return register_with_mlflow(params, identity, evaluation)
 
 
-def register_with_mlflow(params: Params, identity: Identity) -> Version:
-    """The same, by asking MLflow itself."""
+def register_with_mlflow(params: Params, identity: Identity, evaluation: str | None) -> Version:
+    """The same, by asking MLflow itself.
+
+    Args:
+        evaluation: digest of what the figures of this run were measured on; None without labels.
+    """
     from atp.tracking import open_client, patience, store_lock, told
 
-    name, alias = params.register_.name, params.register_.alias
+    section = params.register_
     client = open_client()
-    # MLflow keeps the numbers of two new versions apart; the lock keeps two processes from adding the same model.
+    # MLflow keeps the numbers of two new versions apart; the lock keeps two processes from adding the same model, and
+    # from judging two against the same champion.
     with store_lock("register"), patience(120, 2):
         with told():
-            found = find_version(client, name, identity.fingerprint)
+            found = find_version(client, section.name, identity.fingerprint)
         said = "holds this model already; nothing new" if found else "is new"
-        version = found or add_version(client, params, origin_tags(identity))
+        tags = origin_tags(identity) | ({EVALUATION_TAG: evaluation} if evaluation else {})
+        version = found or add_version(client, params, tags)
         with told():
-            client.set_registered_model_alias(name, alias, version.number)
-    logger.info("register: %s version %s (%s) %s", name, version.number, alias, said)
+            client.set_registered_model_alias(section.name, section.alias, version.number)
+            verdict = pass_gate(client, version, section)
+    logger.info("register: %s version %s (%s) %s", section.name, version.number, section.alias, said)
+    if verdict:
+        logger.info("register: %s version %s %s", section.name, version.number, verdict)
     return version
 
 
@@ -79,8 +107,25 @@ def add_version(client: "MlflowClient", params: Params, tags: dict[str, str]) ->
         number = log_registered_model(client, run, ADAPTED, name, tags, metadata)
         for path in filter(Path.is_file, (Path("dvc.lock"), METRICS)):
             tracker.artifacts(path)
+        card = model_card(params, tags, read_metrics(), upload_picture(tracker))
+        client.update_model_version(name, number, card)
         tracker.finish(FOLDER, tags[FINGERPRINT_TAG])
     return _version(client.get_model_version(name, number))
+
+
+def upload_picture(tracker: "Tracker") -> str:
+    """The report's picture, small enough for the model card; its address, empty if there is no report."""
+    if not PICTURE.is_file():
+        return ""
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as folder, Image.open(PICTURE) as file:
+        small = Path(folder) / "predictions.jpg"
+        picture = file.convert("RGB")
+        picture.thumbnail((900, 1200))
+        picture.save(small, quality=80)
+        tracker.artifacts(small, "card")
+    return artifact_address(tracker.run_id, "card/predictions.jpg")
 
 
 def _version(found: "ModelVersion") -> Version:
@@ -95,14 +140,14 @@ def main() -> None:
 
 
 def described(version: Version, alias: str) -> dict[str, Any]:
-    """A version as JSON; the same whenever it is written."""
+    """A version as JSON, without what the gate and people say of it later; the same whenever it is written."""
     return {
         "name": version.name,
         "version": version.number,
         "alias": alias,
         "uri": f"models:/{version.name}/{version.number}",
         "run_id": version.run_id,
-        "tags": dict(sorted(version.tags.items())),
+        "tags": {key: value for key, value in sorted(version.tags.items()) if not key.startswith(JUDGEMENT)},
     }
 
 

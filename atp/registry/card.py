@@ -1,0 +1,155 @@
+"""The model card: a version's description in the registry, in Markdown as MLflow's page shows it."""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from atp.config import Optimisation, Params, Section
+
+LIMIT = 5000
+"""Characters that MLflow's table has for a description; sqlite takes more, other databases do not."""
+
+
+def model_card(params: Params, tags: Mapping[str, str], metrics: Mapping[str, Any], picture: str = "") -> str:
+    """What a version is, what it was measured to do, and what was not measured.
+
+    Args:
+        tags: as ``origin_tags`` makes them.
+        metrics: what is in ``runs/evaluate/metrics.json``; without labels there is no ``miou`` in it.
+        picture: address of one, left out if empty.
+
+    Returns:
+        At most ``LIMIT`` characters; of very many classes the table shows those that changed most.
+    """
+    iou = metrics.get("iou", {})
+    source, adapted = iou.get("source", {}), iou.get("propagate", {})
+    names = list(adapted)
+    # Those that changed most come last, and are the last to go.
+    order = sorted(names, key=lambda name: abs(_change(source.get(name), adapted[name])))
+    for left_out in range(len(order) + 1):
+        shown = set(order[left_out:])
+        table = _table({name: (source.get(name), adapted[name]) for name in names if name in shown}, left_out)
+        card = "\n\n".join(_parts(params, tags, metrics, picture, table))
+        if len(card) <= LIMIT:
+            return card
+    return card[: LIMIT - 2] + "\n…"
+
+
+def artifact_address(run_id: str, path: str) -> str:
+    """Where MLflow's page finds an artifact of a run; relative, so right behind any host and prefix.
+
+    The page drops ``data:`` addresses, and a picture would not fit into the description.
+    """
+    return f"get-artifact?{urlencode({'path': path, 'run_uuid': run_id})}"
+
+
+def _parts(
+    params: Params, tags: Mapping[str, str], metrics: Mapping[str, Any], picture: str, table: list[str]
+) -> list[str]:
+    return [
+        _summary(metrics.get("miou", {})),
+        *([f"![Target images, labels where there are any, and predictions]({picture})"] if picture else []),
+        "### Data",
+        "\n".join(_data(params, tags)),
+        "### Method",
+        "Align, Teach and Propagate (Wang, Liang, Zhang), without the source data and without labels of the target:",
+        "\n".join(_method(params)),
+        "The run's parameters have every setting.",
+        *(["### IoU per class, percent", "\n".join(table)] if table else []),
+        "### Limits",
+        "\n".join(_limits(params, metrics)),
+        "### Licence and intended use",
+        "Not known to ATP, which saw neither the licence of the data nor that of the source model: to be filled in by "
+        "whoever uses this model.",
+    ]
+
+
+def _summary(miou: Mapping[str, float | None]) -> str:
+    source, adapted = miou.get("source"), miou.get("propagate")
+    if adapted is None:
+        return "A segmentation model adapted to new images. **How good it is was not measured: no labels.**"
+    than = "" if source is None else f", its source model **{source:.2f} %**"
+    return f"A segmentation model adapted to new images: **{adapted:.2f} % mIoU** on held-out ones{than}."
+
+
+def _data(params: Params, tags: Mapping[str, str]) -> list[str]:
+    size = "at their own sizes" if params.data.size is None else "at {}x{}".format(*params.data.size)
+    test = params.data.test
+    return [
+        f"- adapted to `{params.data.target.images}`, {size}, unlabelled",
+        f"- measured on `{test.images}`" + (f" with `{test.labels}`" if test.labels else ", which has no labels"),
+        f"- all data: `{tags.get('atp.data', 'unknown')}`",
+        f"- source model: `{tags.get('atp.source_model', 'unknown')}`",
+        f"- code: ATP {tags.get('atp.version', 'unknown')}, commit `{tags.get('atp.git_commit', 'unknown')}`"
+        + (" with changes" if tags.get("atp.git_dirty") == "true" else ""),
+    ]
+
+
+def _method(params: Params) -> list[str]:
+    network = params.network
+    lines = [f"- network: {network.backbone}, output stride {network.output_stride}"]
+    stages: dict[str, Section] = {
+        "align": params.align,
+        "dump": params.dump,
+        "teach": params.teach,
+        "split": params.split,
+        "propagate": params.propagate,
+    }
+    for name, section in stages.items():
+        shared = Optimisation.model_fields if isinstance(section, Optimisation) else {}
+        own = [key for key in type(section).model_fields if key not in shared]
+        keys = [*(key for key in ("epochs", "lr", "batch_size", "batchnorm") if key in shared), *own]
+        values = section.model_dump(mode="json")
+        rounds = f" x {len(params.rounds)} rounds" if name in ("dump", "teach") and len(params.rounds) > 1 else ""
+        lines.append(f"- {name}{rounds}: " + ", ".join(f"{key} {_plain(values[key])}" for key in keys))
+    return [*lines, f"- seed {params.training.seed}, {params.training.precision}"]
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
+
+
+def _table(iou: Mapping[str, tuple[float | None, float | None]], left_out: int) -> list[str]:
+    if not iou and not left_out:
+        return []
+    lines = ["| class | source | adapted | change |", "|---|---:|---:|---:|"]
+    for name, (before, after) in iou.items():
+        change = "" if before is None or after is None else f"{after - before:+.2f}"
+        lines.append(f"| {_cell(name)} | {_number(before)} | {_number(after)} | {change} |")
+    return lines + ([f"| and {left_out} more that changed less | | | |"] if left_out else [])
+
+
+def _limits(params: Params, metrics: Mapping[str, Any]) -> list[str]:
+    iou = metrics.get("iou", {})
+    source, adapted = iou.get("source", {}), iou.get("propagate", {})
+    lines = []
+    if adapted:
+        worse = [name for name in adapted if _change(source.get(name), adapted[name]) < 0]
+        told = ", ".join(f"{_cell(name)} ({source[name]:.2f} to {adapted[name]:.2f})" for name in worse[:12])
+        more = f" and {len(worse) - 12} more" if len(worse) > 12 else ""
+        lines.append(f"- got worse: {told}{more}" if worse else "- no class got worse")
+        absent = [_cell(name) for name in adapted if adapted[name] is None]
+        if absent:
+            lines.append(f"- not measured, since no test image shows it: {', '.join(absent[:12])}")
+    else:
+        lines.append("- mIoU was not measured; that a model is surer of itself does not say that it is right")
+    return [
+        *lines,
+        f"- one run with seed {params.training.seed}; another seed moves mIoU by some points",
+        "- not measured: the source domain, other domains, other image sizes, whether its confidence is calibrated",
+    ]
+
+
+def _change(before: float | None, after: float | None) -> float:
+    return 0.0 if before is None or after is None else after - before
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _cell(text: str) -> str:
+    """A class's name, harmless in a table."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")

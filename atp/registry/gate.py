@@ -1,0 +1,213 @@
+"""The gate: whether a candidate becomes champion, and the champion's alias, which people move by hand as well.
+
+A version is judged once, when it is new; again only under another rule. One that was champion before is never promoted
+by itself: whoever went back from it had a reason that no figure shows.
+"""
+
+import getpass
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from atp.config import RegisterSection
+from atp.errors import InputError
+from atp.registry.comparison import Again, evaluate_again
+from atp.registry.lookup import Version
+from atp.registry.origin import EVALUATION_TAG
+from atp.tracking import quotable
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+VERDICT_TAG = "atp.gate"
+RULE_TAG = "atp.gate_rule"
+PROMOTED_TAG = "atp.promoted_at"
+MIOU_TAG = "atp.miou_propagate"
+SOURCE_MIOU_TAG = "atp.miou_source"
+
+JUDGEMENT = ("atp.gate", "atp.promoted")
+"""How the tags begin that are set after a version is made."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate says of a candidate, and why in one sentence."""
+
+    promote: bool
+    why: str
+
+
+def rule(section: RegisterSection) -> str:
+    """What a verdict depends on besides the models."""
+    return f"{section.champion}, at least {section.gain:g} points"
+
+
+def judged(tags: Mapping[str, str], section: RegisterSection) -> bool:
+    """Whether nothing is left to the gate."""
+    return section.promote == "never" or PROMOTED_TAG in tags or tags.get(RULE_TAG) == rule(section)
+
+
+def judge(own: float | None, source: float | None, champion: str | None, rival: Again | None, gain: float) -> Verdict:
+    """Compare a candidate with the champion, or with its own source model if there is none.
+
+    Args:
+        own, source: mIoU in percent of the candidate and of the model that it was adapted from; None without labels.
+        champion: number of its version.
+        rival: the champion in the same evaluation.
+        gain: percentage points of mIoU that make a candidate better.
+    """
+    if own is None:
+        return Verdict(False, "the test images have no labels, so nothing measures which model is better")
+    if champion is None:
+        if source is None or own < source:
+            than = "an unknown one" if source is None else f"{source:.2f} %"
+            return Verdict(False, f"{own:.2f} % mIoU, but its own source model has {than}")
+        return Verdict(True, f"{own:.2f} % mIoU, its source model {source:.2f} %; there was no champion")
+    if rival is None or rival.miou is None:
+        reason = rival.why if rival else "it was not evaluated"
+        return Verdict(False, f"the champion, version {champion}, cannot be compared ({reason})")
+    figures = f"{own:.2f} % mIoU against {rival.miou:.2f} % of version {champion}"
+    if own > rival.miou and round(own - rival.miou, 2) >= gain:
+        return Verdict(True, figures)
+    return Verdict(False, figures + (f"; {gain:g} points more are wanted" if gain else ""))
+
+
+def pass_gate(client: "MlflowClient", version: Version, section: RegisterSection) -> str | None:
+    """Judge a version that is not judged yet, and make it champion if it is better; returns what was decided."""
+    if judged(version.tags, section):
+        return None
+    own, source = _figure(version.tags, MIOU_TAG), _figure(version.tags, SOURCE_MIOU_TAG)
+    while True:
+        champion = holder(client, version.name, section.champion)
+        if champion is not None and str(champion.version) == version.number:
+            # By hand, in MLflow itself.
+            _record(client, version, section, f"{section.champion} already")
+            return None
+        number = str(champion.version) if champion else None
+        rival = _in_the_same_evaluation(client, champion, version) if champion and own is not None else None
+        verdict = judge(own, source, number, rival, section.gain)
+        # While the champion was evaluated somebody may have made another one.
+        latest = holder(client, version.name, section.champion)
+        if not verdict.promote or (str(latest.version) if latest else None) == number:
+            break
+    if verdict.promote:
+        promote(client, version.name, version.number, section.champion, "gate", verdict.why)
+    said = f"{'promoted' if verdict.promote else 'not promoted'}: {verdict.why}"
+    _record(client, version, section, said)
+    return said if verdict.promote else f"{said}; by hand: atp promote {version.number}"
+
+
+def _record(client: "MlflowClient", version: Version, section: RegisterSection, said: str) -> None:
+    client.set_model_version_tag(version.name, version.number, VERDICT_TAG, said)
+    client.set_model_version_tag(version.name, version.number, RULE_TAG, rule(section))
+
+
+def _in_the_same_evaluation(client: "MlflowClient", champion: "ModelVersion", version: Version) -> Again:
+    """The champion's figure: as its tags say if it was measured in the same way, else measured now."""
+    from atp.registry.package import download_model, find_checkpoint
+
+    recorded = _figure(champion.tags, MIOU_TAG)
+    if recorded is not None and champion.tags.get(EVALUATION_TAG) == version.tags.get(EVALUATION_TAG) is not None:
+        return Again(recorded)
+    address = f"models:/{champion.name}/{champion.version}"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            checkpoint = find_checkpoint(download_model(address, Path(folder)), address)
+        except InputError as error:
+            return Again(None, str(error))
+        return evaluate_again(checkpoint)
+
+
+def _figure(tags: Mapping[str, str], name: str) -> float | None:
+    try:
+        return float(tags[name])
+    except (KeyError, ValueError):
+        return None
+
+
+def holder(client: "MlflowClient", name: str, alias: str) -> "ModelVersion | None":
+    """The version that carries an alias."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def promote(client: "MlflowClient", name: str, number: str, alias: str, by: str, why: str) -> str | None:
+    """Give a version the alias, and say in its tags when, by whom and why; returns the number that had it before.
+
+    Args:
+        by: ``gate`` or ``hand``.
+    """
+    before = holder(client, name, alias)
+    tags = {
+        "atp.promoted_by": by,
+        "atp.promoted_user": _user(),
+        "atp.promoted_over": str(before.version) if before else "none",
+        "atp.promoted_why": why,
+    }
+    for key, value in tags.items():
+        client.set_model_version_tag(name, number, key, value)
+    client.set_registered_model_alias(name, alias, number)
+    # Last: of a version that has it the gate believes that it was champion.
+    client.set_model_version_tag(name, number, PROMOTED_TAG, datetime.now(UTC).isoformat(timespec="seconds"))
+    return str(before.version) if before else None
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # A container's user without a name.
+        return "unknown"
+
+
+def promote_by_hand(client: "MlflowClient", name: str, number: str, alias: str, candidate: str, why: str = "") -> str:
+    """Move the alias to a version, newer or older; returns one line, what had it before and what has it now.
+
+    Args:
+        number: of the version; the one that carries the alias ``candidate`` if empty.
+
+    Raises:
+        InputError: no such version.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if number:
+        try:
+            version = client.get_model_version(name, number)
+        except MlflowException as error:
+            query = f"name = '{quotable(name)}'"
+            numbers = sorted(int(found.version) for found in client.search_model_versions(query))
+            known = f"it has {', '.join(map(str, numbers))}" if numbers else "there is no such model"
+            raise InputError(f"{name} has no version {number}; {known}") from error
+    else:
+        found = holder(client, name, candidate)
+        if found is None:
+            raise InputError(f"{name} has no version with the alias {candidate}; give the number of one")
+        version = found
+    before = holder(client, name, alias)
+    if before is not None and before.version == version.version:
+        return f"{alias}: {_named(version)} already; nothing changed"
+    compared = _compared(before, version)
+    promote(client, name, str(version.version), alias, "hand", f"{why}; {compared}" if why else compared)
+    return f"{alias}: {_named(before) if before else 'none'} -> {_named(version)}"
+
+
+def _named(version: "ModelVersion") -> str:
+    miou = _figure(version.tags, MIOU_TAG)
+    return f"{version.name} version {version.version}" + ("" if miou is None else f" ({miou:.2f} % mIoU)")
+
+
+def _compared(before: "ModelVersion | None", version: "ModelVersion") -> str:
+    if before is None:
+        return f"{_named(version)}; there was no champion"
+    same = before.tags.get(EVALUATION_TAG) == version.tags.get(EVALUATION_TAG) is not None
+    return f"{_named(version)} for {_named(before)}, {'in the same evaluation' if same else 'not measured alike'}"
