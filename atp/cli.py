@@ -1,6 +1,7 @@
 """The command line ``atp``: predict, doctor, report, promote, serve."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -86,11 +87,13 @@ def promote(
     why: Annotated[str, typer.Option(help="A sentence to keep with the version.")] = "",
 ) -> None:
     """Make a version the champion by hand; an older one's number goes back to it."""
-    from atp.config import RegisterSection, load_params
+    from atp.config import ALIAS_PATTERN, RegisterSection, load_params
     from atp.registry.gate import promote_by_hand
     from atp.tracking import open_client, told
 
     section = load_params().register_ if Path("params.yaml").is_file() else RegisterSection()
+    if not re.fullmatch(ALIAS_PATTERN, alias or section.champion):
+        raise InputError(f"--alias {alias}: must be a word, and not latest or v1, which are MLflow's own")
     client = open_client()
     with told():
         line = promote_by_hand(client, name or section.name, version, alias or section.champion, section.alias, why)

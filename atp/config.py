@@ -25,7 +25,8 @@ Count = Annotated[int, Field(ge=1, strict=True)]
 Whole = Annotated[int, Field(ge=0, strict=True)]
 Channel = Annotated[int, Field(ge=0, le=255, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
-Alias = Annotated[str, Field(pattern=r"^[\w\-]+$")]
+ALIAS_PATTERN = r"(?!(?i:latest|v\d+)$)[\w\-]+"
+"""Those two are MLflow's own."""
 
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -338,16 +339,16 @@ class RegisterSection(Section):
     """
 
     name: Annotated[str, Field(pattern=r"^\w[\w.\- ]*$")] = "atp"
-    alias: Alias = "candidate"
-    champion: Alias = "champion"
+    alias: str = "candidate"
+    champion: str = "champion"
     promote: Literal["auto", "never"] = "auto"
     gain: NonNegative = 0.0
 
     @model_validator(mode="after")
     def _aliases_are_free(self) -> Self:
         for alias in (self.alias, self.champion):
-            if re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
-                raise ValueError(f"alias {alias} is MLflow's own; give another")
+            if not re.fullmatch(ALIAS_PATTERN, alias):
+                raise ValueError(f"alias {alias!r} is no word, or MLflow's own as latest and v1 are; give another")
         if self.alias.lower() == self.champion.lower():
             raise ValueError(f"alias and champion are both {self.alias}; the gate needs two")
         return self

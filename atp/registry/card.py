@@ -10,12 +10,19 @@ LIMIT = 5000
 """Characters that MLflow's table has for a description; sqlite takes more, other databases do not."""
 
 
-def model_card(params: Params, tags: Mapping[str, str], metrics: Mapping[str, Any], picture: str = "") -> str:
+_GAP = "&ensp;"
+"""MLflow's page leaves no room between columns."""
+
+
+def model_card(
+    params: Params, tags: Mapping[str, str], metrics: Mapping[str, Any], *, images: int | None = None, picture: str = ""
+) -> str:
     """What a version is, what it was measured to do, and what was not measured.
 
     Args:
         tags: as ``origin_tags`` makes them.
         metrics: what is in ``runs/evaluate/metrics.json``; without labels there is no ``miou`` in it.
+        images: how many test images there are.
         picture: address of one, left out if empty.
 
     Returns:
@@ -29,7 +36,7 @@ def model_card(params: Params, tags: Mapping[str, str], metrics: Mapping[str, An
     for left_out in range(len(order) + 1):
         shown = set(order[left_out:])
         table = _table({name: (source.get(name), adapted[name]) for name in names if name in shown}, left_out)
-        card = "\n\n".join(_parts(params, tags, metrics, picture, table))
+        card = "\n\n".join(_parts(params, tags, metrics, images, picture, table))
         if len(card) <= LIMIT:
             return card
     return card[: LIMIT - 2] + "\n…"
@@ -44,13 +51,18 @@ def artifact_address(run_id: str, path: str) -> str:
 
 
 def _parts(
-    params: Params, tags: Mapping[str, str], metrics: Mapping[str, Any], picture: str, table: list[str]
+    params: Params,
+    tags: Mapping[str, str],
+    metrics: Mapping[str, Any],
+    images: int | None,
+    picture: str,
+    table: list[str],
 ) -> list[str]:
     return [
         _summary(metrics.get("miou", {})),
         *([f"![Target images, labels where there are any, and predictions]({picture})"] if picture else []),
         "### Data",
-        "\n".join(_data(params, tags)),
+        "\n".join(_data(params, tags, images)),
         "### Method",
         "Align, Teach and Propagate (Wang, Liang, Zhang), without the source data and without labels of the target:",
         "\n".join(_method(params)),
@@ -72,12 +84,13 @@ def _summary(miou: Mapping[str, float | None]) -> str:
     return f"A segmentation model adapted to new images: **{adapted:.2f} % mIoU** on held-out ones{than}."
 
 
-def _data(params: Params, tags: Mapping[str, str]) -> list[str]:
+def _data(params: Params, tags: Mapping[str, str], images: int | None) -> list[str]:
     size = "at their own sizes" if params.data.size is None else "at {}x{}".format(*params.data.size)
     test = params.data.test
+    count = "" if images is None else f"the {images} images of "
     return [
         f"- adapted to `{params.data.target.images}`, {size}, unlabelled",
-        f"- measured on `{test.images}`" + (f" with `{test.labels}`" if test.labels else ", which has no labels"),
+        f"- measured on {count}`{test.images}`" + (f" with `{test.labels}`" if test.labels else ", without labels"),
         f"- all data: `{tags.get('atp.data', 'unknown')}`",
         f"- source model: `{tags.get('atp.source_model', 'unknown')}`",
         f"- code: ATP {tags.get('atp.version', 'unknown')}, commit `{tags.get('atp.git_commit', 'unknown')}`"
@@ -117,7 +130,7 @@ def _table(iou: Mapping[str, tuple[float | None, float | None]], left_out: int) 
     lines = ["| class | source | adapted | change |", "|---|---:|---:|---:|"]
     for name, (before, after) in iou.items():
         change = "" if before is None or after is None else f"{after - before:+.2f}"
-        lines.append(f"| {_cell(name)} | {_number(before)} | {_number(after)} | {change} |")
+        lines.append(f"| {_cell(name)}{_GAP} | {_GAP}{_number(before)} | {_GAP}{_number(after)} | {_GAP}{change} |")
     return lines + ([f"| and {left_out} more that changed less | | | |"] if left_out else [])
 
 

@@ -84,6 +84,12 @@ def read_metrics() -> dict[str, Any]:
     return metrics
 
 
+def read_image_count() -> int | None:
+    """How many test images ``evaluate`` measured on, None if it did not run."""
+    path = METRICS.with_name("images.json")
+    return len(json.loads(path.read_text())["propagate"]["entropy"]) if path.is_file() else None
+
+
 def data_digest(root: Path) -> str:
     """``md5:`` as DVC keeps it, where everyone can look it up; of data without DVC ``sha256:`` of all files."""
     described = root.with_name(f"{root.name}.dvc")

@@ -24,6 +24,7 @@ from atp.registry.origin import (
     Identity,
     identify,
     origin_tags,
+    read_image_count,
     read_metrics,
 )
 from atp.stages.process import light_stage, output, seal, write_json
@@ -107,7 +108,7 @@ def add_version(client: "MlflowClient", params: Params, tags: dict[str, str]) ->
         number = log_registered_model(client, run, ADAPTED, name, tags, metadata)
         for path in filter(Path.is_file, (Path("dvc.lock"), METRICS)):
             tracker.artifacts(path)
-        card = model_card(params, tags, read_metrics(), upload_picture(tracker))
+        card = model_card(params, tags, read_metrics(), images=read_image_count(), picture=upload_picture(tracker))
         client.update_model_version(name, number, card)
         tracker.finish(FOLDER, tags[FINGERPRINT_TAG])
     return _version(client.get_model_version(name, number))
@@ -122,7 +123,7 @@ def upload_picture(tracker: "Tracker") -> str:
     with tempfile.TemporaryDirectory() as folder, Image.open(PICTURE) as file:
         small = Path(folder) / "predictions.jpg"
         picture = file.convert("RGB")
-        picture.thumbnail((900, 1200))
+        picture.thumbnail((720, 1200))
         picture.save(small, quality=80)
         tracker.artifacts(small, "card")
     return artifact_address(tracker.run_id, "card/predictions.jpg")
