@@ -2,19 +2,26 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from ruamel.yaml import YAML
 
 from atp.data.labels import LabelSpace
 from atp.models.checkpoint import save_checkpoint
 from atp.models.network import NetworkConfig, build_network
 from tests.clone import dvc, make_clone
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,23 +68,40 @@ sys.exit(
 
 SPACE = LabelSpace(("sky", "road", "car"), ((0, 0, 200), (90, 90, 90), (200, 0, 0)))
 MIOU = {"source": 40.5, "align": None, "propagate": 50.25}
+IOU = {
+    "source": {"sky": 60.0, "road": 21.0, "car": None},
+    "propagate": {"sky": 81.0, "road": 19.5, "car": None},
+}
 
 
-def make_project(folder: Path, align_epochs: int = 4) -> Path:
-    """As much of a project as the registry sees: parameters, data, a source and an adapted model, figures."""
+def make_project(folder: Path, align_epochs: int = 4, miou: float = MIOU["propagate"]) -> Path:
+    """As much of a project as the registry sees: parameters, data, a source and an adapted model, figures.
+
+    Args:
+        align_epochs: another number makes another model of it.
+        miou: of the adapted model.
+    """
     yaml = YAML(typ="safe")
     params = yaml.load(ROOT / "params.yaml")
     params["align"]["epochs"] = align_epochs
     (folder / "data/source").mkdir(parents=True)
     (folder / "data/source/secret.txt").write_text("source data")
     yaml.dump(params, folder / "params.yaml")
+    generator = np.random.default_rng(0)
+    for kind, shape, top in (("images", (16, 32, 3), 255), ("labels", (16, 32), 3)):
+        (folder / "data/test" / kind).mkdir(parents=True)
+        for name in ("a", "b"):
+            pixels = generator.integers(0, top, shape, dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "data/test" / kind / f"{name}.png")
     config = NetworkConfig(backbone="resnet_small", output_stride=8, aspp_dilations=(1, 2), num_classes=3)
     for seed, stage in enumerate(("source", "propagate")):
         torch.manual_seed(seed)
         path = folder / "runs" / stage / "model.safetensors"
         save_checkpoint(path, build_network(config), config, SPACE, {"stage": stage})
     (folder / "runs/evaluate").mkdir()
-    (folder / "runs/evaluate/metrics.json").write_text(json.dumps({"miou": MIOU}))
+    metrics = {"miou": MIOU | {"propagate": miou}, "iou": IOU}
+    (folder / "runs/evaluate/metrics.json").write_text(json.dumps(metrics))
+    (folder / "runs/evaluate/images.json").write_text(json.dumps({"propagate": {"entropy": {"a": 0.1, "b": 0.2}}}))
     return folder
 
 
@@ -101,13 +125,13 @@ def mlflow_imported() -> None:
 
 @pytest.fixture(scope="session")
 def registered(tmp_path_factory: pytest.TempPathFactory, mlflow_imported: None) -> Path:
-    """Three projects, ``first``, its ``twin`` and a ``second`` with other parameters, that have all registered their
-    adapted model at the same moment in one new database, ``mlflow.db``; and ``user``, where ``tests/registry/user.py``
-    has used it. Not to be changed.
+    """Three projects, ``first``, its ``twin`` and a better ``second`` with other parameters, that have all registered
+    their adapted model at the same moment in one new database, ``mlflow.db``; and ``user``, where
+    ``tests/registry/user.py`` has used it. Not to be changed.
     """
     root = tmp_path_factory.mktemp("registered")
-    for name, epochs in (("first", 4), ("twin", 4), ("second", 5)):
-        make_project(root / name, epochs)
+    for name, epochs, miou in (("first", 4, 50.25), ("twin", 4, 50.25), ("second", 5, 51.5)):
+        make_project(root / name, epochs, miou)
     (root / "user").mkdir()
     environment = {
         **os.environ,
@@ -133,3 +157,20 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_clone(clone)
     dvc(clone, "repro")
     return clone
+
+
+@pytest.fixture
+def copy(registered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The three projects and their database, to be changed; ``first`` is the working folder."""
+    root = Path(shutil.copytree(registered, tmp_path / "copy"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
+    monkeypatch.chdir(root / "first")
+    return root
+
+
+@pytest.fixture
+def client(copy: Path) -> "MlflowClient":
+    """Of the copy's database."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(f"sqlite:///{copy}/mlflow.db")

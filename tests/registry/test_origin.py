@@ -85,6 +85,7 @@ def test_what_changes_the_fingerprint(small_project: Path) -> None:
 def test_what_does_not(small_project: Path) -> None:
     before = identify(load_params()).fingerprint
     change_params("alias: candidate", "alias: other")
+    change_params("promote: auto", "promote: never")
     change_params("device: auto", "device: cpu")
     Path("params.yaml").write_text(Path("params.yaml").read_text() + "# a comment\n")
     Path("runs/evaluate/metrics.json").unlink()
@@ -94,8 +95,8 @@ def test_what_does_not(small_project: Path) -> None:
 
 def test_the_fingerprint_is_worked_by_hand(small_project: Path) -> None:
     identity = identify(load_params())
-    code = digest(Path(__file__).parents[2] / "atp/registry/model.py")
-    text = "\n".join([identity.model, identity.data, identity.params, code])
+    code = [digest(Path(__file__).parents[2] / f"atp/registry/{name}.py") for name in ("model", "images", "guard")]
+    text = "\n".join([identity.model, identity.data, identity.params, *code])
     assert identity.fingerprint == hashlib.sha256(text.encode()).hexdigest()
 
 

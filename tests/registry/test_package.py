@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from atp.models.checkpoint import network_from_checkpoint
+from atp.registry.images import decode_image
 from atp.registry.package import input_example, requirements
 
 
@@ -37,17 +38,35 @@ def test_it_brings_its_code_along(answer: dict[str, str]) -> None:
 
 
 def test_other_than_uint8_images_are_refused(answer: dict[str, str]) -> None:
-    assert "uint8" in answer["floats"]
-    assert "does not match expected shape" in answer["grey"]
+    for name, found in (("floats", "float64 (1, 8, 8, 3)"), ("grey", "uint8 (1, 8, 8)")):
+        assert answer[name].startswith("the input must be uint8 images (N, H, W, 3), or a list of PNG or JPEG files")
+        assert answer[name].endswith(f"not {found}")
+
+
+def test_confidence_is_that_of_the_class(registered: Path, answer: dict[str, list[object]]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 45, 31, 3), dtype=np.uint8)
+    network, _ = network_from_checkpoint(registered / "first/runs/propagate/model.safetensors")
+    with torch.inference_mode():
+        expected = 255 * network(torch.from_numpy(images).permute(0, 3, 1, 2)).softmax(1).amax(1).numpy()
+    dtype, found = answer["confidence"]
+    assert dtype == "uint8"
+    assert np.abs(np.asarray(found) - expected).max() < 1, "rounded, and by other last bits"
+    assert answer["mask"] == answer["45x31"][2]
 
 
 def test_no_images_give_no_maps(answer: dict[str, object]) -> None:
     assert answer["none"] == [0, 8, 8]
 
 
-def test_the_example_is_a_batch_of_two(answer: dict[str, object]) -> None:
-    assert answer["example"] == ["uint8", [2, 16, 32, 3], [2, 16, 32]]
-    assert not np.array_equal(*input_example())
+def test_the_example_is_two_files(answer: dict[str, object]) -> None:
+    assert answer["example"] == ["object", [2], [["mask"], ["mask"]]]
+    first, second = (decode_image(text, 2**20) for text in input_example())
+    assert first.shape == (16, 32, 3)
+    assert not np.array_equal(first, second)
+
+
+def test_files_give_the_same_masks_as_arrays(answer: dict[str, object]) -> None:
+    assert answer["files"] == answer["arrays"]
 
 
 def test_users_learn_size_and_classes(answer: dict[str, object]) -> None:

@@ -1,11 +1,14 @@
 """Somebody who has the registry, but neither this project nor its package: run in a process of its own."""
 
+import base64
 import importlib.util
+import io
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,6 +26,12 @@ def main() -> None:
         images = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
         labels = model.predict(images)
         answer[f"{height}x{width}"] = [str(labels.dtype), list(labels.shape), labels.tolist()]
+    both = model.predict(images, params={"confidence": True})
+    answer["mask"] = both["mask"].tolist()
+    answer["confidence"] = [str(both["confidence"].dtype), both["confidence"].tolist()]
+    files = [encoded(image) for image in images]
+    answer["files"] = [decoded(maps["mask"]) for maps in model.predict(np.array(files, dtype=object))]
+    answer["arrays"] = labels.tolist()
     answer["none"] = list(model.predict(np.zeros((0, 8, 8, 3), np.uint8)).shape)
     for name, wrong in (("floats", np.zeros((1, 8, 8, 3))), ("grey", np.zeros((1, 8, 8), np.uint8))):
         try:
@@ -30,10 +39,21 @@ def main() -> None:
         except MlflowException as error:
             answer[name] = str(error)
     example = model.input_example
-    answer["example"] = [str(example.dtype), list(example.shape), list(model.predict(example).shape)]
+    answer["example"] = [str(example.dtype), list(example.shape), [list(maps) for maps in model.predict(example)]]
     answer["atp"] = sys.modules["atp"].__file__
     answer["metadata"] = model.metadata.metadata
     Path("answer.json").write_text(json.dumps(answer))
+
+
+def encoded(image: np.ndarray) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "PNG")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def decoded(text: str) -> list[list[int]]:
+    with Image.open(io.BytesIO(base64.b64decode(text))) as file:
+        return np.array(file).tolist()
 
 
 if __name__ == "__main__":

@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
 
 from atp.config import load_params
+from atp.registry.comparison import evaluation_digest
+from atp.registry.gate import JUDGEMENT
 from atp.registry.origin import identify
-from atp.stages.register import described, register_with_mlflow
+from atp.stages.register import described, register_with_mlflow, upload_picture
+from atp.tracking import Tracker
 
 # Runs the stage and tells which of the slow libraries it imported.
 LEAN = """
@@ -21,20 +25,6 @@ sys.argv = ["register"]
 runpy.run_module("atp.stages.register", run_name="__main__")
 print([name for name in ("torch", "mlflow", "sqlalchemy", "numpy") if name in sys.modules])
 """
-
-
-@pytest.fixture
-def copy(registered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The three projects and their database, to be changed; ``first`` is the working folder."""
-    root = Path(shutil.copytree(registered, tmp_path / "copy"))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
-    monkeypatch.chdir(root / "first")
-    return root
-
-
-@pytest.fixture
-def client(copy: Path) -> MlflowClient:
-    return MlflowClient(f"sqlite:///{copy}/mlflow.db")
 
 
 def run_lean() -> subprocess.CompletedProcess[str]:
@@ -55,8 +45,50 @@ def test_three_at_once_make_two_versions(registered: Path) -> None:
     assert len(client.search_model_versions("name = 'atp'")) == 2
     for told in (first, second):
         version = client.get_model_version("atp", told["version"])
-        assert version.tags == told["tags"]
+        assert {k: v for k, v in version.tags.items() if not k.startswith(JUDGEMENT)} == told["tags"]
         assert version.run_id == told["run_id"]
+
+
+def test_the_better_of_two_at_once_is_champion(registered: Path) -> None:
+    """Whichever of them came first: the second project's model has 51.5 % mIoU, the first's 50.25 %."""
+    first, second = (version_of(registered / name)["version"] for name in ("first", "second"))
+    client = MlflowClient(f"sqlite:///{registered}/mlflow.db")
+    champion = client.get_model_version_by_alias("atp", "champion")
+    assert str(champion.version) == second
+    assert str(client.get_model_version_by_alias("atp", "candidate").version) in (first, second)
+    assert champion.tags["atp.promoted_by"] == "gate"
+    assert champion.tags["atp.gate"].startswith("promoted: 51.50 % mIoU")
+    if champion.tags["atp.promoted_over"] == "none":
+        loser = client.get_model_version("atp", first)
+        assert loser.tags["atp.gate"] == f"not promoted: 50.25 % mIoU against 51.50 % of version {second}"
+    else:
+        assert champion.tags["atp.promoted_why"] == f"51.50 % mIoU against 50.25 % of version {first}"
+
+
+def test_a_version_has_its_card(registered: Path) -> None:
+    client = MlflowClient(f"sqlite:///{registered}/mlflow.db")
+    card = client.get_model_version("atp", version_of(registered / "first")["version"]).description
+    assert "**50.25 % mIoU**" in card
+    assert "the 2 images of `data/test/images`" in card
+    assert "got worse: road (21.00 to 19.50)" in card
+    assert "![" not in card, "there is no report"
+
+
+def test_the_card_has_the_reports_picture_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert upload_picture(Tracker()) == ""
+    Path("runs/report").mkdir(parents=True)
+    Image.new("RGB", (3000, 2000)).save("runs/report/predictions.png")
+    uploaded = []
+
+    class Uploads(Tracker):
+        def artifacts(self, path: Path, to: str | None = None) -> None:
+            with Image.open(path) as picture:
+                uploaded.append((path.name, to, picture.size))
+
+    address = upload_picture(Uploads(run_id="abc"))
+    assert uploaded == [("predictions.jpg", "card", (720, 480))]
+    assert address == "get-artifact?path=card%2Fpredictions.jpg&run_uuid=abc"
 
 
 def test_the_pipelines_run_has_the_model_and_what_sums_it_up(registered: Path) -> None:
@@ -90,12 +122,12 @@ def test_the_alias_comes_back_without_a_new_version(copy: Path, client: MlflowCl
     first, second = version_of(copy / "first"), version_of(copy / "second")
     client.set_registered_model_alias("atp", "candidate", second["version"])
     params = load_params()
-    version = register_with_mlflow(params, identify(params))
+    version = register_with_mlflow(params, identify(params), evaluation_digest(params))
     assert described(version, "candidate") == first
     assert str(client.get_model_version_by_alias("atp", "candidate").version) == first["version"]
     assert len(client.search_model_versions("name = 'atp'")) == 2
     client.delete_registered_model_alias("atp", "candidate")
-    register_with_mlflow(params, identify(params))
+    register_with_mlflow(params, identify(params), evaluation_digest(params))
     assert str(client.get_model_version_by_alias("atp", "candidate").version) == first["version"]
 
 
@@ -115,3 +147,13 @@ def test_a_registry_that_does_not_answer_is_one_line(small_project: Path, monkey
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: MLflow at http://127.0.0.1:9 does not work (")
     assert not Path("runs/register").exists()
+
+
+def test_who_went_back_by_hand_is_not_overruled(copy: Path, client: MlflowClient) -> None:
+    first, second = (version_of(copy / name)["version"] for name in ("first", "second"))
+    client.set_registered_model_alias("atp", "champion", first)
+    client.set_registered_model_alias("atp", "candidate", second)
+    params = load_params(copy / "second/params.yaml", {"register.gain": 0.1})
+    identity = identify(params)
+    register_with_mlflow(params, identity, evaluation_digest(params))
+    assert str(client.get_model_version_by_alias("atp", "champion").version) == first
