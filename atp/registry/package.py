@@ -13,6 +13,7 @@ such an array. Our code refuses all but the two. Tried, and why not:
 - two inputs, of which one is optional: a tensor cannot be.
 """
 
+import os
 import shutil
 import tempfile
 from importlib.metadata import version
@@ -100,6 +101,7 @@ def download_model(address: str, to: Path | None = None) -> Path:
     Raises:
         InputError: not in the registry.
     """
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow  # seconds that local models need not wait for
     from mlflow.exceptions import MlflowException
 

@@ -17,7 +17,6 @@ def serve(model: str, host: str, port: int, workers: int, max_body_mb: int) -> N
     # Threads that wait for their next piece would otherwise take the cores from those that compute.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     folder = download_model(model)
     if not (folder / "MLmodel").is_file():
         raise InputError(f"{model}: no model of MLflow's; give models:/NAME@ALIAS or models:/NAME/VERSION")

@@ -1,0 +1,83 @@
+"""The model card says what was measured, and what was not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atp.config import Params, load_params
+from atp.registry.card import LIMIT, artifact_address, model_card
+
+ROOT = Path(__file__).parents[2]
+TAGS = {"atp.data": "md5:0123.dir", "atp.source_model": "sha256:45", "atp.version": "1.2", "atp.git_commit": "67ab"}
+METRICS: dict[str, Any] = {
+    "miou": {"source": 40.5, "propagate": 50.25},
+    "iou": {
+        "source": {"sky": 60.0, "road": 21.0, "a|b": 10.0, "bus": None},
+        "propagate": {"sky": 81.0, "road": 19.5, "a|b": 10.0, "bus": None},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    return load_params(ROOT / "params.yaml")
+
+
+def rows(card: str) -> list[list[str]]:
+    lines = [line.replace("&ensp;", "") for line in card.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.replace("\\|", "/").strip("|").split("|")] for line in lines]
+
+
+def test_every_class_before_and_after(params: Params) -> None:
+    assert rows(model_card(params, TAGS, METRICS)) == [
+        ["class", "source", "adapted", "change"],
+        ["sky", "60.00", "81.00", "+21.00"],
+        ["road", "21.00", "19.50", "-1.50"],
+        ["a/b", "10.00", "10.00", "+0.00"],
+        ["bus", "", "", ""],
+    ]
+
+
+def test_summary_data_method_and_limits(params: Params) -> None:
+    card = model_card(params, TAGS, METRICS, images=100, picture="get-artifact?x")
+    assert "**50.25 % mIoU** on held-out ones, its source model **40.50 %**" in card
+    assert "measured on the 100 images of `data/test/images` with `data/test/labels`" in card
+    assert "md5:0123.dir" in card
+    assert "commit `67ab`" in card
+    assert "- align: epochs 4, lr 0.002, batch_size 8, batchnorm train, alpha 1.0" in card
+    assert "- dump: keep_ratio 0.65" in card
+    assert "](get-artifact?x)" in card
+    assert "- got worse: road (21.00 to 19.50)\n" in card
+    assert "no test image shows it: bus\n" in card
+    assert "Licence" in card
+
+
+def test_no_class_got_worse(params: Params) -> None:
+    iou = {"source": {"sky": 60.0}, "propagate": {"sky": 60.0}}
+    assert "- no class got worse" in model_card(params, TAGS, METRICS | {"iou": iou})
+
+
+def test_without_labels_it_says_so(params: Params) -> None:
+    card = model_card(params, TAGS, {"miou": {}, "iou": {}})
+    assert "How good it is was not measured" in card
+    assert "mIoU was not measured" in card
+    assert "IoU per class" not in card
+    assert "![" not in card
+
+
+@pytest.mark.parametrize("length", [4, 200])
+def test_many_classes_fit_and_keep_those_that_changed_most(params: Params, length: int) -> None:
+    names = [f"class {'x' * length} {index}" for index in range(255)]
+    iou = {"source": dict.fromkeys(names, 50.0), "propagate": dict.fromkeys(names, 50.1)}
+    iou["propagate"][names[200]] = 10.0
+    card = model_card(params, TAGS, METRICS | {"iou": iou})
+    assert len(card) <= LIMIT
+    shown = [row[0] for row in rows(card)]
+    assert names[200] in shown
+    assert any(f"and {255 - (len(shown) - 2)} more that changed less" in name for name in shown)
+    assert card.endswith("whoever uses this model.")
+
+
+def test_a_picture_is_addressed_relative_to_mlflows_page() -> None:
+    assert artifact_address("ab", "card/x y.jpg") == "get-artifact?path=card%2Fx+y.jpg&run_uuid=ab"
