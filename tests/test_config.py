@@ -59,6 +59,9 @@ def test_missing_key(tree: Any, tmp_path: Path) -> None:
         ("dump", "keep_ratio", 65),
         ("dump", "scales", []),
         ("training", "precision", "int8"),
+        ("register", "promote", "always"),
+        ("register", "gain", -0.5),
+        ("register", "gain", "1"),
         ("network", "backbone", "resnet34"),
         ("data", "size", [160]),
     ],
@@ -66,6 +69,18 @@ def test_missing_key(tree: Any, tmp_path: Path) -> None:
 def test_wrong_type_or_value(tree: Any, tmp_path: Path, section: str, key: str, value: object) -> None:
     tree[section][key] = value
     assert complaint(tree, tmp_path).startswith(f"params.yaml: {section}.{key}")
+
+
+@pytest.mark.parametrize("key", ["alias", "champion"])
+@pytest.mark.parametrize("alias", ["latest", "Latest", "v12", "two words", ""])
+def test_aliases_that_mlflow_does_not_take(tree: Any, tmp_path: Path, key: str, alias: str) -> None:
+    tree["register"][key] = alias
+    assert complaint(tree, tmp_path).startswith(f"params.yaml: register: alias {alias!r} is no word")
+
+
+def test_one_alias_for_two_things(tree: Any, tmp_path: Path) -> None:
+    tree["register"]["champion"] = "Candidate"
+    assert "alias and champion are both candidate" in complaint(tree, tmp_path)
 
 
 def test_integer_round_keys_which_dvc_would_drop(tree: Any, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ by itself: whoever went back from it had a reason that no figure shows.
 
 import getpass
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from atp.config import RegisterSection
 from atp.errors import InputError
-from atp.registry.comparison import Again, evaluate_again
+from atp.registry.comparison import Again
 from atp.registry.lookup import Version
 from atp.registry.origin import EVALUATION_TAG
 from atp.tracking import quotable
@@ -76,8 +76,14 @@ def judge(own: float | None, source: float | None, champion: str | None, rival: 
     return Verdict(False, figures + (f"; {gain:g} points more are wanted" if gain else ""))
 
 
-def pass_gate(client: "MlflowClient", version: Version, section: RegisterSection) -> str | None:
-    """Judge a version that is not judged yet, and make it champion if it is better; returns what was decided."""
+def pass_gate(
+    client: "MlflowClient", version: Version, section: RegisterSection, evaluate: Callable[[Path], Again]
+) -> str | None:
+    """Judge a version that is not judged yet, and make it champion if it is better; returns what was decided.
+
+    Args:
+        evaluate: a checkpoint in the evaluation that the version's figures are of.
+    """
     if judged(version.tags, section):
         return None
     own, source = _figure(version.tags, MIOU_TAG), _figure(version.tags, SOURCE_MIOU_TAG)
@@ -88,7 +94,7 @@ def pass_gate(client: "MlflowClient", version: Version, section: RegisterSection
             _record(client, version, section, f"{section.champion} already")
             return None
         number = str(champion.version) if champion else None
-        rival = _in_the_same_evaluation(client, champion, version) if champion and own is not None else None
+        rival = _in_the_same_evaluation(champion, version, evaluate) if champion and own is not None else None
         verdict = judge(own, source, number, rival, section.gain)
         # While the champion was evaluated somebody may have made another one.
         latest = holder(client, version.name, section.champion)
@@ -106,7 +112,7 @@ def _record(client: "MlflowClient", version: Version, section: RegisterSection, 
     client.set_model_version_tag(version.name, version.number, RULE_TAG, rule(section))
 
 
-def _in_the_same_evaluation(client: "MlflowClient", champion: "ModelVersion", version: Version) -> Again:
+def _in_the_same_evaluation(champion: "ModelVersion", version: Version, evaluate: Callable[[Path], Again]) -> Again:
     """The champion's figure: as its tags say if it was measured in the same way, else measured now."""
     from atp.registry.package import download_model, find_checkpoint
 
@@ -119,7 +125,7 @@ def _in_the_same_evaluation(client: "MlflowClient", champion: "ModelVersion", ve
             checkpoint = find_checkpoint(download_model(address, Path(folder)), address)
         except InputError as error:
             return Again(None, str(error))
-        return evaluate_again(checkpoint)
+        return evaluate(checkpoint)
 
 
 def _figure(tags: Mapping[str, str], name: str) -> float | None:

@@ -27,6 +27,7 @@ from atp.registry.origin import (
     read_image_count,
     read_metrics,
 )
+from atp.stages.champion import evaluate_again
 from atp.stages.process import light_stage, output, seal, write_json
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def register_with_mlflow(params: Params, identity: Identity, evaluation: str | N
         version = found or add_version(client, params, tags)
         with told():
             client.set_registered_model_alias(section.name, section.alias, version.number)
-            verdict = pass_gate(client, version, section)
+            verdict = pass_gate(client, version, section, evaluate_again)
     logger.info("register: %s version %s (%s) %s", section.name, version.number, section.alias, said)
     if verdict:
         logger.info("register: %s version %s %s", section.name, version.number, verdict)

@@ -90,11 +90,10 @@ def no_evaluation(checkpoint: Path) -> Again:
     raise AssertionError("evaluated anew")
 
 
-def test_of_several_the_best_is_champion(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "evaluate_again", no_evaluation)
+def test_of_several_the_best_is_champion(registry: Registry) -> None:
     champions = []
     for miou in (45.0, 44.0, 47.5, 46.0):
-        pass_gate(registry.client, registry.add(miou), AUTO)
+        pass_gate(registry.client, registry.add(miou), AUTO, no_evaluation)
         champions.append(registry.champion())
     assert champions == ["1", "1", "3", "3"]
     tags = registry.tags("3")
@@ -107,7 +106,7 @@ def test_of_several_the_best_is_champion(registry: Registry, monkeypatch: pytest
 
 @pytest.mark.parametrize(("anew", "expected"), [(48.0, "1"), (44.0, "2")])
 def test_figures_of_other_evaluations_are_not_compared(
-    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anew: float, expected: str
+    registry: Registry, tmp_path: Path, anew: float, expected: str
 ) -> None:
     """The champion has 50 % of other images; of these it has ``anew``."""
     seen = []
@@ -116,21 +115,19 @@ def test_figures_of_other_evaluations_are_not_compared(
         seen.append(checkpoint.read_bytes())
         return Again(anew)
 
-    monkeypatch.setattr(gate, "evaluate_again", evaluate)
-    pass_gate(registry.client, registry.add(50.0, "other"), AUTO)
+    pass_gate(registry.client, registry.add(50.0, "other"), AUTO, no_evaluation)
     (tmp_path / "model/model.safetensors").write_bytes(b"the champion's")
-    said = pass_gate(registry.client, registry.add(45.0), AUTO)
+    said = pass_gate(registry.client, registry.add(45.0), AUTO, evaluate)
     assert registry.champion() == expected
     assert seen == [b"the champion's"]
     assert said is not None
     assert f"45.00 % mIoU against {anew:.2f} % of version 1" in said
 
 
-def test_a_champion_of_somebody_else_stays(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "evaluate_again", no_evaluation)
+def test_a_champion_of_somebody_else_stays(registry: Registry) -> None:
     registry.client.create_model_version("empty", registry.source)
     registry.client.set_registered_model_alias("empty", "champion", "1")
-    said = pass_gate(registry.client, registry.add(99.0), AUTO)
+    said = pass_gate(registry.client, registry.add(99.0), AUTO, no_evaluation)
     assert registry.champion() == "1"
     assert said is not None
     assert "ATP did not make it" in said
@@ -138,7 +135,7 @@ def test_a_champion_of_somebody_else_stays(registry: Registry, monkeypatch: pyte
 
 
 def test_without_labels_nobody_is_promoted(registry: Registry) -> None:
-    said = pass_gate(registry.client, registry.add(None, None), AUTO)
+    said = pass_gate(registry.client, registry.add(None, None), AUTO, no_evaluation)
     assert said is not None
     assert said.startswith("not promoted: the test images have no labels")
     assert registry.champion() is None
@@ -146,24 +143,23 @@ def test_without_labels_nobody_is_promoted(registry: Registry) -> None:
 
 def test_a_version_is_judged_once(registry: Registry) -> None:
     version = registry.add(45.0)
-    assert pass_gate(registry.client, version, AUTO) is not None
+    assert pass_gate(registry.client, version, AUTO, no_evaluation) is not None
     registry.client.delete_registered_model_alias("empty", "champion")
     again = Version("empty", "1", "", registry.tags("1"))
-    assert pass_gate(registry.client, again, RegisterSection(gain=0.5)) is None
+    assert pass_gate(registry.client, again, RegisterSection(gain=0.5), no_evaluation) is None
     assert registry.champion() is None
 
 
 def test_a_champion_made_while_the_other_was_evaluated(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second, third = registry.add(40.0, "other"), registry.add(50.0), registry.add(45.0)
-    pass_gate(registry.client, first, AUTO)
+    pass_gate(registry.client, first, AUTO, no_evaluation)
 
     def evaluate(checkpoint: Path) -> Again:
         registry.client.set_registered_model_alias("empty", "champion", second.number)
         return Again(41.0)
 
-    monkeypatch.setattr(gate, "evaluate_again", evaluate)
     monkeypatch.setattr("atp.registry.package.find_checkpoint", lambda model, address: model)
-    pass_gate(registry.client, third, AUTO)
+    pass_gate(registry.client, third, AUTO, evaluate)
     assert registry.champion() == second.number
     assert registry.tags(third.number)["atp.gate"].endswith("against 50.00 % of version 2")
 

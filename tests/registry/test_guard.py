@@ -118,6 +118,17 @@ def test_errors_are_one_sentence(answer: bytes, expected: str) -> None:
     assert sentence(told).startswith(expected)
 
 
+@pytest.mark.parametrize(
+    "body", [b"[" * 200, b'{"inputs": [[0], ' + b"[1], " * 200 + b"[2]]}", b"[" + b"0," * 20_000 + b"0]"]
+)
+def test_what_costs_more_to_parse_than_to_send_is_not_parsed(body: bytes) -> None:
+    exchange = Exchange([body])
+    told = exchange.run(limit=2**20)
+    assert told[0] == 400
+    assert sentence(told).startswith("the body must be JSON")
+    assert exchange.seen is None
+
+
 def test_other_requests_are_not_touched() -> None:
     seen = []
 

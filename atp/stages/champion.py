@@ -1,0 +1,52 @@
+"""The champion's weights on the test images of today, for the gate of ``register``.
+
+In a process of its own: the one that registers cannot open the labels. By our own code: MLflow runs a second version of
+a model with the first one's.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from atp.config import load_params
+from atp.errors import InputError, exit_codes
+from atp.registry.comparison import Again
+from atp.registry.origin import ADAPTED
+from atp.stages.process import die_with_parent
+
+
+def evaluate_again(checkpoint: Path) -> Again:
+    """Evaluate a checkpoint on the test images of the parameters here, as the stage ``evaluate`` does."""
+    command = [sys.executable, "-m", "atp.stages.champion", str(checkpoint)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        return Again(None, said[-1].removeprefix("error: ") if said else f"it ended with {done.returncode}")
+    return Again(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    """That process: prints ``Again`` as JSON."""
+    with exit_codes():
+        if len(sys.argv) != 2:
+            raise InputError("usage: python -m atp.stages.champion CHECKPOINT")
+        params = load_params()
+        die_with_parent()
+        from atp.data.folder import list_samples
+        from atp.models.checkpoint import load_checkpoint, network_from_checkpoint
+        from atp.stages.evaluate import evaluate, percent
+        from atp.training.runtime import open_runtime
+
+        network, space = network_from_checkpoint(Path(sys.argv[1]))
+        if space.names != load_checkpoint(ADAPTED).label_space.names:
+            print(json.dumps({"miou": None, "why": f"its classes are others: {', '.join(space.names)}"}))
+            return
+        samples = list_samples(params.data.test.images, params.data.test.labels)
+        with open_runtime(params.training, params.runtime) as runtime:
+            result = evaluate(network, samples, params.data.size, runtime, flip=params.evaluate.flip, name="champion")
+        print(json.dumps({"miou": percent(result.confusion.mean_iou())}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""The champion's weights in the evaluation of today."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from atp.config import load_params
+from atp.data.folder import list_samples
+from atp.data.labels import LabelSpace
+from atp.models.checkpoint import load_checkpoint, network_from_checkpoint, save_checkpoint
+from atp.stages import champion
+from atp.stages.champion import evaluate_again
+from atp.stages.evaluate import evaluate, percent
+from atp.training.runtime import Runtime
+
+
+def test_weights_are_evaluated_anew_as_the_stage_does(small_project: Path) -> None:
+    """In a process of its own; the expected figure is that of ``evaluate`` in this one."""
+    params = load_params()
+    path = Path("runs/source/model.safetensors")
+    network, _ = network_from_checkpoint(path)
+    samples = list_samples(params.data.test.images, params.data.test.labels)
+    runtime = Runtime(torch.device("cpu"), dtype=torch.bfloat16)
+    expected = percent(evaluate(network, samples, params.data.size, runtime).confusion.mean_iou())
+    again = evaluate_again(path.resolve())
+    assert (again.miou, again.why) == (expected, "")
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["champion", *arguments])
+    monkeypatch.setattr(champion, "die_with_parent", lambda: None)
+    champion.main()
+
+
+def test_other_classes_cannot_be_compared(
+    small_project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path("runs/source/model.safetensors")
+    checkpoint = load_checkpoint(path)
+    network, space = network_from_checkpoint(path)
+    save_checkpoint(path, network, checkpoint.config, LabelSpace(("sky", "car", "road"), space.colors), {})
+    run_main(monkeypatch, str(path))
+    assert json.loads(capsys.readouterr().out) == {"miou": None, "why": "its classes are others: sky, car, road"}
+
+
+def test_what_cannot_be_read_is_a_reason(small_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit):
+        run_main(monkeypatch, "missing.safetensors")
+
+
+def test_a_failed_process_is_a_reason(small_project: Path) -> None:
+    Path("params.yaml").unlink()
+    again = evaluate_again(Path("runs/source/model.safetensors"))
+    assert again.miou is None
+    assert again.why == "params.yaml: no such file; run from the root of the project"
