@@ -2,8 +2,8 @@
 
     python benchmarks/flow.py [--repeats 3]
 
-To be run in a project that is up to date (after ``make demo``). Starts servers of its own on free ports, on a database of
-its own. The stage that runs in both ways is ``report``, forced, in turns. Prints Markdown.
+To be run in a project that is up to date (after ``make demo``). Starts servers of its own on free ports and databases.
+The stage that runs in both ways is ``report``, forced, in turns. Prints Markdown.
 """
 
 import argparse

@@ -25,7 +25,7 @@ def main() -> None:
     name, *arguments = sys.argv[1:] or [""]
     with exit_codes():
         if not name.isidentifier() or not find_spec(f"atp.stages.{name}"):
-            raise InputError(f"python -m atp.stages {name}: no such stage; dvc.yaml has them all")
+            raise no_such_stage(name)
         if not {"-h", "--help"} & set(arguments):
             processes = load_params().runtime.processes
             # Collecting garbage while modules are imported takes a tenth of the time and finds nothing.
@@ -35,10 +35,16 @@ def main() -> None:
             # ``register`` mostly finds that there is nothing to do.
             if name != "register":
                 start_ahead()
-    sys.argv[1:] = arguments
-    stage = import_module(f"atp.stages.{name}")
-    gc.enable()
+        sys.argv[1:] = arguments
+        stage = import_module(f"atp.stages.{name}")
+        gc.enable()
+        if not hasattr(stage, "main"):
+            raise no_such_stage(name)
     stage.main()
+
+
+def no_such_stage(name: str) -> InputError:
+    return InputError(f"python -m atp.stages {name}: no such stage; dvc.yaml has them all")
 
 
 def launch(name: str, arguments: Sequence[str], processes: int) -> int:
