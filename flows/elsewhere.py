@@ -51,6 +51,11 @@ def run_elsewhere(
     commit = git("rev-parse", "HEAD")
     if commit is None:
         raise InputError(f"{Path.cwd()}: no git repository; machines find the same code by its commit")
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_deployment_by_name(deployment)
+        except ObjectNotFound as error:
+            raise InputError(f"{deployment}: no such deployment in Prefect; see prefect.yaml") from error
     if after:
         transfer("push", *after)
     wanted = {
@@ -61,14 +66,11 @@ def run_elsewhere(
         "force": force,
         "variables": dict(variables),
     }
-    try:
-        # At once and not when it has ended: its id is needed to end it with this run.
-        run = cast(
-            "FlowRun",
-            run_deployment(deployment, parameters=wanted, timeout=0, flow_run_name=f"{name} {task_run.run_count}"),
-        )
-    except ObjectNotFound as error:
-        raise InputError(f"{deployment}: no such deployment in Prefect; see prefect.yaml") from error
+    # At once and not when it has ended: its id is needed to end it with this run.
+    run = cast(
+        "FlowRun",
+        run_deployment(deployment, parameters=wanted, timeout=0, flow_run_name=f"{name} {task_run.run_count}"),
+    )
     with get_client(sync_client=True) as client:
         try:
             state = _wait(client, run.id)

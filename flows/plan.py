@@ -48,11 +48,14 @@ def plan(pipeline: Path, until: str | None) -> list[Step]:
             changes = repo.status()
     except DvcException as error:
         raise InputError(f"{pipeline}: {' '.join(str(error).split())}") from error
-    names = [stage.addressing for stage in graph if Path(stage.path) == pipeline.resolve()]
+    names = [stage.addressing for stage in graph]
     if until is not None and until not in names:
         near = difflib.get_close_matches(until, names, n=1)
         raise InputError(f"{pipeline}: no stage {until}; " + (f"is it {near[0]}?" if near else f"it has {names}"))
-    wanted = [stage for stage in graph if stage.addressing in (names if until is None else [until])]
+    if until is None:
+        wanted = [stage for stage in graph if Path(stage.path).resolve() == pipeline.resolve()]
+    else:
+        wanted = [stage for stage in graph if stage.addressing == until]
     steps: dict[str, Step] = {}
 
     def add(stage: object) -> None:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +41,11 @@ def show_results(runs: Path, run: "Run | None") -> None:
 
 
 def mlflow_link(run: "Run") -> str:
-    """Where a person finds the run: at the tracking server, or at the one of ``make ui``."""
-    uri = tracking_uri()
+    """Where a person's browser finds the run: at the tracking server, or at the one of ``make ui``.
+
+    ``ATP_MLFLOW_UI`` names it where the browser needs another address than the stages.
+    """
+    uri = os.environ.get("ATP_MLFLOW_UI") or tracking_uri()
     server = uri.rstrip("/") if uri.startswith(("http://", "https://")) else MLFLOW_UI
     return f"{server}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
 

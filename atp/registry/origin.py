@@ -1,6 +1,7 @@
 """Which data, parameters, code and source model made an adapted model, as tags of its version in the registry."""
 
 import json
+import os
 import subprocess
 from dataclasses import dataclass
 from hashlib import sha256
@@ -67,7 +68,7 @@ def origin_tags(identity: Identity) -> dict[str, str]:
     return {
         FINGERPRINT_TAG: identity.fingerprint,
         "atp.version": atp.__version__,
-        "atp.git_commit": git("rev-parse", "HEAD") or "unknown",
+        "atp.git_commit": git("rev-parse", "HEAD") or os.environ.get("ATP_GIT_COMMIT") or "unknown",
         "atp.git_dirty": git_dirty(),
         "atp.data": identity.data,
         "atp.params": identity.params,

@@ -135,3 +135,17 @@ def processes(project: Path, pattern: str) -> list[int]:
         if inside and re.search(pattern, command):
             found.append(int(entry.name))
     return found
+
+
+@contextmanager
+def bad_input(project: Path) -> Iterator[None]:
+    """A learning rate at which ``align`` cannot but fail, as somebody might write it into params.yaml."""
+    params = project / "params.yaml"
+    text = params.read_text()
+    changed = re.sub(r"(\nalign:\n(?:  .*\n)*?  lr: )[0-9.]+", r"\g<1>1000000000.0", text)
+    assert changed != text
+    params.write_text(changed)
+    try:
+        yield
+    finally:
+        params.write_text(text)

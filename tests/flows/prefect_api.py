@@ -43,7 +43,7 @@ class Prefect:
         found: dict[str, Any] = self.call("GET", f"flow_runs/{run}")
         return found
 
-    def ended(self, run: str, seconds: float = 240) -> dict[str, Any]:
+    def ended(self, run: str, seconds: float = 600) -> dict[str, Any]:
         """Wait until the run has ended; its state."""
         self.until(lambda: self.run(run)["state"]["type"] in FINAL, seconds, f"run {run} to end")
         state: dict[str, Any] = self.run(run)["state"]
