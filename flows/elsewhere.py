@@ -54,7 +54,7 @@ def run_elsewhere(
     with get_client(sync_client=True) as client:
         try:
             client.read_deployment_by_name(deployment)
-        except ObjectNotFound as error:
+        except (ObjectNotFound, ValueError) as error:  # ValueError: no flow's name before the slash
             raise InputError(f"{deployment}: no such deployment in Prefect; see prefect.yaml") from error
     if after:
         transfer("push", *after)

@@ -19,8 +19,8 @@ from tests.flows.conftest import Servers, bad_input, processes
 from tests.flows.prefect_api import Prefect
 
 TRAINING = r"atp\.stages propagate"
-LONG = {"propagate.epochs": 40}
-"""Long enough to be killed in the middle."""
+LONG = {"propagate.epochs": 100, "runtime.save_every_s": 0}
+"""Long enough to be killed in the middle, with a state to continue from."""
 
 
 def begin(prefect: Prefect, project: Path, lr: float) -> str:
