@@ -19,7 +19,7 @@ from mlflow.entities import Run
 
 from atp.config import Params, load_params
 from atp.errors import InputError
-from atp.tracking import EXPERIMENT, Tracker, flatten, open_client, open_tracker, patience, quotable
+from atp.tracking import EXPERIMENT, Tracker, flatten, open_client, open_tracker, patience, quotable, store_lock
 
 OFF = ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")
 
@@ -363,3 +363,15 @@ def test_what_cannot_be_quoted_is_refused() -> None:
     assert quotable("teach@r01") == "teach@r01"
     with pytest.raises(InputError, match="cannot be looked up"):
         quotable("x' or '1'='1")
+
+
+def test_projects_that_share_a_server_share_its_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        with store_lock("register"):
+            pass
+    (lock,) = tmp_path.rglob("*.lock")
+    assert lock.name.endswith(".register.lock")

@@ -111,14 +111,18 @@ def _in_one_sentence(send: "Send") -> "Send":
         elif start and message["type"] == "http.response.body":
             held.extend(message.get("body", b""))
             if not message.get("more_body"):
-                await _answer(start["status"], _error(_sentence(bytes(held))), send)
+                await _answer(start["status"], _error(_sentence(start["status"], bytes(held))), send)
         else:
             await send(message)
 
     return told
 
 
-def _sentence(body: bytes) -> str:
+def _sentence(status: int, body: bytes) -> str:
+    if status == 504:
+        return "this took longer than the server allows; send fewer or smaller images"
+    if status >= 500:
+        return "the server failed; its log says how"
     with suppress(ValueError):
         found = json.loads(body)
         text = found.get("message", found.get("detail")) if isinstance(found, dict) else None
