@@ -54,6 +54,8 @@ def decode_image(text: object, max_pixels: int) -> NDArray[np.uint8]:
         raise
     except UnidentifiedImageError as error:
         raise InputError("the string is base64, but not of a PNG or JPEG file") from error
+    except Image.DecompressionBombError as error:
+        raise InputError("the image has far more pixels than this server takes; send a smaller one") from error
     except Exception as error:  # What a broken or malicious file makes a decoder raise is open-ended.
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
         raise InputError(f"the image cannot be decoded ({reason})") from error
