@@ -139,7 +139,7 @@ def processes(project: Path, pattern: str) -> list[int]:
 
 @contextmanager
 def bad_input(project: Path) -> Iterator[None]:
-    """A device that is not there, as somebody might write it into params.yaml, and another change for ``align`` to run."""
+    """A device that is not there, as somebody might write it into params.yaml, and a change for ``align`` to run."""
     params = project / "params.yaml"
     text = params.read_text()
     changed = text.replace("device: auto", "device: tpu9").replace("lr: 0.002", "lr: 0.003")
