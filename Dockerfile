@@ -16,7 +16,7 @@ WORKDIR /build
 COPY requirements.lock .
 # What the lock file pins, less what only developers need, and on a CPU less what PyTorch loads on a GPU alone.
 RUN set -eu; \
-    grep -vE '^(ast-serialize|execnet|iniconfig|librt|mypy|mypy-extensions|pytest|pytest-xdist|ruff)==' \
+    grep -vE '^(ast-serialize|execnet|iniconfig|librt|mypy|mypy-extensions|playwright|pytest|pytest-xdist|ruff)==' \
         requirements.lock > wanted.txt; \
     case "$DEVICE:${TORCH_INDEX:+index}" in \
         gpu:) ;; \

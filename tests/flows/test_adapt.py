@@ -109,16 +109,15 @@ def test_wrong_parameters_end_with_one_line(served: Prefect, parameters: dict[st
 
 def test_a_killed_stage_is_retried_and_resumes(served: Prefect, project: Path) -> None:
     run = begin(served, project, 0.011)
-    (training,) = processes(project, TRAINING)
-    os.kill(training, signal.SIGKILL)
+    # The first of them: the others are its children, which send figures to MLflow and load images.
+    os.kill(min(processes(project, TRAINING)), signal.SIGKILL)
     assert served.ended(run)["name"] == "Completed", served.lines(run)
     assert any("propagate: continues at step" in line for line in served.lines(run))
 
 
 def test_a_killed_dvc_is_retried_and_resumes(served: Prefect, project: Path) -> None:
     run = begin(served, project, 0.012)
-    (repro,) = processes(project, r"^\S+ -m dvc .*repro .*propagate")
-    os.kill(repro, signal.SIGKILL)
+    os.kill(min(processes(project, r"^\S+ -m dvc .*repro .*propagate")), signal.SIGKILL)
     assert served.ended(run)["name"] == "Completed", served.lines(run)
     assert any("propagate: continues at step" in line for line in served.lines(run))
 
