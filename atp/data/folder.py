@@ -71,10 +71,13 @@ def open_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
     """Read an image as RGB, resized to ``size`` = (width, height) if given.
 
     Raises:
-        InputError: the file is missing, no image, or cut short.
+        InputError: the file is missing, no image, cut short, or has more than 8 bits a channel.
     """
     try:
         with Image.open(path) as file:
+            if file.mode.startswith(("I", "F")):
+                # Pillow would cut all values off at 255.
+                raise InputError(f"{path}: images must have 8 bits a channel, this file's mode is {file.mode}")
             image = file.convert("RGB")
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: cannot be read as an image ({_reason(error)}); replace or remove it") from error

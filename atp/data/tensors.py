@@ -13,7 +13,7 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
     """Read an image as RGB, uint8, (3, H, W), resized to ``size`` = (width, height) if given.
 
     Raises:
-        InputError: the file is missing, no image, or cut short.
+        InputError: the file is missing, no image, cut short, or has more than 8 bits a channel.
     """
     return torch.from_numpy(np.array(open_image(path, size))).permute(2, 0, 1).contiguous()
 

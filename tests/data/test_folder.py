@@ -66,6 +66,13 @@ def test_images_become_rgb(tmp_path: Path) -> None:
     assert (image == 7).all()
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_more_than_eight_bits_are_not_cut_off_silently(tmp_path: Path, dtype: type) -> None:
+    Image.fromarray(np.full((4, 6), 1000, dtype)).save(tmp_path / "deep.tiff")
+    with pytest.raises(InputError, match=r"deep\.tiff: images must have 8 bits a channel"):
+        read_image(tmp_path / "deep.tiff")
+
+
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n"])
 def test_unreadable_image(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.png"
