@@ -46,7 +46,7 @@ def start_by_form(page: Page, served: Prefect, until: str) -> str:
     expect(page.get_by_text("the last stage wanted")).to_be_visible()
     field.fill(until)
     page.get_by_role("button", name="Submit").click()
-    page.get_by_role("button", name="View run").click()
+    page.get_by_role("button", name="View run").first.click()
     page.wait_for_url("**/flow-run/**")
     return page.url.split("/flow-run/")[1].split("?")[0]
 

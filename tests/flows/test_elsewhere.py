@@ -47,7 +47,7 @@ def pools(clones: tuple[Path, Path], servers: Servers) -> Iterator[Prefect]:
         for clone, pool in zip(clones, ("pipelines", "gpu"), strict=True):
             worker = [*prefect, "worker", "start", "--pool", pool, "--limit", "1"]
             environment = {**servers.environment, "ATP_CLONE": str(clone), "PREFECT_WORKER_QUERY_SECONDS": "1"}
-            stack.enter_context(running(worker, clone, environment, clone / ".dvc/tmp/worker.log"))
+            stack.enter_context(running(worker, clone, environment, clone.parent / f"{pool}.log"))
         yield replace(servers.prefect, deployment="adapt/pool")
 
 
