@@ -43,6 +43,10 @@ class Prefect:
         found: dict[str, Any] = self.call("GET", f"flow_runs/{run}")
         return found
 
+    def runs(self) -> set[str]:
+        """Ids of all runs."""
+        return {run["id"] for run in self.call("POST", "flow_runs/filter", limit=200)}
+
     def ended(self, run: str, seconds: float = 600) -> dict[str, Any]:
         """Wait until the run has ended; its state."""
         self.until(lambda: self.run(run)["state"]["type"] in FINAL, seconds, f"run {run} to end")

@@ -45,10 +45,12 @@ def start_by_form(page: Page, served: Prefect, until: str) -> str:
     field = page.locator("textarea").nth(1)
     expect(page.get_by_text("the last stage wanted")).to_be_visible()
     field.fill(until)
+    before = served.runs()
     page.get_by_role("button", name="Submit").click()
-    page.get_by_role("button", name="View run").first.click()
-    page.wait_for_url("**/flow-run/**")
-    return page.url.split("/flow-run/")[1].split("?")[0]
+    served.until(lambda: len(served.runs()) > len(before), 60, "the run that the form started")
+    (run,) = served.runs() - before
+    page.goto(f"{ui}/runs/flow-run/{run}")
+    return run
 
 
 def expect_state(page: Page, name: str) -> None:
