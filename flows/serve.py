@@ -32,11 +32,11 @@ def main() -> None:
 
         # The user's own, from the environment or a profile of Prefect's, else that of `make ui`.
         url = PREFECT_API_URL.value() or f"http://{HOST}:{PREFECT_PORT}/api"
-        check_server(url)
         try:
             schedule = Cron(arguments.cron) if arguments.cron else None
         except ValueError as error:
             raise InputError(f'--cron "{arguments.cron}": not a schedule as in crontab, such as "0 3 * * *"') from error
+        check_server(url)
         with temporary_settings({PREFECT_API_URL: url}):
             from flows.adapt import adapt
 

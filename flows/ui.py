@@ -6,6 +6,7 @@ python -m flows.ui [--prefect-port 4200] [--mlflow-port 5000]
 import argparse
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -49,6 +50,18 @@ def start(command: list[str], log: Path) -> "subprocess.Popen[bytes]":
         )
 
 
+def check_free(port: int, option: str) -> None:
+    """Raise InputError if another program listens there, whose answers would be taken for the server's."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise InputError(
+                f"{HOST}:{port}: {error.strerror}; choose another with python -m flows.ui {option} PORT"
+            ) from error
+
+
 def wait_until_ready(name: str, url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
     """Until the server answers.
 
@@ -57,12 +70,17 @@ def wait_until_ready(name: str, url: str, process: "subprocess.Popen[bytes]", lo
     """
     end = time.monotonic() + READY_S
     while time.monotonic() < end:
-        if process.poll() is not None:
-            raise InputError(f"{name} ended with {process.returncode}: {_last_line(log)}; all of it is in {log}")
+        check_running(name, process, log)
         with suppress(OSError), urllib.request.urlopen(url, timeout=2):
             return
         time.sleep(0.3)
     raise InputError(f"{name} does not answer at {url} after {READY_S} s; see {log}")
+
+
+def check_running(name: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Raise InputError with the server's last words if it has ended."""
+    if process.poll() is not None:
+        raise InputError(f"{name} ended with {process.returncode}: {_last_line(log)}; all of it is in {log}")
 
 
 def _last_line(log: Path) -> str:
@@ -88,27 +106,33 @@ def main() -> None:
     arguments = parser.parse_args()
     prefect, mlflow = (f"http://{HOST}:{port}" for port in (arguments.prefect_port, arguments.mlflow_port))
     logs = Path(".atp/servers")
-    servers: list[subprocess.Popen[bytes]] = []
+    commands = {"prefect": prefect_command(arguments.prefect_port), "mlflow": mlflow_command(arguments.mlflow_port)}
+    addresses = {"prefect": f"{prefect}/api/health", "mlflow": f"{mlflow}/health"}
+    servers: dict[str, subprocess.Popen[bytes]] = {}
     # Also where a shell has started us in the background, with Ctrl-C ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with exit_codes():
+        check_free(arguments.prefect_port, "--prefect-port")
+        check_free(arguments.mlflow_port, "--mlflow-port")
+        if tracking_uri().startswith(("http://", "https://")):
+            raise InputError(f"MLFLOW_TRACKING_URI={tracking_uri()} is a server already; unset it to start one here")
         # One process makes the database, or several at once would break it.
         open_client()
         try:
-            for name, command, url in (
-                ("prefect", prefect_command(arguments.prefect_port), f"{prefect}/api/health"),
-                ("mlflow", mlflow_command(arguments.mlflow_port), f"{mlflow}/health"),
-            ):
-                servers.append(start(command, logs / f"{name}.log"))
-                wait_until_ready(name, url, servers[-1], logs / f"{name}.log")
+            for name, command in commands.items():
+                servers[name] = start(command, logs / f"{name}.log")
+            for name, server in servers.items():
+                wait_until_ready(name, addresses[name], server, logs / f"{name}.log")
             print(f"Prefect  {prefect}\nMLflow   {mlflow}\nCtrl-C stops both.", flush=True)
-            for server in servers:
-                server.wait()
+            while True:
+                for name, server in servers.items():
+                    check_running(name, server, logs / f"{name}.log")
+                time.sleep(1)
         except KeyboardInterrupt:
             pass
         finally:
-            for server in servers:
+            for server in servers.values():
                 stop(server)
 
 

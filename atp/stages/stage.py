@@ -80,6 +80,7 @@ class Stage:
         sections = self.params.model_dump(mode="json", by_alias=True, exclude={"runtime"})
         package = Path(atp.__file__).parent
         code = [path for folder in CODE for path in sorted((package / folder).rglob("*.py"))]
+        code.append(package / f"stages/{self.name}.py")
         parts = {
             "stage": self.label,
             "params": {name: sections[name] for name in ("data", "network", "training", self.name) if name in sections},

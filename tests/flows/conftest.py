@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clone import PATH
+from tests.clone import PATH, ROOT, make_clone
 from tests.flows.prefect_api import Prefect
 
 
@@ -55,14 +55,14 @@ def running(
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory, reproduced: Path) -> Iterator[Servers]:
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """Prefect's and MLflow's servers, by the command behind `make ui`."""
     home = tmp_path_factory.mktemp("servers")
     ports = [free_port(), free_port()]
     environment = {
         **os.environ,
         "PATH": PATH,
-        "PYTHONPATH": "",
+        "PYTHONPATH": str(ROOT),
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_API_URL": f"http://127.0.0.1:{ports[0]}/api",
         "OMP_NUM_THREADS": "1",
@@ -71,7 +71,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory, reproduced: Path) -> Itera
     # MLflow's server is told its database in the variable that later names the server.
     starting = {**environment, "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db"}
     log = home / "ui.log"
-    with running(ui, reproduced, starting, log) as process:
+    with running(ui, home, starting, log) as process:
         prefect = Prefect(environment["PREFECT_API_URL"])
 
         def ready() -> bool:
@@ -80,10 +80,48 @@ def servers(tmp_path_factory: pytest.TempPathFactory, reproduced: Path) -> Itera
 
         prefect.until(ready, 240, "both servers")
         mlflow = f"http://127.0.0.1:{ports[1]}"
-        yield Servers(prefect, mlflow, {**environment, "MLFLOW_TRACKING_URI": mlflow})
+        yield Servers(prefect, mlflow, {**environment, "PYTHONPATH": "", "MLFLOW_TRACKING_URI": mlflow})
 
 
 @pytest.fixture(scope="session")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone on tiny data where nothing has run."""
+    clone = tmp_path_factory.mktemp("flow") / "clone"
+    make_clone(clone)
+    return clone
+
+
+@pytest.fixture(scope="session")
+def served(clone: Path, servers: Servers) -> Iterator[Prefect]:
+    """The clone's flow as a deployment, by the command behind `make serve`."""
+    prefect = servers.prefect
+    log = clone.with_suffix(".log")
+    with running([sys.executable, "-m", "flows.serve"], clone, servers.environment, log) as process:
+
+        def ready() -> bool:
+            assert process.poll() is None, log.read_text()
+            return bool(prefect.call("POST", "deployments/filter"))
+
+        prefect.until(ready, 120, "the deployment")
+        yield prefect
+
+
+@pytest.fixture(scope="session")
+def full_run(served: Prefect) -> str:
+    """A run of the whole pipeline, from nothing; its id."""
+    run = served.start()
+    state = served.ended(run, 900)
+    assert state["name"] == "Completed", served.lines(run)
+    return run
+
+
+@pytest.fixture(scope="session")
+def project(clone: Path, full_run: str) -> Path:
+    """The clone after the full run."""
+    return clone
+
+
+@pytest.fixture
 def make_project(reproduced: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
     """Makes copies of the reproduced clone."""
 
@@ -91,34 +129,6 @@ def make_project(reproduced: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         return Path(shutil.copytree(reproduced, tmp_path_factory.mktemp("flow") / "clone", symlinks=True))
 
     return make
-
-
-@pytest.fixture(scope="module")
-def project(make_project: Callable[[], Path]) -> Path:
-    return make_project()
-
-
-@pytest.fixture(scope="module")
-def served(project: Path, servers: Servers) -> Iterator[Prefect]:
-    """The project's flow as a deployment, by the command behind `make serve`."""
-    prefect = servers.prefect
-    before = deployment_of(prefect)
-    log = project / ".atp/serve.log"
-    log.parent.mkdir(exist_ok=True)
-    with running([sys.executable, "-m", "flows.serve"], project, servers.environment, log) as process:
-
-        def ready() -> bool:
-            assert process.poll() is None, log.read_text()
-            return deployment_of(prefect) not in ("", before)
-
-        prefect.until(ready, 120, "the deployment")
-        yield prefect
-
-
-def deployment_of(prefect: Prefect) -> str:
-    """When the deployment was last changed; empty if there is none."""
-    found = prefect.call("POST", "deployments/filter")
-    return str(found[0]["updated"]) if found else ""
 
 
 def processes(project: Path, pattern: str) -> list[int]:

@@ -18,7 +18,12 @@ class Prefect:
     deployment: str = "adapt/adapt"
 
     def call(self, method: str, path: str, **body: Any) -> Any:
-        answer = httpx.request(method, f"{self.url}/{path}", json=body or None, timeout=30)
+        for _ in range(20):
+            answer = httpx.request(method, f"{self.url}/{path}", json=body or None, timeout=30)
+            # Its database was locked for a moment; Prefect's own client tries again as well.
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(0.2)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 

@@ -32,7 +32,7 @@ def test_what_depends_on_a_change_is_to_be_done(changed: Path) -> None:
         "register",
     }
     assert not steps["register"].always
-    assert steps["teach@r02"].after == ("dump@r02", "teach@r01")
+    assert set(steps["teach@r02"].after) == {"data.dvc", "dump@r02", "teach@r01"}
     # Each comes after what it reads.
     names = list(steps)
     assert all(names.index(name) > names.index(before) for name in names for before in steps[name].after)

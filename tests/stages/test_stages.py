@@ -221,29 +221,41 @@ def test_changed_parameters_refuse_the_unfinished_state(adapted: Path, tmp_path:
     assert not list((project / ".atp/state").glob("align-*"))
 
 
-@pytest.mark.parametrize("stage", [("align",), ("dump", "--round", "r01")])
-def test_two_processes_of_torchrun(adapted: Path, tmp_path: Path, stage: tuple[str, ...]) -> None:
-    """Two gloo processes train one model, and dump each image once."""
-    project = Path(shutil.copytree(adapted, tmp_path / "project"))
-    name, *arguments = stage
-    single = (project / "runs" / name / "/".join(arguments[1:])).resolve()
-    reference = {path.name: path.read_bytes() for path in single.rglob("*.png")}
-    shutil.rmtree(single)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*launcher, "-m", f"atp.stages.{name}", *arguments],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
+def run_in_two(project: Path, *command: str) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *command], cwd=project, env=environment, capture_output=True, text=True, check=False
     )
+
+
+def test_two_processes_by_a_setting_train_one_model(adapted: Path, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(adapted, tmp_path / "project"))
+    shutil.rmtree(project / "runs/align")
+    set_params(project, "runtime", processes=2)
+    done = run_in_two(project, "-m", "atp.stages", "align")
     assert done.returncode == 0, done.stderr
-    if name == "align":
-        after = state(project, "align")
-        before = state(project, "source")
-        assert torch.equal(after["classifier.branches.0.weight"], before["classifier.branches.0.weight"])
-        assert not torch.equal(after["backbone.conv1.weight"], before["backbone.conv1.weight"])
-    else:
-        assert {path.name: path.read_bytes() for path in single.rglob("*.png")} == reference
-        assert len(reference) == 8
+    after = state(project, "align")
+    before = state(project, "source")
+    assert torch.equal(after["classifier.branches.0.weight"], before["classifier.branches.0.weight"])
+    assert not torch.equal(after["backbone.conv1.weight"], before["backbone.conv1.weight"])
+
+
+def test_bad_input_of_two_processes_is_still_one_line(adapted: Path, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(adapted, tmp_path / "project"))
+    set_params(project, "runtime", processes=2, device="tpu9")
+    done = run_in_two(project, "-m", "atp.stages", "align")
+    assert done.returncode == 2
+    assert "error: runtime.device: no such device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_two_processes_of_torchrun_dump_each_image_once(adapted: Path, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(adapted, tmp_path / "project"))
+    labels = project / "runs/dump/r01"
+    reference = {path.name: path.read_bytes() for path in labels.rglob("*.png")}
+    shutil.rmtree(labels)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    done = run_in_two(project, *launcher, "-m", "atp.stages.dump", "--round", "r01")
+    assert done.returncode == 0, done.stderr
+    assert {path.name: path.read_bytes() for path in labels.rglob("*.png")} == reference
+    assert len(reference) == 8
