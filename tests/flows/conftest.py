@@ -121,7 +121,7 @@ def project(clone: Path, full_run: str) -> Path:
     return clone
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_project(reproduced: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
     """Makes copies of the reproduced clone."""
 

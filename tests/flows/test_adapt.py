@@ -49,7 +49,8 @@ def test_a_full_run_shows_its_stages_and_results(
     full_run: str, served: Prefect, project: Path, servers: Servers
 ) -> None:
     tasks = served.tasks(full_run)
-    assert set(tasks.values()) == {"Completed"}
+    # The images came with the clone.
+    assert {name for name, state in tasks.items() if state != "Completed"} == {"data.dvc"}
     # DVC's graph, in its order, from the data to the registry.
     order = ["data.dvc", "source", "align", "dump@r01", "teach@r01", "dump@r02", "teach@r02", "split", "propagate"]
     assert [name for name in tasks if name in order] == order
@@ -74,7 +75,8 @@ def test_a_full_run_shows_its_stages_and_results(
 def test_a_run_with_nothing_to_do_is_cached(served: Prefect, project: Path) -> None:
     run = served.start()
     assert served.ended(run)["name"] == "Completed"
-    assert set(served.tasks(run).values()) == {"Cached"}
+    # `register` looks for itself whether the registry has the model already.
+    assert {name for name, state in served.tasks(run).items() if state != "Cached"} == {"register"}
 
 
 def test_bad_input_is_not_retried_and_says_its_line(served: Prefect, project: Path) -> None:
