@@ -65,9 +65,9 @@ class Prefect:
             time.sleep(0.2)
 
     def tasks(self, run: str) -> dict[str, str]:
-        """Name and state of each task, in the order in which they were made."""
+        """Name and state of each task that has one by now, in the order in which they were made."""
         found = self.call("POST", "task_runs/filter", flow_runs={"id": {"any_": [run]}}, sort="EXPECTED_START_TIME_ASC")
-        return {task["name"]: task["state"]["name"] for task in found}
+        return {task["name"]: task["state"]["name"] for task in found if task["state"]}
 
     def lines(self, run: str) -> list[str]:
         """What the run and its tasks logged."""

@@ -1,6 +1,6 @@
 """What a person does in Prefect's UI, done in headless Chromium: the form, the button Retry, the pages of a run.
 
-`SCREENSHOTS=docs/images pytest tests/flows/test_browser.py` takes the documentation's pictures.
+`SCREENSHOTS=folder pytest tests/flows/test_browser.py` keeps pictures of the failed and of the retried run.
 """
 
 import os
