@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
-from atp.data.labels import LabelSpace
+from atp.data.labels import IGNORE, LabelSpace
 from atp.errors import InputError
 from atp.models.config import NetworkConfig
 
@@ -28,6 +29,9 @@ Flag = Annotated[bool, Field(strict=True)]
 ALIAS_PATTERN = r"(?!(?i:latest|v\d+)$)[\w\-]+"
 """Those two are MLflow's own."""
 
+
+IGNORED_NAME = "ignore"
+"""In a class map, what a class becomes that the target does not have."""
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
@@ -88,6 +92,9 @@ class DataSection(Section):
         target: unlabelled target images; their labels, if any, are read by ``evaluate`` alone.
         test: held-out target images with labels; without labels only label-free figures are reported.
         classes: a YAML file below ``source.root`` with a list of ``{name, color: [r, g, b]}``, or that list itself.
+        class_map: of a given model with other classes: a YAML file below ``source.root``, or a mapping, with a line for
+            each of ITS classes in the order of their ids, ``its name: the target's name``, or ``ignore``. Several of
+            its classes may be one of the target's. None where its classes are the target's.
         size: (width, height) to which every image is resized; None keeps each image's own.
         crop: (width, height) of random training crops; None trains on whole images, which then must be of one size.
     """
@@ -97,6 +104,7 @@ class DataSection(Section):
     target: MaybeLabelled
     test: MaybeLabelled
     classes: Path | tuple[ClassEntry, ...]
+    class_map: Path | dict[str, str] | None = None
     size: tuple[Count, Count] | None = None
     crop: tuple[Count, Count] | None = None
 
@@ -115,6 +123,34 @@ class DataSection(Section):
         if twice:
             raise InputError(f"{where}: class name {twice[0]!r} stands twice; names must be unique")
         return LabelSpace(names, tuple(entry.color for entry in entries))
+
+    def mapped_ids(self) -> tuple[int, ...] | None:
+        """For each class of the source model the target's id, 255 = none; None if its classes are the target's.
+
+        Raises:
+            InputError: no such file, a target class that does not exist, or one that no source class becomes.
+        """
+        if self.class_map is None:
+            return None
+        where = "params.yaml: data.class_map" if isinstance(self.class_map, dict) else str(self.class_map)
+        tree = self.class_map if isinstance(self.class_map, dict) else _read_yaml(self.class_map)
+        if not isinstance(tree, dict) or not all(isinstance(part, str) for pair in tree.items() for part in pair):
+            raise InputError(f"{where}: must be a mapping, a line for each class of the source model: its name: ours")
+        ids = {name: index for index, name in enumerate(self.label_space().names)} | {IGNORED_NAME: IGNORE}
+        for name, target in tree.items():
+            if target not in ids:
+                near = difflib.get_close_matches(target, list(ids), n=1)
+                hint = f"is it {near[0]}?" if near else f"there are {', '.join(ids)}"
+                raise InputError(f"{where}: {name}: {target}: no such class in data.classes; {hint}")
+        missing = [name for name in ids if name not in tree.values() and name != IGNORED_NAME]
+        if missing:
+            raise InputError(
+                f"{where}: no class of the source model becomes {missing[0]}, which would never be predicted; "
+                "map one to it, or take it out of data.classes"
+            )
+        if not 2 <= len(tree) <= 255:
+            raise InputError(f"{where}: {len(tree)} classes of the source model; there must be 2 to 255")
+        return tuple(ids[target] for target in tree.values())
 
 
 class TrainingSection(Section):
@@ -195,6 +231,64 @@ class Optimisation(Section):
     augmentation: Augmentation = Augmentation()
 
 
+class QuerySection(Section):
+    """A source model of which only the predictions are known (Sec. 3.4): where they come from, and what is kept.
+
+    Attributes:
+        box: what answers: a ``folder`` of predictions, a Python ``callable``, or an HTTP ``endpoint``.
+        folder: predictions by image name, ``NAME.png`` of ids, ``NAME.npy`` or ``NAME.npz``; below data.source.root.
+        callable: ``package.module:callable``, an image, uint8 (H, W, 3), to ids (H, W) or probabilities (C, H, W).
+        endpoint: address, http or https, without credentials in it.
+        protocol: ``mlflow``, its scoring protocol, or ``plain``: a PNG is posted, a PNG or an array comes back.
+        version: of the box. Answers are kept for ever; another word asks all images anew.
+        test: also ask about the test images, so that the box's own mIoU stands in the tables.
+        keep: most probable classes kept of each pixel.
+        concurrency: requests under way at once.
+        rate: requests a second at most; 0 is no limit.
+        timeout_s: for one request.
+        attempts: for one image, before the stage goes on without it and ends with its name.
+        token: name of the environment variable whose value is sent as ``Authorization: Bearer``.
+        headers: further headers, by the name of the environment variable that holds the value.
+    """
+
+    box: Literal["folder", "callable", "endpoint"]
+    folder: Path | None = None
+    callable: Annotated[str, Field(pattern=r"^\w+(\.\w+)*:\w+$")] | None = None
+    endpoint: str | None = None
+    protocol: Literal["mlflow", "plain"] = "mlflow"
+    version: str = ""
+    test: Flag = True
+    keep: Annotated[int, Field(ge=1, le=255, strict=True)] = 4
+    concurrency: Count = 4
+    rate: NonNegative = 0.0
+    timeout_s: Positive = 60.0
+    attempts: Count = 8
+    token: Annotated[str, Field(pattern=r"^\w+$")] = "ATP_QUERY_TOKEN"
+    headers: dict[str, Annotated[str, Field(pattern=r"^\w+$")]] = {}
+
+    @model_validator(mode="after")
+    def _box_is_given(self) -> Self:
+        if getattr(self, self.box) is None:
+            raise ValueError(f"box is {self.box}, but {self.box} is not given")
+        if self.endpoint is not None:
+            parts = urlsplit(self.endpoint)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError("endpoint must be an address such as http://127.0.0.1:5001/invocations")
+            if parts.username or parts.password:
+                raise ValueError("endpoint holds a user or a password; put the secret into the variable named by token")
+        return self
+
+
+class DistillSection(Optimisation):
+    """A student that learns what the source model predicted (Eq. 11); its network is the section ``model``.
+
+    Attributes:
+        answers: ``soft`` learns all that is known of each pixel, ``hard`` the most probable class alone.
+    """
+
+    answers: Literal["soft", "hard"] = "soft"
+
+
 class SourceSection(Optimisation):
     """The source model: given, or trained here with cross-entropy (Eq. 1).
 
@@ -233,7 +327,8 @@ class Round(Section):
     """One round of dump and teach.
 
     Attributes:
-        model: folder of the model that labels and is then taught: ``runs/align``, or an earlier ``runs/teach/rNN``.
+        model: folder of the model that labels and is then taught: ``runs/align`` (``runs/distill`` of a black box), or
+            an earlier ``runs/teach/rNN``.
     """
 
     model: Path
@@ -279,7 +374,8 @@ class SplitSection(Section):
     """Easy and hard target images by mean entropy (Eq. 9).
 
     Attributes:
-        model: folder of the model that ranks and labels: the last round's ``runs/teach/rNN``, or ``runs/align``.
+        model: folder of the model that ranks and labels: the last round's ``runs/teach/rNN``, or that of the first
+            round's beginning.
         easy_ratio: share of the images that count as easy.
     """
 
@@ -313,6 +409,19 @@ class PropagateSection(Optimisation):
         if self.hand_on == "ema" and self.ema is None:
             raise ValueError("hand_on is ema but ema is null; set ema or hand_on: student")
         return self
+
+
+class EvidenceSection(Section):
+    """What is measured on the target without labels after each training stage, and what a collapse does.
+
+    Attributes:
+        images: target images it is measured on, evenly spread; 0 takes all.
+        on_collapse: ``stop`` ends the stage with what was seen and leaves nothing, ``revert`` hands on the model that
+            the stage began with, ``warn`` says it and goes on.
+    """
+
+    images: Whole = 64
+    on_collapse: Literal["stop", "revert", "warn"] = "warn"
 
 
 class EvaluateSection(Section):
@@ -355,29 +464,66 @@ class RegisterSection(Section):
 
 
 class Params(Section):
-    """The whole of params.yaml."""
+    """The whole of params.yaml: of a source model that is there (``source``, ``align``), or of a black box (``query``,
+    ``distill``)."""
 
     data: DataSection
-    network: NetworkConfig
+    model: NetworkConfig
     training: TrainingSection = TrainingSection()
     runtime: RuntimeSection = RuntimeSection()
-    source: SourceSection
-    align: AlignSection
+    source: SourceSection | None = None
+    align: AlignSection | None = None
+    query: QuerySection | None = None
+    distill: DistillSection | None = None
     rounds: dict[str, Round]
     dump: DumpSection = DumpSection()
     teach: TeachSection
     split: SplitSection
     propagate: PropagateSection
+    evidence: EvidenceSection = EvidenceSection()
     evaluate: EvaluateSection = EvaluateSection()
     register_: RegisterSection = Field(default=RegisterSection(), alias="register")
 
+    @property
+    def black_box(self) -> bool:
+        """Whether only the source model's predictions are known."""
+        return self.query is not None
+
+    @property
+    def first(self) -> Path:
+        """Where the model lies that the first round begins with."""
+        return Path("runs/distill" if self.black_box else "runs/align")
+
+    @model_validator(mode="after")
+    def _one_kind_of_source(self) -> Self:
+        white, black = {"source", "align"}, {"query", "distill"}
+        given = {name for name in white | black if getattr(self, name) is not None}
+        if given not in (white, black):
+            raise ValueError(
+                "there must be the sections source and align, or for a black box query and distill; "
+                f"there {'is' if len(given) == 1 else 'are'} {', '.join(sorted(given)) or 'none of them'}"
+            )
+        if self.black_box and self.dump.source_weight > 0:
+            raise ValueError("dump.source_weight: of a black box there is no model to average in; set it to 0")
+        return self
+
+    @model_validator(mode="after")
+    def _class_map_has_a_model(self) -> Self:
+        if self.model.class_map is not None:
+            raise ValueError("model.class_map is worked out by ATP; give data.class_map")
+        if self.data.class_map is not None and self.source is not None and self.source.checkpoint is None:
+            raise ValueError("data.class_map is for a given model; set source.checkpoint, or leave it out")
+        return self
+
     @model_validator(mode="after")
     def _files_are_seen(self) -> Self:
-        root, weights = self.data.source.root, self.network.weights
+        root, weights = self.data.source.root, self.model.weights
         given = {
-            "source.checkpoint": self.source.checkpoint,
-            "network.weights": None if weights in ("none", "imagenet") else Path(weights),
+            "source.checkpoint": self.source.checkpoint if self.source else None,
+            "query.folder": self.query.folder if self.query else None,
+            "model.weights": None if weights in ("none", "imagenet") else Path(weights),
             "data.classes": self.data.classes if isinstance(self.data.classes, Path) else None,
+            "data.class_map": self.data.class_map if isinstance(self.data.class_map, Path) else None,
         }
         for name, path in given.items():
             if path is not None and not path.is_relative_to(root):
@@ -387,9 +533,9 @@ class Params(Section):
     @model_validator(mode="after")
     def _rounds_follow(self) -> Self:
         """Every round starts from what comes before it, and the split from something that exists."""
-        made = [Path("runs/align")]
+        made = [self.first]
         if not self.rounds:
-            raise ValueError("rounds is empty; give at least r01: {model: runs/align}")
+            raise ValueError(f"rounds is empty; give at least r01: {{model: {self.first}}}")
         for key, entry in self.rounds.items():
             if entry.model not in made:
                 raise ValueError(f"rounds.{key}.model is {entry.model}; it must be one of {', '.join(map(str, made))}")
@@ -397,6 +543,20 @@ class Params(Section):
         if self.split.model not in made:
             raise ValueError(f"split.model is {self.split.model}; it must be one of {', '.join(map(str, made))}")
         return self
+
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+def needed(section: SectionType | None, name: str) -> SectionType:
+    """A section that this pipeline may not have, where a stage needs it.
+
+    Raises:
+        InputError: it has not.
+    """
+    if section is None:
+        raise InputError(f"params.yaml: {name}: missing; the stage {name} is of the other pipeline, or add it")
+    return section
 
 
 def load_params(path: Path = Path("params.yaml"), overrides: Mapping[str, Any] = EMPTY) -> Params:
@@ -491,6 +651,8 @@ def _known_keys(loc: list[str]) -> list[str]:
     for part in loc:
         field = next((f for n, f in model.model_fields.items() if (f.alias or n) == part), None)
         annotation = field.annotation if field else None
+        # A section that may be missing is a union with None.
+        annotation = next((a for a in get_args(annotation) if a is not type(None)), annotation)
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
         model = annotation

@@ -71,7 +71,7 @@ def examine(path: Path, sample: int = 0) -> list[Finding]:
 def _folders(params: Params) -> dict[str, tuple[Path, Path | None]]:
     data = params.data
     folders: dict[str, tuple[Path, Path | None]] = {}
-    if params.source.checkpoint is None or data.source.images.is_dir():
+    if params.source and (params.source.checkpoint is None or data.source.images.is_dir()):
         folders["source"] = (data.source.images, data.source.labels)
     folders["target"] = (data.target.images, data.target.labels)
     folders["test"] = (data.test.images, data.test.labels)
@@ -158,10 +158,10 @@ def check_colours(params: Params) -> Iterator[Finding]:
 
 def check_checkpoint(params: Params, space: LabelSpace) -> Iterator[Finding]:
     """A given source model: loads, fits, uses all its branches, and knows its own domain where that is there."""
-    path = params.source.checkpoint
+    path = params.source.checkpoint if params.source else None
     if path is None:
         return
-    config = params.network.model_copy(update={"num_classes": space.num_classes, "weights": "none"})
+    config = params.model.model_copy(update={"num_classes": space.num_classes, "weights": "none"})
     network = build_network(config)
     state = load_user_state(path)
     load_into(network, state, path)
@@ -183,7 +183,7 @@ def branches(path: Path, state: Mapping[str, Tensor], config: NetworkConfig) -> 
         yield Finding(
             "warning",
             f"{path}: only {len(live)} of {len(config.aspp_dilations)} ASPP branches are trained, the others add "
-            f"noise; if code with two branches made it, set network.aspp_dilations: {dilations}",
+            f"noise; if code with two branches made it, set model.aspp_dilations: {dilations}",
         )
 
 
@@ -202,8 +202,8 @@ def check_source_model(
     miou, swapped = (100 * scores[name].mean_iou() for name in ("straight", "swapped"))
     text = f"{path}: mIoU {miou:.1f} on {len(samples)} of its own source images"
     if swapped > miou + 5:
-        other = "rgb" if params.network.channels == "bgr" else "bgr"
-        text += f", but {swapped:.1f} with red and blue swapped; set network.channels: {other}"
+        other = "rgb" if params.model.channels == "bgr" else "bgr"
+        text += f", but {swapped:.1f} with red and blue swapped; set model.channels: {other}"
         yield Finding("warning", text)
     elif miou < max(15.0, 200 / network.num_classes):
         counts = scores["straight"].counts.double()

@@ -270,7 +270,7 @@ def open_tracker(stage: str, params: Params, *, enabled: bool) -> Iterator[Track
         parent = find_parent(client, params)
         run = _find_or_create(client, {STAGE_TAG: stage, "mlflow.parentRunId": parent.info.run_id}, stage)
         section = params.model_dump(mode="json", by_alias=True)
-        names = (stage.split("@")[0], "training", "network")
+        names = (stage.split("@")[0], "training", "model")
         log_params(client, run, {name: section[name] for name in names if name in section})
     tracker = Tracker(client, run.info.run_id, parent.info.run_id)
     try:

@@ -13,7 +13,7 @@ from typing import Any
 
 from experiment import SOURCE, Experiment, Row, machine, print_table, run_seeds, table_5, with_changes
 
-from atp.config import Params, load_params
+from atp.config import Params, load_params, needed
 from atp.data.camvid import prepare
 
 AUGMENTATION = {"flip": True, "jitter": 0.3, "blur": True, "scale": [0.75, 1.5]}
@@ -55,7 +55,7 @@ def on_camvid(params: Params, data: Path, size: tuple[int, int], seed: int, devi
 
 def rows(e: Experiment) -> dict[str, Row]:
     """Those of Table 5; 44 images are too few for an oracle from scratch, so it starts from the source model."""
-    oracle = e.params.source.model_copy(update={"epochs": 40, "lr": 0.01})
+    oracle = needed(e.params.source, "source").model_copy(update={"epochs": 40, "lr": 0.01})
     return {
         **{name: row for name, row in table_5(e).items() if not name.startswith("oracle")},
         "oracle: source model trained on, with target labels": Row(

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atp.config import Augmentation, DumpSection, Params, SourceSection, replaced
+from atp.config import Augmentation, DumpSection, Params, SourceSection, needed, replaced
 from atp.data.folder import Sample, list_samples
 from atp.data.labels import LabelSpace
 from atp.data.loading import FolderLabels, ImageCache, PairedImages, TrainingImages, mix_seed
@@ -95,7 +95,7 @@ class Experiment:
         """A network trained with labels: the source model, or an oracle."""
         run = self.job(name)
         torch.manual_seed(run.seed)
-        config = self.params.network.model_copy(update={"num_classes": self.space.num_classes})
+        config = self.params.model.model_copy(update={"num_classes": self.space.num_classes})
         network = build_network(config) if start is None else copy.deepcopy(start)
         labels = FolderLabels(self.space.num_classes, self.params.data.size, self.cache)
         train_source(network, self.images(samples, section, labels), section, run)
@@ -104,7 +104,7 @@ class Experiment:
     def source(self) -> SegmentationNetwork:
         data = self.params.data
         samples = list_samples(data.source.images, data.source.labels)
-        return self.supervised(samples, self.params.source, "source")
+        return self.supervised(samples, needed(self.params.source, "source"), "source")
 
     def oracle(self, section: SourceSection, start: SegmentationNetwork | None = None) -> SegmentationNetwork:
         """Trained on the target's labels, perhaps from a model: what all the adaptation could reach at best."""
@@ -116,7 +116,7 @@ class Experiment:
         return network
 
     def align(self, source: SegmentationNetwork, **changes: Any) -> SegmentationNetwork:
-        section = self.params.align.model_copy(update=changes)
+        section = needed(self.params.align, "align").model_copy(update=changes)
         network = copy.deepcopy(source)
         align(network, self.images(self.target, section), section, self.job("align"))
         return released(network)
@@ -191,7 +191,7 @@ class Row:
 
     Attributes:
         make: makes the row's network from those of the rows before it.
-        sections: of params.yaml, on which the result depends beside data, network and training.
+        sections: of params.yaml, on which the result depends beside data, model and training.
     """
 
     make: Callable[[dict[str, SegmentationNetwork]], SegmentationNetwork]
@@ -199,7 +199,7 @@ class Row:
 
     def key(self, name: str, params: Params) -> str:
         """A digest of all that decides the result."""
-        tree = params.model_dump(mode="json", include={"data", "network", "training", *self.sections})
+        tree = params.model_dump(mode="json", include={"data", "model", "training", *self.sections})
         return sha256(json.dumps([name, tree], sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -233,7 +233,7 @@ def table_5(e: Experiment) -> dict[str, Row]:
         ),
         # Twice as long as the source model, so that the closed share of the gap is not flattered.
         "oracle: trained on target labels, 20 epochs": Row(
-            lambda made: e.oracle(e.params.source.model_copy(update={"epochs": 20})), SOURCE
+            lambda made: e.oracle(needed(e.params.source, "source").model_copy(update={"epochs": 20})), SOURCE
         ),
     }
 
@@ -259,7 +259,7 @@ def run_rows(params: Params, rows: Rows, folder: Path) -> dict[str, float]:
             if path.exists():
                 kept = torch.load(path, weights_only=True)
                 network = build_network(
-                    params.network.model_copy(update={"num_classes": experiment.space.num_classes, "weights": "none"})
+                    params.model.model_copy(update={"num_classes": experiment.space.num_classes, "weights": "none"})
                 )
                 network.load_state_dict(kept["network"])
                 results[name], made[name] = kept["miou"], network

@@ -109,7 +109,7 @@ def write_project(folder: Path) -> Path:
     yaml.dump(classes, folder / "data/source/classes.yaml")
     params = yaml.load(Path(__file__).parents[1] / "params.yaml")
     params["data"]["size"] = [12, 8]
-    params["network"] |= {"output_stride": 8, "aspp_dilations": [1, 2]}
+    params["model"] |= {"output_stride": 8, "aspp_dilations": [1, 2]}
     params["training"]["precision"] = "fp32"
     yaml.dump(params, folder / "params.yaml")
     return folder
@@ -230,6 +230,6 @@ def test_doctor_finds_two_live_branches_of_four(project: Path) -> None:
             # What training does: neighbouring taps move together.
             weight = trained.classifier.branches[index].weight  # type: ignore[index,union-attr]
             weight += 0.05 * torch.randn(weight.shape[:2])[..., None, None]  # type: ignore[operator]
-    set_params(project, "network", aspp_dilations=[1, 2, 4, 6])
+    set_params(project, "model", aspp_dilations=[1, 2, 4, 6])
     give(project, trained.state_dict())
     assert any("only 2 of 4 ASPP branches are trained" in finding.text for finding in complaints())

@@ -62,7 +62,7 @@ def test_missing_key(tree: Any, tmp_path: Path) -> None:
         ("register", "promote", "always"),
         ("register", "gain", -0.5),
         ("register", "gain", "1"),
-        ("network", "backbone", "resnet34"),
+        ("model", "backbone", "resnet34"),
         ("data", "size", [160]),
     ],
 )

@@ -207,8 +207,8 @@ def _download(name: BackboneName) -> Mapping[str, Tensor]:
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"network.weights: imagenet: {weights.url} cannot be downloaded ({reason}); "
-            "download it elsewhere and give its path as network.weights"
+            f"model.weights: imagenet: {weights.url} cannot be downloaded ({reason}); "
+            "download it elsewhere and give its path as model.weights"
         ) from error
     return state
 

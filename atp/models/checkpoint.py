@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -17,8 +16,9 @@ from atp.data.labels import LabelSpace
 from atp.errors import InputError
 from atp.files import atomic_path
 from atp.models.layouts import is_public_deeplab, to_our_names
-from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
-from atp.models.state import load_user_state, tell
+from atp.models.network import DeepLabV2, NetworkConfig, SegmentationNetwork, build_network
+from atp.models.own import OwnNetwork
+from atp.models.state import copy_state, load_user_state
 
 __all__ = [
     "Checkpoint",
@@ -123,7 +123,7 @@ def network_from_checkpoint(path: Path) -> tuple[SegmentationNetwork, LabelSpace
 
 
 def load_into(network: SegmentationNetwork, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load a state dict with our names, or with those of public DeepLabV2 code, in place.
+    """Load a state dict with our names, those of public DeepLabV2 code or those of the user's own network, in place.
 
     Args:
         network: changes only if all of it fits.
@@ -134,53 +134,37 @@ def load_into(network: SegmentationNetwork, state: Mapping[str, Tensor], path: P
         InputError: another number of classes, missing or unexpected names (all told), or other shapes.
     """
     public = is_public_deeplab(state)
-    state = to_our_names(state)
     own = network.state_dict()
+    state = to_our_names(state)
+    if isinstance(network, OwnNetwork) and not own.keys() & state.keys():
+        # As the user's own class names them.
+        state = {f"model.{key}": value for key, value in state.items()}
     _check_classes(network, own, state, path)
-    # Files of old PyTorch versions have no step counters, and nothing here reads them.
-    needed = [key for key in own if not key.endswith("num_batches_tracked")]
-    missing = [key for key in needed if key not in state]
-    unexpected = [key for key in state if key not in own]
-    if missing or unexpected:
-        parts = [f"missing {tell(missing, needed)}"] if missing else []
-        parts += [f"unexpected {tell(unexpected, state)}"] if unexpected else []
-        raise InputError(f"{path}: does not fit the network: {'; '.join(parts)}; check the section network")
-    wrong = [key for key in state if state[key].shape != own[key].shape]
-    if wrong:
-        shown = f"{wrong[0]} is {_shape(state[wrong[0]])}, not {_shape(own[wrong[0]])}"
-        raise InputError(
-            f"{path}: does not fit the network: other shapes in {tell(wrong, needed)} ({shown}); "
-            "check the section network"
-        )
-    if public and not _is_caffe_style(network):
+    copy_state(own, state, path)
+    if public and isinstance(network, DeepLabV2) and not _is_caffe_style(network):
         logger.warning(
-            "%s: has the names of Caffe's DeepLabV2 in PyTorch; if it is one, set in network resnet_style: caffe, "
+            "%s: has the names of Caffe's DeepLabV2 in PyTorch; if it is one, set in model resnet_style: caffe, "
             "channels: bgr, mean: [0.4811, 0.4575, 0.4079], std: [0.00392157, 0.00392157, 0.00392157]",
             path,
         )
-    with torch.no_grad():
-        for key, value in state.items():
-            own[key].copy_(value)
 
 
 def _check_classes(
     network: SegmentationNetwork, own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path
 ) -> None:
-    """The last tensor of the classifier has one row per class."""
-    last = next(key for key in reversed(list(own)) if key.startswith("classifier."))
-    found = len(state[last]) if last in state and state[last].ndim else network.num_classes
-    if found != network.num_classes:
-        more = "more" if found > network.num_classes else "fewer"
+    """The last tensor of the classifier has one row per class, as a rule."""
+    last = next(key for key in reversed(list(own)) if key.startswith(f"{network.head_name}."))
+    classes = len(own[last]) if own[last].ndim else 0
+    found = len(state[last]) if last in state and state[last].ndim else classes
+    if classes == network.num_scores and found != classes:
+        more = "more" if found > classes else "fewer"
+        where = "the data" if network.num_scores == network.num_classes else "data.class_map"
         raise InputError(
-            f"{path}: {more} classes in the checkpoint ({found}) than in the data ({network.num_classes}); "
-            "list the checkpoint's classes, in its order, in data.classes"
+            f"{path}: {more} classes in the checkpoint ({found}) than in {where} ({classes}); "
+            "list the checkpoint's classes, in its order, in data.classes, or map them by data.class_map"
         )
 
 
-def _is_caffe_style(network: SegmentationNetwork) -> bool:
+def _is_caffe_style(network: DeepLabV2) -> bool:
     pool = getattr(network.backbone, "maxpool", None)
     return bool(getattr(pool, "ceil_mode", False))
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "a scalar"

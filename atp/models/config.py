@@ -1,7 +1,8 @@
 """What a network is made of, as settings; without PyTorch, whose import takes seconds that not every command has."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,19 +19,37 @@ OUTPUT_STRIDES: Mapping[BackboneName, tuple[int, ...]] = {
 }
 """Image pixels per feature pixel that a backbone can be built for."""
 
+OURS = ("backbone", "output_stride", "aspp_dilations", "resnet_style")
+"""Settings of our own networks alone."""
+
 Level = Annotated[float, Field(ge=0.0, le=1.0)]
 Spread = Annotated[float, Field(gt=0.0)]
 Dilation = Annotated[int, Field(ge=1, strict=True)]
 
 
+DottedName = Annotated[str, Field(pattern=r"^\w+(\.\w+)*$")]
+IGNORED = 255
+"""Target id of a class that the target does not have."""
+
+
 class NetworkConfig(BaseModel):
-    """DeepLabV2 on a backbone; everything that is needed to build the network anew.
+    """DeepLabV2 on a backbone, or a network of the user's own; everything that is needed to build it anew.
 
     Attributes:
+        factory: ``package.module:callable`` that returns a network of the user's own, images to scores: a tensor, a
+            mapping with ``out``, or an object with ``logits``, at any stride. Of what follows, the settings of our own
+            networks then have no meaning and are refused.
+        arguments: keyword arguments of that callable.
+        classifier: dotted name of its submodule that turns features into scores: frozen in align, faster later.
+        divisor: its images are padded at the right and at the bottom to multiples of this many pixels; encoders with
+            skip connections want 32.
+        code: file or folder of the factory, if it is no installed package: what DVC watches.
+        class_map: of a given model with other classes, the target's id for each of its own, 255 = none; None where its
+            classes are the target's.
         backbone: ``resnet_small`` is ours, for small images on a CPU; the others are torchvision's.
         output_stride: image pixels per feature pixel; 8 is the paper's, 4 only ``resnet_small`` can.
         aspp_dilations: one branch of the classifier each. Paper: four, 6 to 24.
-        weights: of the backbone before training: ``none``, ``imagenet``, or the path of a state dict.
+        weights: before training: ``none``, the path of a state dict, or of our own backbones ``imagenet``.
         mean, std: of the training images' channels R, G, B, on the scale 0 to 1.
         channels: order in which the backbone wants them; models with a Caffe ancestor want ``bgr``.
         resnet_style: ``caffe`` builds ResNet-50 and -101 as DeepLabV2's Caffe model and its PyTorch ports do
@@ -42,6 +61,12 @@ class NetworkConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    factory: Annotated[str, Field(pattern=r"^\w+(\.\w+)*:\w+$")] | None = None
+    arguments: dict[str, Any] = {}
+    classifier: DottedName | None = None
+    divisor: Annotated[int, Field(ge=1, strict=True)] = 1
+    code: Path = Path("atp/models/own.py")
+    class_map: tuple[Annotated[int, Field(ge=0, le=IGNORED, strict=True)], ...] | None = None
     backbone: BackboneName = "resnet101"
     output_stride: Literal[4, 8, 16] = 8
     aspp_dilations: Annotated[tuple[Dilation, ...], Field(min_length=1)] = (6, 12, 18, 24)
@@ -51,6 +76,28 @@ class NetworkConfig(BaseModel):
     channels: Literal["rgb", "bgr"] = "rgb"
     resnet_style: ResNetStyle = "torchvision"
     num_classes: Annotated[int, Field(ge=0, le=255, strict=True)] = 0
+
+    @property
+    def num_scores(self) -> int:
+        """Classes that the network itself tells apart, before ``class_map``."""
+        return self.num_classes if self.class_map is None else len(self.class_map)
+
+    @model_validator(mode="after")
+    def _own_or_ours(self) -> Self:
+        defaults = NetworkConfig.model_fields
+        if self.factory is None:
+            for name in ("arguments", "classifier", "divisor"):
+                if getattr(self, name) != defaults[name].default:
+                    raise ValueError(f"{name} is for a network of your own; give factory too, or leave {name} out")
+            return self
+        for name in OURS:
+            if getattr(self, name) != defaults[name].default:
+                raise ValueError(
+                    f"{name} is for ATP's own networks; beside factory leave it out, or put it in arguments"
+                )
+        if self.weights == "imagenet":
+            raise ValueError("weights: imagenet is for ATP's own backbones; a factory takes such things as arguments")
+        return self
 
     @model_validator(mode="after")
     def _backbone_can(self) -> Self:

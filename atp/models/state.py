@@ -16,10 +16,15 @@ WRAPPERS = ("state_dict", "model")
 """Keys under which training code commonly puts the state dict beside its epoch and optimiser."""
 
 
+PREFIXES = ("module.", "_orig_mod.")
+"""What wrapping a network puts before all of its names."""
+
+
 def load_user_state(path: Path) -> dict[str, Tensor]:
     """The state dict in a safetensors or PyTorch file, on the CPU.
 
-    Unwraps ``{"state_dict": ...}`` and ``{"model": ...}``, and takes off the ``module.`` of DataParallel.
+    Unwraps ``{"state_dict": ...}`` and ``{"model": ...}``, and takes off the ``module.`` of DataParallel and the
+    ``_orig_mod.`` of ``torch.compile``.
 
     Raises:
         InputError: no such file, not a whole file of these kinds, a file that only unpickling could read (which
@@ -42,8 +47,10 @@ def load_user_state(path: Path) -> dict[str, Tensor]:
             f"{path}: holds no state dict (a mapping of names to tensors, or one under {' or '.join(WRAPPERS)}); "
             "save it with torch.save(model.state_dict(), ...)"
         )
-    if all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
+    # Twice: either may wrap the other.
+    for prefix in PREFIXES * 2:
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
     return {key: value.detach() for key, value in state.items()}
 
 
@@ -71,6 +78,41 @@ def _read_torch(path: Path, start: bytes) -> object:
             f"{path}: holds Python objects that only unpickling, which runs code, could read; "
             "re-save its weights alone where you trust it: torch.save(model.state_dict(), ...)"
         ) from error
+
+
+def copy_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: object) -> None:
+    """Copy a state dict into a network's own, in place; all of it fits, or nothing changes.
+
+    Args:
+        own: the network's ``state_dict()``.
+        state: names to tensors.
+        source: where it came from, for the message.
+
+    Raises:
+        InputError: missing or unexpected names, all told, or other shapes.
+    """
+    # Files of old PyTorch versions have no step counters, and nothing here reads them.
+    needed = [key for key in own if not key.endswith("num_batches_tracked")]
+    missing = [key for key in needed if key not in state]
+    unexpected = [key for key in state if key not in own]
+    if missing or unexpected:
+        parts = [f"missing {tell(missing, needed)}"] if missing else []
+        parts += [f"unexpected {tell(unexpected, state)}"] if unexpected else []
+        raise InputError(f"{source}: does not fit the network: {'; '.join(parts)}; check the section model")
+    wrong = [key for key in state if state[key].shape != own[key].shape]
+    if wrong:
+        shown = f"{wrong[0]} is {_shape(state[wrong[0]])}, not {_shape(own[wrong[0]])}"
+        raise InputError(
+            f"{source}: does not fit the network: other shapes in {tell(wrong, needed)} ({shown}); "
+            "check the section model"
+        )
+    with torch.no_grad():
+        for key, value in state.items():
+            own[key].copy_(value)
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a scalar"
 
 
 def tell(keys: Collection[str], among: Collection[str]) -> str:

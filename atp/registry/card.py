@@ -99,10 +99,11 @@ def _data(params: Params, tags: Mapping[str, str], images: int | None) -> list[s
 
 
 def _method(params: Params) -> list[str]:
-    network = params.network
+    network = params.model
     lines = [f"- network: {network.backbone}, output stride {network.output_stride}"]
+    first: dict[str, Section | None] = {"align": params.align, "distill": params.distill}
     stages: dict[str, Section] = {
-        "align": params.align,
+        **{name: section for name, section in first.items() if section is not None},
         "dump": params.dump,
         "teach": params.teach,
         "split": params.split,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from atp.config import AlignSection, Params
+from atp.config import AlignSection, Params, needed
 from atp.data.loading import Batch, TrainingImages
 from atp.losses.diversity import diversity_loss
 from atp.losses.entropy import curriculum_entropy_loss, rising_entropy_share
@@ -47,7 +47,7 @@ def inputs(params: Params, key: str | None) -> list[Path]:
 
 
 def body(stage: Stage) -> None:
-    section, data = stage.params.align, stage.params.data
+    section, data = needed(stage.params.align, "align"), stage.params.data
     network, source = stage.load(Path("runs/source"))
     images = TrainingImages(
         stage.target_images(), section.augmentation, size=data.size, crop=data.crop, cache=stage.cache()

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from atp.config import Params, SourceSection
+from atp.config import Params, SourceSection, needed
 from atp.data.folder import check_sizes, list_samples
 from atp.data.loading import Batch, FolderLabels, TrainingImages
 from atp.losses.supervised import segmentation_cross_entropy
@@ -26,13 +26,14 @@ def train_source(network: SegmentationNetwork, images: TrainingImages, section: 
 
 
 def inputs(params: Params, key: str | None) -> list[Path]:
-    return [params.data.source.root]
+    # The code of a network of the user's own decides the result too.
+    return [params.data.source.root, *([params.model.code] if params.model.factory else [])]
 
 
 def body(stage: Stage) -> None:
-    section, data = stage.params.source, stage.params.data
+    section, data = needed(stage.params.source, "source"), stage.params.data
     space = data.label_space()
-    config = stage.params.network.model_copy(update={"num_classes": space.num_classes})
+    config = stage.network_config(space)
     made_from = Checkpoint(config=config, label_space=space, state={}, made_by={})
     if section.checkpoint is not None:
         network = build_network(config.model_copy(update={"weights": "none"}))

@@ -19,11 +19,13 @@ from pathlib import Path
 import atp
 from atp.config import Params, load_params
 from atp.data.folder import Sample, list_samples
+from atp.data.labels import LabelSpace
 from atp.data.loading import ImageCache, mix_seed
 from atp.errors import InputError, exit_codes
 from atp.files import digest
 from atp.models.checkpoint import Checkpoint, load_checkpoint, load_into, save_checkpoint
-from atp.models.network import SegmentationNetwork, build_network
+from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
+from atp.models.own import check_code
 from atp.stages.beside import open_stage_tracker
 from atp.stages.process import STATE, die_with_parent, lock, output, remove_leftovers, seal, write_json
 from atp.tracking import Tracker
@@ -83,7 +85,7 @@ class Stage:
         code.append(package / f"stages/{self.name}.py")
         parts = {
             "stage": self.label,
-            "params": {name: sections[name] for name in ("data", "network", "training", self.name) if name in sections},
+            "params": {name: sections[name] for name in ("data", "model", "training", self.name) if name in sections},
             "dump": sections["dump"],
             "inputs": {str(path): digest(path) for path in self.inputs},
             "code": {str(path.relative_to(package)): digest(path) for path in code},
@@ -114,6 +116,17 @@ class Stage:
     def target_images(self) -> list[Sample]:
         """The target's images, without labels."""
         return list_samples(self.params.data.target.images)
+
+    def network_config(self, space: LabelSpace) -> NetworkConfig:
+        """The section ``model``, for the classes of the data and those that a given model has.
+
+        Raises:
+            InputError: a class map that does not fit, or code of the network's that DVC does not watch.
+        """
+        changes = {"num_classes": space.num_classes, "class_map": self.params.data.mapped_ids()}
+        config = self.params.model.model_copy(update=changes)
+        check_code(config)
+        return config
 
     def load(self, folder: Path) -> tuple[SegmentationNetwork, Checkpoint]:
         """The model that a stage left in its folder."""

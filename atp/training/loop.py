@@ -87,7 +87,7 @@ class Training(Generic[AnyBatch]):
             logger.info("%s: continues at step %d of %d", self.job.name, start, order.steps)
         model: nn.Module = self.network
         if runtime.world_size > 1:
-            model = DistributedDataParallel(self.network)
+            model = DistributedDataParallel(self.network, find_unused_parameters=not self.network.uses_all)
         loader = training_loader(self.images, order, workers=runtime.workers, pin_memory=runtime.device.type == "cuda")
         model.train()
         meter = Meter()

@@ -103,7 +103,7 @@ def test_no_internet_is_told_with_the_way_round(monkeypatch):
 
     monkeypatch.setattr(ResNet18_Weights, "get_state_dict", fail)
     with pytest.raises(
-        InputError, match=r"https://\S+resnet18\S+ cannot be downloaded .*give its path as network\.weights"
+        InputError, match=r"https://\S+resnet18\S+ cannot be downloaded .*give its path as model\.weights"
     ):
         build_backbone("resnet18", 8, "imagenet", "torchvision")
 

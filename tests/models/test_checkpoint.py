@@ -94,7 +94,7 @@ def test_every_name_that_does_not_fit_is_told_in_one_line(network):
     layer4 = sum(key.startswith("backbone.layer4.") for key in state if not key.endswith("num_batches_tracked"))
     assert str(caught.value) == (
         f"x.pth: does not fit the network: missing backbone.layer4.* ({layer4}), classifier.branches.0.bias; "
-        "unexpected aux.* (2), backbone.extra; check the section network"
+        "unexpected aux.* (2), backbone.extra; check the section model"
     )
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 

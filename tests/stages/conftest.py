@@ -35,7 +35,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     yaml.dump(classes, root / "data/source/classes.yaml")
     params = yaml.load(ROOT / "params.yaml")
     params["data"]["size"] = [32, 24]
-    params["network"] |= {"output_stride": 8, "aspp_dilations": [1, 2]}
+    params["model"] |= {"output_stride": 8, "aspp_dilations": [1, 2]}
     params["training"]["precision"] = "fp32"
     params["runtime"] |= {"threads": 1, "workers": 0, "save_every_s": 0}
     params["source"] |= {"epochs": 6, "batch_size": 4, "warmup_steps": 2}

@@ -1,0 +1,117 @@
+"""What adaptation asks of a segmentation network, whatever it is made of."""
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from atp.models.config import NetworkConfig
+
+
+class SegmentationNetwork(nn.Module):
+    """Images to class scores for every pixel; what it is made of is its subclasses' business.
+
+    Args:
+        config: number of classes, normalisation, channel order, class map.
+
+    Attributes:
+        num_classes: C, of the target.
+        num_scores: C', that the network itself tells apart; C unless its classes are mapped.
+        head_name: dotted name of the classifier.
+        uses_all: whether every parameter has a part in the scores.
+    """
+
+    head_name = "classifier"
+    uses_all = True
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.num_classes = config.num_classes
+        self.num_scores = config.num_scores
+        self.channels = config.channels
+        # The source model's classes that become each of the target's.
+        self._groups = None if config.class_map is None else grouped(config.class_map, config.num_classes)
+        self._classifier_frozen = False
+        self._batchnorm_held = False
+        self.mean: Tensor
+        self.std: Tensor
+        # Part of the configuration, not of the weights: a user's checkpoint has none.
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def head(self) -> nn.Module:
+        """The classifier, the paper's g: what align freezes."""
+        return self.get_submodule(self.head_name)
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Normalised images (N, 3, H, W) to scores (N, C', h, w) of the classes that the network itself knows."""
+        raise NotImplementedError(type(self).__name__)
+
+    def given_state(self) -> dict[str, Tensor]:
+        """The state dict under the names of whoever wrote the network."""
+        return self.state_dict()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images to logits.
+
+        Args:
+            images: RGB, (N, 3, H, W), uint8, or floating point in [0, 1].
+
+        Returns:
+            Logits (N, C, H, W), in the floating type that autocast picks; interpolated from (N, C, h, w).
+        """
+        scores = self.scores(self.normalise(images))
+        if self._groups is not None:
+            # softmax of these is the sum of the probabilities, of the classes that the target has.
+            scores = torch.stack([scores[:, group].logsumexp(1) for group in self._groups], 1)
+        return F.interpolate(scores, size=images.shape[-2:], mode="bilinear", align_corners=False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images as for ``forward`` to what the backbone takes, (N, 3, H, W)."""
+        scaled = images.to(self.mean.dtype)
+        if images.dtype == torch.uint8:
+            scaled = scaled / 255
+        normal = (scaled - self.mean) / self.std
+        return normal.flip(1) if self.channels == "bgr" else normal
+
+    def freeze_classifier(self) -> None:
+        """Keep the classifier as it is, parameters and buffers, also under ``train()``, until ``unfreeze()``."""
+        self._classifier_frozen = True
+        self.head.requires_grad_(False)
+        self.train(self.training)
+
+    def hold_batchnorm(self) -> None:
+        """Normalise by the running statistics and leave them, also under ``train()``, until ``unfreeze()``."""
+        self._batchnorm_held = True
+        self.train(self.training)
+
+    def unfreeze(self) -> None:
+        """Undo ``freeze_classifier()`` and ``hold_batchnorm()``."""
+        if self._classifier_frozen:
+            self.head.requires_grad_(True)
+        self._classifier_frozen = self._batchnorm_held = False
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode; what is frozen stays in evaluation mode.
+
+        Without this the next ``train()`` would wake a frozen classifier: ``requires_grad`` stops neither BatchNorm's
+        running statistics nor dropout.
+        """
+        super().train(mode)
+        if self._classifier_frozen:
+            self.head.eval()
+        if self._batchnorm_held:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+
+def grouped(class_map: Sequence[int], num_classes: int) -> list[list[int]]:
+    """For each of the target's classes the ids of the source model's that become it."""
+    return [[own for own, target in enumerate(class_map) if target == index] for index in range(num_classes)]
