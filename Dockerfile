@@ -16,7 +16,9 @@ WORKDIR /build
 COPY requirements.lock .
 # What the lock file pins, less what only developers need, and on a CPU less what PyTorch loads on a GPU alone.
 RUN set -eu; \
-    grep -vE '^(ast-serialize|execnet|iniconfig|librt|mypy|mypy-extensions|playwright|pytest|pytest-xdist|ruff)==' \
+    grep -vE -e '^(ast-serialize|execnet|iniconfig|librt|mypy|mypy-extensions|playwright|pytest|pytest-xdist|ruff)==' \
+        -e '^(hf-xet|httpcore2|httpx2|httpx2-jsfetch|huggingface-hub|segmentation-models-pytorch)==' \
+        -e '^(timm|tokenizers|transformers|truststore)==' \
         requirements.lock > wanted.txt; \
     case "$DEVICE:${TORCH_INDEX:+index}" in \
         gpu:) ;; \

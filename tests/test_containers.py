@@ -9,7 +9,7 @@ import threading
 import tomllib
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from importlib.metadata import PackageNotFoundError, entry_points, requires
+from importlib.metadata import PackageNotFoundError, entry_points, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -121,11 +121,38 @@ def test_whatever_is_installed_is_pinned() -> None:
     assert not re.search(r"pip install(?! --)|curl|wget", DOCKERFILE)
 
 
+def installed(name: str) -> bool:
+    """Whether it is here, which what is for other platforms is not."""
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def needed_by(lines: list[str]) -> set[str]:
+    """All packages that requirements bring along here, by way of others and of extras."""
+    seen: set[tuple[str, str]] = set()
+    left = [(Requirement(line), "") for line in lines]
+    while left:
+        need, extra = left.pop()
+        if need.marker is not None and not need.marker.evaluate({"extra": extra}):
+            continue
+        name = canonicalize_name(need.name)
+        for wanted in ("", *need.extras):
+            if (name, wanted) not in seen:
+                seen.add((name, wanted))
+                left += [(Requirement(line), wanted) for line in (requires(name) or [] if installed(name) else [])]
+    return {name for name, _ in seen}
+
+
 def test_packages_are_complete_and_free_of_development_tools(tmp_path: Path) -> None:
     chosen = packages(tmp_path)
     tools = {canonicalize_name(Requirement(line).name) for line in PROJECT["optional-dependencies"]["dev"]}
     assert tools <= locked()
     assert not tools & chosen
+    # Nor what only these tools need.
+    assert not {name for name in chosen if installed(name)} - needed_by(PROJECT["dependencies"])
     assert {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]} <= chosen
     for name in chosen:
         try:
