@@ -89,7 +89,7 @@ LAYERS = (
     ("flows", "cli"),
     ("stages",),
     ("registry", "report", "tracking"),
-    ("training", "pseudo_labels"),
+    ("training", "pseudo_labels", "black_box"),
     ("losses", "models", "data"),
 )
 

@@ -31,17 +31,18 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from atp.data.labels import IGNORE, LabelSpace
+from atp.data.sealed import Kind, Sealed, compress
 from atp.data.tensors import read_label
 from atp.errors import InputError
 from atp.files import atomic_path
-from atp.pseudo_labels.bitmaps import Sealed, bitmaps_to_bytes, compress, damaged, decompress, pack, read_bitmaps
+from atp.pseudo_labels.bitmaps import BITMAPS, bitmaps_to_bytes, pack, read_bitmaps
 from atp.pseudo_labels.negatives import negative_labels
 from atp.pseudo_labels.thresholds import ConfidenceHistogram, confidence_codes, least_confidence
 
 logger = logging.getLogger(__name__)
 
 _FORMAT, _VERSION = "atp pseudo labels", 1
-_PENDING = b"ATPP"
+_PENDING = Kind(b"ATPP", "dump")
 _BAND_PIXELS = 2**17
 """Predictions are worked through in bands of about so many pixels: at 2048x1024 that halves the time, nearly all of
 which the kernel would spend on fresh pages for whole-image intermediate results."""
@@ -289,7 +290,7 @@ class PseudoLabelStore:
         except FileNotFoundError as error:
             raise InputError(f"{folder}: no finished pseudo labels here (no table.json); run the dump stage") from error
         except ValidationError as error:
-            raise damaged(path) from error
+            raise BITMAPS.damaged(path) from error
         if (self.table["format"], self.table["version"]) != (_FORMAT, _VERSION):
             raise InputError(f"{path}: not of version {_VERSION} of {_FORMAT}; run the dump stage again")
         self._shapes = {row["name"]: (row["height"], row["width"]) for row in self.table["images"]}
@@ -315,7 +316,7 @@ class PseudoLabelStore:
         path = self.folder / "positives" / f"{name}.png"
         labels = read_label(path, len(self.table["classes"]))
         if labels.shape != shape:
-            raise damaged(path)
+            raise BITMAPS.damaged(path)
         return labels
 
     def negatives(self, name: str) -> Tensor:
@@ -376,7 +377,7 @@ class _Pending:
         sealed = Sealed.read(path, _PENDING)
         _, height, width = sealed.shape
         pixels, row = height * width, -(-width // 8)
-        data = np.frombuffer(decompress(sealed.payload, 8 + 3 * pixels + num_classes * height * row, path), np.uint8)
+        data = np.frombuffer(sealed.data(8 + 3 * pixels + num_classes * height * row, path), np.uint8)
         entropy, data = float(data[:8].view(np.float64)[0]), data[8:]
         maps = data[: 3 * pixels].reshape(3, height, width)
         codes = maps[1] | maps[2].astype(np.int16) << 8

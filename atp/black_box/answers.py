@@ -1,0 +1,231 @@
+"""Answers of a black box on disk: written once, read one image at a time.
+
+    FOLDER/table.json            classes, the box, the images
+    FOLDER/answers/NAME.answer   the most probable classes of each pixel and their probabilities
+
+A file (see ``atp.data.sealed``) of k classes a pixel holds 2k planes of bytes. First the classes, most probable first.
+Then codes: of the second to k-th probability, and of what is missing to 1. The first probability is what they leave. A
+code is proportional to the root of the probability, the scale on which an error weighs alike in Eq. 11 wherever it
+falls, and of the j-th, which cannot exceed 1/j, to that of j times it. Of each code its neighbours' left + up - upper
+left is subtracted: upsampled predictions are nearly planes, piece by piece. Other forms were measured:
+docs/black-box.md.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+from typing_extensions import TypedDict
+
+from atp.data.labels import IGNORE
+from atp.data.sealed import Kind, Sealed, compress
+from atp.errors import InputError
+from atp.files import atomic_path
+
+ANSWER = Kind(b"ATPA", "query")
+
+_FORMAT, _VERSION = "atp answers", 1
+
+LEAST = 1e-3
+"""Lower probabilities than this are not kept: below it classes change from pixel to pixel, and would be half of the
+file."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the box said of one image.
+
+    Attributes:
+        classes: ids, most probable first, uint8, (k, H, W); 255 = no class named, in plane 0: no answer for the pixel.
+        probabilities: of those classes, float32, (k, H, W), >= 0 and descending, each pixel's sum <= 1; 0 where no
+            class is named. What is missing to 1 belongs to the classes not named, to each the same.
+    """
+
+    classes: Tensor
+    probabilities: Tensor
+
+    @classmethod
+    def hard(cls, ids: Tensor) -> "Answer":
+        """Ids alone, uint8, (H, W), 255 = no answer."""
+        return cls(ids[None], (ids[None] != IGNORE).float())
+
+    @classmethod
+    def of(cls, probabilities: Tensor, keep: int) -> "Answer":
+        """The ``keep`` most probable of probabilities, float32, (C, H, W), each pixel's sum 1, or 0 for no answer."""
+        kept, classes = probabilities.topk(min(keep, len(probabilities)), dim=0)
+        return cls(classes.byte().masked_fill_(kept <= 0, IGNORE), kept.clamp_(0, 1))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        height, width = self.classes.shape[1:]
+        return width, height
+
+    def dense(self, num_classes: int) -> Tensor:
+        """Probabilities of all classes, float32, (C, H, W), each pixel's sum 1; 0 where there is no answer."""
+        named = self.classes != IGNORE
+        # One plane more, for what stands for no class.
+        index = torch.where(named, self.classes, num_classes).long()
+        shape = (num_classes + 1, *self.classes.shape[1:])
+        known = torch.zeros(shape, dtype=torch.bool).scatter_(0, index, named)[:num_classes]
+        result = torch.zeros(shape).scatter_(0, index, self.probabilities)[:num_classes]
+        missing = (1 - self.probabilities.sum(0)).clamp_(min=0) / (num_classes - named.sum(0)).clamp_(min=1)
+        result += missing * ~known * named[0]
+        # All classes may be named, and some mass missing all the same.
+        return result / result.sum(0).clamp_(min=torch.finfo(torch.float32).tiny)
+
+    def to_bytes(self) -> bytes:
+        """A file's bytes; lossy but for the first plane of classes and for hard answers."""
+        planes, height, width = self.classes.shape
+        kept = self.probabilities.numpy().copy()
+        kept[1:][kept[1:] < LEAST] = 0
+        ranks = np.arange(2, planes + 1, dtype=np.float32)[:, None, None]
+        missing = np.clip(1 - kept.sum(0), 0, 1) * (self.classes[0].numpy() != IGNORE)
+        codes = np.concatenate([kept[1:] * ranks, missing[None]])
+        codes = np.rint(255 * np.sqrt(np.clip(codes, 0, 1))).astype(np.uint8)
+        classes = self.classes.numpy().copy()
+        classes[1:][codes[:-1] == 0] = IGNORE
+        zero = np.uint8(0)
+        filtered = np.diff(np.diff(codes, axis=2, prepend=zero), axis=1, prepend=zero)
+        payload = compress(classes.tobytes() + filtered.tobytes())
+        return Sealed(ANSWER, (planes, height, width), payload).to_bytes()
+
+    @classmethod
+    def read(cls, path: Path) -> "Answer":
+        """Read a file.
+
+        Raises:
+            InputError: it is missing or damaged.
+        """
+        sealed = Sealed.read(path, ANSWER)
+        planes, height, width = sealed.shape
+        data = np.frombuffer(sealed.data(2 * planes * height * width, path), np.uint8)
+        classes, filtered = data.reshape(2, *sealed.shape)
+        codes = filtered.cumsum(axis=1, dtype=np.uint8).cumsum(axis=2, dtype=np.uint8)
+        squares = (np.arange(256, dtype=np.float32) / 255) ** 2
+        probabilities: NDArray[np.float32] = np.empty(sealed.shape, np.float32)
+        left = 1 - squares[codes[-1]]
+        for plane in range(1, planes):
+            probabilities[plane] = (squares / (plane + 1))[codes[plane - 1]]
+            left -= probabilities[plane]
+        probabilities[0] = np.where(classes[0] == IGNORE, 0, np.maximum(left, 0))
+        for plane in range(1, planes):
+            # Rounded, equals may have changed their order.
+            np.minimum(probabilities[plane], probabilities[plane - 1], out=probabilities[plane])
+        return cls(torch.from_numpy(classes.copy()), torch.from_numpy(probabilities))
+
+
+class AnsweredImage(TypedDict):
+    """One image in the table."""
+
+    name: str
+    height: int
+    width: int
+
+
+class AnswerTable(TypedDict):
+    """What table.json says about a folder of answers.
+
+    Attributes:
+        classes: names, in the order of their ids.
+        box: what answered; no secrets.
+        soft: whether there are probabilities, and not ids alone.
+    """
+
+    format: str
+    version: int
+    classes: list[str]
+    box: dict[str, Any]
+    soft: bool
+    images: list[AnsweredImage]
+
+
+_TABLE = TypeAdapter(AnswerTable)
+
+
+class AnswerWriter:
+    """Writes answers into a folder that nobody reads yet; without ``finish`` nobody will."""
+
+    def __init__(self, folder: Path, classes: Sequence[str], box: dict[str, Any]) -> None:
+        """Begin.
+
+        Args:
+            classes: names, in the order of their ids.
+            box: what answers; goes into the table as it is.
+        """
+        self._folder, self._classes, self._box = folder, list(classes), box
+        self._images: dict[str, AnsweredImage] = {}
+        self._soft = False
+
+    def add(self, name: str, answer: Answer) -> None:
+        path = _path(self._folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(answer.to_bytes())
+        width, height = answer.size
+        self._images[name] = AnsweredImage(name=name, height=height, width=width)
+        self._soft = self._soft or bool((answer.probabilities[0] < (answer.classes[0] != IGNORE)).any())
+
+    def finish(self) -> AnswerTable:
+        """Write the table, which makes the folder a whole one, and return it."""
+        table = AnswerTable(
+            format=_FORMAT,
+            version=_VERSION,
+            classes=self._classes,
+            box=self._box,
+            soft=self._soft,
+            images=[self._images[name] for name in sorted(self._images)],
+        )
+        with atomic_path(self._folder / "table.json") as temporary:
+            temporary.write_bytes(_TABLE.dump_json(table, indent=1))
+        return table
+
+
+class AnswerStore:
+    """Answers in a folder that ``AnswerWriter`` finished; one image at a time, from any process."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the table alone.
+
+        Raises:
+            InputError: no such folder, an unfinished one, or one of another version.
+        """
+        self.folder = folder
+        path = folder / "table.json"
+        try:
+            self.table: AnswerTable = _TABLE.validate_json(path.read_bytes())
+        except FileNotFoundError as error:
+            raise InputError(f"{folder}: no finished answers here (no table.json); run the query stage") from error
+        except ValidationError as error:
+            raise ANSWER.damaged(path) from error
+        if (self.table["format"], self.table["version"]) != (_FORMAT, _VERSION):
+            raise InputError(f"{path}: not of version {_VERSION} of {_FORMAT}; run the query stage again")
+        self._shapes = {row["name"]: (row["height"], row["width"]) for row in self.table["images"]}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the images, sorted."""
+        return tuple(self._shapes)
+
+    def answer(self, name: str) -> Answer:
+        """What the box said of an image.
+
+        Raises:
+            InputError: no such image, or its file is damaged.
+        """
+        if name not in self._shapes:
+            raise InputError(f"{self.folder}: no answer for the image {name}; run the query stage again")
+        path = _path(self.folder, name)
+        answer = Answer.read(path)
+        if tuple(answer.classes.shape[1:]) != self._shapes[name]:
+            raise ANSWER.damaged(path)
+        return answer
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / "answers" / f"{name}.answer"
