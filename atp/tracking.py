@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from atp.config import Params
 from atp.errors import InputError
+from atp.project import project_root
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,8 +45,8 @@ _WAITING_MAX = 100_000
 
 
 def tracking_uri() -> str:
-    """The usual variable, else ``mlflow.db`` in the working folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+    """The usual variable, else ``mlflow.db`` in the project's root, for all its pipelines and experiments."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -290,7 +291,8 @@ def find_parent(client: "MlflowClient", params: Params) -> "Run":
     data = described.read_text() if described.exists() else ""
     tracked = params.model_dump_json(by_alias=True, exclude={"runtime"})
     pipeline = sha256(f"{tracked}\n{data}".encode()).hexdigest()[:16]
-    return _pipeline(client, params, pipeline, f"pipeline-{pipeline[:6]}")
+    # A DVC experiment is found by its name there too; it is tracked like any other run.
+    return _pipeline(client, params, pipeline, os.environ.get("DVC_EXP_NAME") or f"pipeline-{pipeline[:6]}")
 
 
 def _pipeline(client: "MlflowClient", params: Params, identity: str, name: str) -> "Run":

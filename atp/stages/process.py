@@ -20,8 +20,9 @@ from typing import Any
 
 from atp.config import Params, load_params
 from atp.errors import InputError, exit_codes
+from atp.project import kept
 
-STATE = Path(".atp/state")
+STATE = kept() / "state"
 """Training states and half-done dumps; outside DVC's outputs, which DVC deletes before a rerun."""
 
 
