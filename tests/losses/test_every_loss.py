@@ -7,13 +7,18 @@ import torch
 from torch import Tensor
 
 from atp.data.labels import IGNORE
+from atp.losses.class_balance import class_balanced_loss
 from atp.losses.consistency import consistency_loss
 from atp.losses.distillation import distillation_loss
 from atp.losses.diversity import diversity_loss
 from atp.losses.entropy import curriculum_entropy_loss
+from atp.losses.entropy_minimization import entropy_loss
+from atp.losses.information_maximization import information_maximization_loss
+from atp.losses.max_square import max_square_loss
 from atp.losses.pixels import NO_LABEL
 from atp.losses.pseudo_label import negative_pseudo_label_loss, positive_pseudo_label_loss
 from atp.losses.supervised import segmentation_cross_entropy
+from atp.losses.uncertainty import uncertainty_loss
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -53,6 +58,12 @@ LOSSES: dict[str, Loss] = {
     "supervised": lambda z, valid: segmentation_cross_entropy(z, _labels().masked_fill(~valid, 255)),
     "consistency": lambda z, valid: consistency_loss(z, _labels().masked_fill(~valid, 255), torch.tensor([0.3, 0.8])),
     "distillation": lambda z, valid: distillation_loss(z, _target(z), valid),
+    "entropy minimisation": entropy_loss,
+    "information maximisation": information_maximization_loss,
+    "maximum squares": lambda z, valid: max_square_loss(z, valid, balance=0.0),
+    "maximum squares, balanced": max_square_loss,
+    "class balance": lambda z, valid: class_balanced_loss(z, _labels(), torch.full((C,), 0.4), valid),
+    "uncertainty": lambda z, valid: uncertainty_loss([z, 2 * z], torch.zeros_like(z), valid),
 }
 # Those whose weights are constants to autograd and not to finite differences; test_against_numpy.py compares their
 # gradients with formulas.
