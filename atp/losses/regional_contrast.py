@@ -45,7 +45,9 @@ def regional_contrast_loss(
     ids, sure = labels.flatten(), confidence.flatten()
     taking_part = (ids != NO_LABEL).nonzero()[:, 0]
     values, ids, sure = values[taking_part], ids[taking_part], sure[taking_part]
-    shown, own, counts = ids.unique(return_inverse=True, return_counts=True)
+    counts = ids.bincount()
+    shown = counts.nonzero()[:, 0]
+    counts, own = counts[shown], torch.searchsorted(shown, ids)  # (K,) of the classes shown, (M,) ids of those
     # A gradient of zeros, for processes that wait for each other's gradients.
     nothing = values[:0].sum()
     if len(shown) < 2:
