@@ -387,19 +387,23 @@ class PropagateSection(Optimisation):
     """From easy to hard images, as semi-supervised learning does (Eq. 10).
 
     Attributes:
-        mix: how an easy and a hard image become one training image; ``none`` asks for consistency on the hard one.
+        mix: how an easy and a hard image become one training image: ``class_mix`` pastes half of the easy one's
+            classes, ``cut_mix`` a box; ``reco`` is ``class_mix`` with regional contrast (Liu et al. 2022); ``none``
+            asks for consistency on the hard one alone, strongly augmented.
         ema: decay of the teacher's weights (authors' code, ClassMix); None takes the network itself, as the paper does.
         confidence: the consistency loss weighs as much as the share of pixels above it.
         consistency: weight of Eq. 10.
+        contrast: weight of the regional contrast of ``reco``.
         negative: weight of Eq. 7 on the easy images.
         balance: 0 draws easy images evenly, 1 by the rarity of the classes that they show.
         hand_on: the ``ema`` teacher or the trained ``student`` becomes the adapted model.
     """
 
-    mix: Literal["class_mix", "none"] = "class_mix"
+    mix: Literal["class_mix", "cut_mix", "reco", "none"] = "class_mix"
     ema: Decay | None = 0.99
     confidence: Share = 0.968
     consistency: NonNegative = 1.0
+    contrast: NonNegative = 1.0
     negative: NonNegative = 0.0
     balance: Share = 0.0
     hand_on: Literal["ema", "student"] = "ema"

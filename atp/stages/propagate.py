@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -16,9 +17,11 @@ from atp.models.network import SegmentationNetwork
 from atp.pseudo_labels.store import PseudoLabelStore
 from atp.stages.stage import Stage, run_stage
 from atp.stages.teach import StoredLabels
+from atp.training.classifier_tap import ClassifierTap
+from atp.training.contrast import RELIABLE, RegionalContrast
 from atp.training.ema import AveragedNetwork
 from atp.training.loop import History, Training
-from atp.training.mixing import class_mix_masks, mix
+from atp.training.mixing import class_mix_masks, cut_mix_masks, mix
 from atp.training.run import Run
 
 
@@ -39,6 +42,8 @@ def propagate(
     """
     ema = AveragedNetwork(network, section.ema) if section.ema else None
     teacher = ema.network if ema else network
+    tap = ClassifierTap(network)
+    contrast = contrast_head(network, images, tap, run) if section.mix == "reco" else None
 
     def objective(model: nn.Module, batch: PairBatch) -> dict[str, Tensor]:
         easy, hard = batch.easy, batch.hard
@@ -48,15 +53,19 @@ def propagate(
             probabilities = teacher.eval()(hard.weak).float().softmax(1)
             teacher.train(was_training)
             taught = probabilities.argmax(1).masked_fill(~hard.valid, 255)
+            reliable = taught.masked_fill(probabilities.amax(1) < RELIABLE, 255)
             share = confidence_share(probabilities, section.confidence, hard.valid)[:, None, None].expand(taught.shape)
         strong = hard.strong
-        if section.mix == "class_mix":
-            masks = class_mix_masks(easy.labels)
+        if section.mix != "none":
+            masks = cut_mix_masks(*taught.shape) if section.mix == "cut_mix" else class_mix_masks(easy.labels)
+            masks = masks.to(taught.device)
             strong, taught = mix(masks, easy.strong, strong), mix(masks, easy.labels, taught)
+            reliable = mix(masks, easy.labels, reliable)
             # The pasted pixels' labels are as good as the easy image's: they count in full.
             share = mix(masks, torch.ones_like(share), share)
         # One forward pass over both: one set of batch statistics, and one pass costs less than two.
-        logits_easy, logits_hard = model(torch.cat([easy.strong, strong])).chunk(2)
+        logits = model(torch.cat([easy.strong, strong]))
+        logits_easy, logits_hard = logits.chunk(2)
         supervised = segmentation_cross_entropy(logits_easy, easy.labels)
         consistency = consistency_loss(logits_hard, taught, share)  # Eq. 10
         losses = {
@@ -64,13 +73,27 @@ def propagate(
             "supervised": supervised,
             "consistency": consistency,
         }
+        if contrast:
+            losses["contrast"] = contrast(tap.features, logits, torch.cat([easy.labels, reliable]))
+            losses["loss"] = losses["loss"] + section.contrast * losses["contrast"]
         if section.negative > 0:
             losses["negative"] = negative_pseudo_label_loss(logits_easy, easy.negatives, easy.valid)
             losses["loss"] = losses["loss"] + section.negative * losses["negative"]
         return losses
 
-    history = Training(network, section, images, run, ema=ema, weights=weights).run(objective)
+    with tap if contrast else nullcontext():
+        history = Training(network, section, images, run, ema=ema, extra=contrast, weights=weights).run(objective)
     return (ema.network if ema and section.hand_on == "ema" else network), history
+
+
+def contrast_head(network: SegmentationNetwork, images: PairedImages, tap: ClassifierTap, run: Run) -> RegionalContrast:
+    """ReCo's head, as wide as the features that the classifier is given."""
+    run.runtime.place(network)
+    example = images.collate([images[0, 0]]).to(run.runtime.device, run.runtime.memory_format)
+    with tap:
+        channels = tap.probe(network, example.hard.weak).shape[1]
+    torch.manual_seed(run.seed)
+    return RegionalContrast(channels)
 
 
 def label_counts(store: PseudoLabelStore, name: str) -> Tensor:

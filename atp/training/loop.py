@@ -40,6 +40,7 @@ class Training(Generic[AnyBatch]):
         images: augmented training images.
         job: name, seed, machine, and where state and figures go.
         ema: trails the network, where the stage wants it.
+        extra: learns beside the network, as fast as the classifier, and is not handed on.
         weights: of the images, for drawing them unevenly.
         history: filled as training goes on.
     """
@@ -49,6 +50,7 @@ class Training(Generic[AnyBatch]):
     images: TrainingSet[AnyBatch]
     job: Run
     ema: AveragedNetwork | None = None
+    extra: nn.Module | None = None
     weights: Tensor | None = None
     history: History = field(default_factory=dict)
 
@@ -78,6 +80,11 @@ class Training(Generic[AnyBatch]):
         if section.batchnorm == "eval":
             self.network.hold_batchnorm()
         optimizer = build_optimizer(self.network, section)
+        if self.extra:
+            runtime.place(self.extra.train())
+            optimizer.add_param_group(
+                {"params": list(self.extra.parameters()), "lr": section.lr * section.classifier_lr_factor}
+            )
         schedule = build_schedule(optimizer, section, order.steps)
         # Half precision's small gradients vanish without scaling; the other types need none.
         scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype is torch.float16)
@@ -123,9 +130,19 @@ class Training(Generic[AnyBatch]):
         with self.job.runtime.autocast():
             losses = objective(model, batch)
         torch.autograd.backward(scaler.scale(losses["loss"]))
+        self._share_gradients()
         scaler.step(optimizer)
         scaler.update()
         return losses
+
+    def _share_gradients(self) -> None:
+        """Average the extra module's gradients over the processes, as the wrapped network's are already."""
+        runtime = self.job.runtime
+        if self.extra and runtime.world_size > 1:
+            for parameter in self.extra.parameters():
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                runtime.sum(parameter.grad).div_(runtime.world_size)
 
     def _record(self, step: int, means: dict[str, float], progress: Progress) -> None:
         if not math.isfinite(means["loss"]):
@@ -145,6 +162,8 @@ class Training(Generic[AnyBatch]):
             state |= {"step": step, "network": self.network.state_dict(), "history": self.history}
             if self.ema:
                 state["ema"] = {"steps": self.ema.steps, "network": self.ema.network.state_dict()}
+            if self.extra:
+                state["extra"] = self.extra.state_dict()
             resume.save(state)
 
     def _restore(self, saved: dict[str, Any], parts: dict[str, Any]) -> None:
@@ -153,6 +172,8 @@ class Training(Generic[AnyBatch]):
         if self.ema:
             self.ema.steps = saved["ema"]["steps"]
             self.ema.network.load_state_dict(saved["ema"]["network"])
+        if self.extra:
+            self.extra.load_state_dict(saved["extra"])
         parts["optimizer"].load_state_dict(saved["optimizer"])
         parts["scaler"].load_state_dict(saved["scaler"])
         parts["schedule"].load_state_dict(saved["schedule"])
