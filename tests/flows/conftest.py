@@ -44,7 +44,14 @@ def running(
     """A process that ends by Ctrl-C when the test does, with all that it started."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=cwd, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            cwd=cwd,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            # A shell that runs the tests in the background has Ctrl-C ignored, and so would what it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
     try:
         yield process
@@ -100,7 +107,7 @@ def served(clone: Path, servers: Servers) -> Iterator[Prefect]:
 
         def ready() -> bool:
             assert process.poll() is None, log.read_text()
-            return bool(prefect.call("POST", "deployments/filter"))
+            return bool(prefect.call("POST", "deployments/filter", deployments={"name": {"any_": ["adapt"]}}))
 
         prefect.until(ready, 120, "the deployment")
         yield prefect
