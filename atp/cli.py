@@ -1,7 +1,9 @@
-"""The command line ``atp``: predict, doctor, report, promote, serve."""
+"""The command line ``atp``: predict, doctor, report, select, promote, serve."""
 
 import json
+import logging
 import re
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -77,6 +79,49 @@ def report(
     build_report(load_params(), runs, out)
     typer.echo(f"\n{summary_table(json.loads(metrics.read_text()))}\n")
     typer.echo(f"pictures: {out.resolve()}/*.png\npage:     {(out / 'index.html').resolve()}")
+
+
+@app.command()
+def select(
+    grid: Annotated[
+        list[str], typer.Option(help="NAME=VALUE,VALUE of params.yaml; several make every combination.")
+    ] = [],  # noqa: B006 - typer copies it
+    seeds: Annotated[str, typer.Option(help="Values of training.seed, 0,1: a further dimension of the grid.")] = "",
+    run: Annotated[bool, typer.Option("--run", help="Run the grid now, one experiment after the other.")] = False,
+    by: Annotated[str, typer.Option(help="The indicator to rank by; docs/evidence.md has them.")] = "augmentation_iou",
+    stage: Annotated[str, typer.Option(help="Whose evidence: propagate, teach@r01, align, distill.")] = "propagate",
+    everything: Annotated[bool, typer.Option("--all", help="Also experiments that began at other commits.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Take the picked one: dvc exp apply.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The ranking as JSON.")] = False,
+) -> None:
+    """Rank runs and DVC's experiments by what was measured without labels, or queue a grid of them first."""
+    from atp.selection.grid import make_cells
+    from atp.selection.queue import enqueue, work
+    from atp.selection.ranking import choose, to_json
+    from atp.selection.repository import WORKSPACE, code_changes, read_experiments, valid_stage
+    from atp.selection.repository import apply as take
+    from atp.selection.table import choice_table, queued_lines
+
+    # Ours alone: what DVC's queue says to its own log is of no use here.
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.CRITICAL)
+    logging.getLogger("atp").setLevel(logging.INFO)
+    valid_stage(stage)
+    if grid or seeds:
+        cells = make_cells(grid, seeds, Path("params.yaml"), code_changes())
+        typer.echo(queued_lines(enqueue(cells), run=run), err=as_json)
+        if not run:
+            return
+        work(cells)
+    elif run:
+        raise InputError("--run runs a grid; give one with --grid or --seeds, or start what is queued: dvc queue start")
+    choice = choose(read_experiments(stage, everything=everything), by, stage)
+    typer.echo(json.dumps(to_json(choice, stage), indent=2) if as_json else choice_table(choice, stage))
+    if apply:
+        if choice.picked is None:
+            raise InputError("--apply: no run is picked")
+        if choice.picked.name != WORKSPACE:
+            take(choice.picked.name)
+            typer.echo(f"applied: {choice.picked.name}; dvc repro reports and registers it", err=as_json)
 
 
 @app.command()

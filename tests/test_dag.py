@@ -87,6 +87,7 @@ def test_settings_that_change_no_result_are_not_tracked(dag: Any) -> None:
 
 LAYERS = (
     ("flows", "cli"),
+    ("selection",),
     ("stages",),
     ("registry", "report", "tracking"),
     ("training", "pseudo_labels", "black_box"),

@@ -1,0 +1,127 @@
+"""A grid over parameters: every combination checked against params.yaml's model before anything is queued."""
+
+import io
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from atp.config import load_params
+from atp.errors import InputError
+
+SEED = "training.seed"
+UNSEEN = {
+    "runtime": "changes no result",
+    "register": "comes after the choice: the experiments of a grid are not registered",
+}
+"""Sections of params.yaml by which no experiment can differ from another, and why."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of a grid.
+
+    Attributes:
+        name: of its experiment: what it sets, and a digest of all parameters and uncommitted changes, so that the same
+            name means the same result.
+        values: dotted names and what they are set to.
+    """
+
+    name: str
+    values: Mapping[str, Any]
+
+
+def parse_axis(text: str) -> tuple[str, list[Any]]:
+    """``align.diversity=0.1,0.3`` to a dotted name and its values, which may be any YAML: ``null``, ``[1.0, 1.25]``.
+
+    Raises:
+        InputError: another form, no or twice the same value, or a section that makes no difference.
+    """
+    name, equals, values = text.partition("=")
+    if not equals or not re.fullmatch(r"\w+(\.\w+)+", name):
+        raise InputError(f"--grid {text}: must be SECTION.NAME=VALUE,VALUE as in teach.lr=0.01,0.02")
+    try:
+        parsed = YAML(typ="safe", pure=True).load(io.StringIO(f"[{values}]"))
+    except YAMLError as error:
+        raise InputError(f"--grid {text}: the values are not YAML; separate them by commas") from error
+    if not parsed:
+        raise InputError(f"--grid {text}: there is no value; give at least one, separated by commas")
+    twice = [value for index, value in enumerate(parsed) if value in parsed[:index]]
+    if twice:
+        raise InputError(f"--grid {text}: the value {_text(twice[0])} stands twice")
+    if any(isinstance(value, Mapping) for value in parsed):
+        # Hydra would merge it into what is there, and not set it.
+        raise InputError(f"--grid {text}: a value is a mapping; set its entries one by one, as {name}.ENTRY=VALUE")
+    section = name.partition(".")[0]
+    if section in UNSEEN:
+        raise InputError(f"--grid {name}: the section {section} {UNSEEN[section]}; leave it out")
+    return name, parsed
+
+
+def make_cells(axes: Sequence[str], seeds: str, path: Path, changes: str = "") -> list[Cell]:
+    """All combinations, each of which is a valid params.yaml.
+
+    Args:
+        axes: as ``parse_axis`` reads them.
+        seeds: comma-separated, of ``training.seed``; none if empty.
+        path: of params.yaml.
+        changes: uncommitted ones of the code, as text.
+
+    Raises:
+        InputError: an axis is wrong, or the first combination that is not valid, with the reason.
+    """
+    given = [*axes, *([f"{SEED}={seeds}"] if seeds else [])]
+    parsed = [parse_axis(text) for text in given]
+    names = [name for name, _ in parsed]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"--grid {name}: given twice; put all its values into one")
+    cells = []
+    for values in itertools.product(*(values for _, values in parsed)):
+        combination = dict(zip(names, values, strict=True))
+        try:
+            params = load_params(path, combination)
+        except InputError as error:
+            told = ", ".join(f"{name}={_text(value)}" for name, value in combination.items())
+            raise InputError(f"--grid {told}: {error}") from error
+        tree = params.model_dump(mode="json", by_alias=True, exclude={"runtime", "register_"})
+        digest = sha256(f"{json.dumps(tree, sort_keys=True)}\n{changes}".encode()).hexdigest()[:6]
+        varied = {name: combination[name] for name, choices in parsed if len(choices) > 1} or combination
+        cells.append(Cell(f"{_readable(varied)}-{digest}", combination))
+    return cells
+
+
+def _readable(values: Mapping[str, Any]) -> str:
+    """A name that git takes and a shell needs no quotes for."""
+    lasts = [name.rpartition(".")[2] for name in values]
+    parts = []
+    for name, value in values.items():
+        last = name.rpartition(".")[2]
+        parts.append(f"{last if lasts.count(last) == 1 else name}={_text(value)}")
+    name = re.sub(r"[^\w.=+-]+", "-", "_".join(parts))
+    return re.sub(r"\.{2,}", ".", name)[:80].strip(".-")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def override(name: str, value: Any) -> str:
+    """As ``dvc exp run --set-param`` reads it, which is Hydra's grammar; an entry that the file lacks is added."""
+    return f"++{name}={_hydra(value)}"
+
+
+def _hydra(value: Any) -> str:
+    if isinstance(value, str):
+        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{quoted}'"
+    if isinstance(value, Sequence):
+        return "[" + ",".join(map(_hydra, value)) + "]"
+    return json.dumps(value)

@@ -1,0 +1,171 @@
+"""A grid in DVC's queue: put there once, run by DVC's worker, and brought back when that was killed."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from atp.errors import InputError
+from atp.project import project_root
+from atp.selection.grid import Cell, override
+from atp.selection.repository import complaint, finished, open_repository, unfinished
+
+logger = logging.getLogger(__name__)
+
+LAST = "evaluate"
+"""Where an experiment ends: what comes after it is for the picked one alone."""
+
+WORKER = Path(".dvc/tmp/exps/celery/dvc-exp-worker-1.json")
+
+
+def enqueue(cells: Sequence[Cell]) -> dict[str, list[str]]:
+    """Put what is neither finished nor on its way into DVC's queue.
+
+    Returns:
+        Names by what became of them: ``finished``, ``running``, ``queued`` before, ``failed``, or ``new``.
+
+    Raises:
+        InputError: DVC cannot, or no git repository.
+    """
+    found: dict[str, list[str]] = {state: [] for state in ("finished", "running", "queued", "failed", "new")}
+    with open_repository() as (repo, prefix):
+        _bring_back(repo, [cell.name for cell in cells])
+        done, waiting = finished(repo), unfinished(repo)
+        for cell in cells:
+            state = "finished" if cell.name in done else waiting.get(cell.name, ("new",))[0]
+            found[state].append(cell.name)
+            if state == "new":
+                _put(repo, prefix, cell)
+        for name in done:
+            # What it kept in case it was killed.
+            shutil.rmtree(Path(".atp/experiments") / name, ignore_errors=True)
+    return found
+
+
+def _put(repo: Any, prefix: Path, cell: Cell) -> None:
+    params, pipeline = prefix / "params.yaml", prefix / "dvc.yaml"
+    repo.experiments.run(
+        targets=[f"{pipeline.as_posix()}:{LAST}"],
+        params=[f"{params.as_posix()}:{override(name, value)}" for name, value in cell.values.items()],
+        queue=True,
+        name=cell.name,
+        # Imported data come from the cache; the place that they were imported from is not in the temporary clone.
+        allow_missing=True,
+    )
+
+
+def _bring_back(repo: Any, names: Sequence[str]) -> None:
+    """Take out of the queue what was killed in the middle, so that it can be queued again.
+
+    DVC goes on to call it running when its worker was killed with it. Stages that it finished are in DVC's cache, and
+    the one that was killed continues from its last state: nothing is computed twice.
+    """
+    queue = repo.experiments.celery_queue
+    active = {entry.name: entry for entry in queue.iter_active()}
+    for name in names:
+        entry = active.get(name)
+        if entry is None or _alive(_worker_pid(), "queue-worker"):
+            continue
+        logger.info("%s: was killed; it is queued again", name)
+        # A stage dies with its executor, of which without a worker nobody would collect the result.
+        with suppress(ProcessLookupError):
+            queue.proc.kill(entry.stash_rev)
+        # What `dvc queue kill` does to an experiment whose process is gone; itself it takes a zombie for a process.
+        queue._mark_inactive_tasks_failure({entry: name})
+    failed = {entry.name: entry for entry, _ in queue.iter_failed()}
+    for name in names:
+        entry = failed.get(name)
+        # One that a stage ended with a reason would end so again.
+        if entry is not None and not complaint(queue, entry):
+            clone = _clone(queue, entry)
+            queue.remove([name])
+            if clone is not None:
+                shutil.rmtree(clone, ignore_errors=True)
+
+
+def _clone(queue: Any, entry: Any) -> Path | None:
+    """The temporary clone that a killed experiment leaves behind."""
+    info = Path(queue.get_infofile_path(entry.stash_rev))
+    root = Path(json.loads(info.read_text())["root_dir"]) if info.is_file() else None
+    return root if root and root.is_relative_to(Path(".dvc/tmp/exps").resolve()) else None
+
+
+def _worker_pid() -> int | None:
+    return json.loads(WORKER.read_text()).get("pid") if WORKER.is_file() else None
+
+
+def _alive(pid: int | None, word: str) -> bool:
+    """Whether a process lives and is what it should be: after a restart of the machine its number may be another's."""
+    if pid is None:
+        return False
+    done = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return word in done.stdout
+
+
+def work(cells: Sequence[Cell], every_s: float = 3.0) -> dict[str, str]:
+    """Let DVC's worker run what is queued, one experiment after the other, and show what they print, until all ended.
+
+    The worker goes on when this process is ended.
+
+    Returns:
+        Names of those that failed, and why.
+    """
+    names = [cell.name for cell in cells]
+    seen: dict[str, int] = {}
+    while True:
+        with open_repository() as (repo, _):
+            queue = repo.experiments.celery_queue
+            entries = {
+                entry.name: entry for entry in (*queue.iter_active(), *(done.entry for done in queue.iter_done()))
+            }
+            left = [name for name, (state, *_) in unfinished(repo).items() if name in names and state != "failed"]
+            for name in names:
+                if name in entries:
+                    _show(queue, entries[name], seen)
+            if not left:
+                return {name: why for name, (_, _, why) in unfinished(repo).items() if name in names}
+            working = _alive(_worker_pid(), "queue-worker")
+        if not working:
+            enqueue(cells)
+            _start_worker()
+        time.sleep(every_s)
+
+
+def _show(queue: Any, entry: Any, seen: dict[str, int]) -> None:
+    """What an experiment has printed since it was last looked at."""
+    process = queue.proc.get(entry.stash_rev)
+    path = Path(process.stdout) if process and process.stdout else None
+    if path is None or not path.is_file():
+        return
+    start = seen.get(entry.stash_rev, 0)
+    with path.open("rb") as file:
+        file.seek(start)
+        new = file.read()
+    whole = new[: new.rfind(b"\n") + 1]
+    seen[entry.stash_rev] = start + len(whole)
+    for line in whole.decode(errors="replace").splitlines():
+        if line.strip() and not line.endswith("didn't change, skipping"):
+            logger.info("%s: %s", entry.name, line)
+
+
+def _start_worker() -> None:
+    """One worker, that ends by itself when the queue is empty."""
+    # Its stages are started as `python` and `dvc`, which must be this environment's, activated or not.
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "queue", "start", "--jobs", "1"],
+        cwd=project_root(),
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise InputError(f"dvc queue start: {done.stderr.strip() or done.stdout.strip()}")

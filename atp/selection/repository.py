@@ -1,0 +1,231 @@
+"""DVC's experiments of this project: which there are, in which state, and what each left."""
+
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import chdir, contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ruamel.yaml import YAML
+
+from atp.config import read_params
+from atp.errors import InputError
+from atp.project import project_root
+from atp.registry.origin import git
+
+WORKSPACE = "workspace"
+State = Literal["finished", "queued", "running", "failed"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run of the pipeline, finished or not.
+
+    Attributes:
+        name: DVC's, or ``workspace`` for what lies in the working folder.
+        state: of its run.
+        params: its params.yaml.
+        evidence: what a stage measured without labels: ``verdict``, ``why``, and indicators ``source`` and ``after``;
+            None where there is none.
+        miou: of that stage's model on the test images, percent; None without labels.
+        why: it failed, or is not to be ranked.
+    """
+
+    name: str
+    state: State
+    params: Mapping[str, Any]
+    evidence: Mapping[str, Any] | None = None
+    miou: float | None = None
+    why: str = ""
+
+
+@contextmanager
+def open_repository() -> Iterator[tuple[Any, Path]]:
+    """DVC's repository, with its root as the working folder, and where this folder lies in it.
+
+    Raises:
+        InputError: no DVC or git repository, or whatever DVC complains about.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from scmrepo.exceptions import SCMError
+
+    root = project_root()
+    prefix = Path.cwd().relative_to(root)
+    if not (root / ".dvc").is_dir():
+        raise InputError(f"{root}: no DVC repository; experiments need git init, dvc init and a commit")
+    try:
+        # DVC runs the experiments of its queue in the folder in which its worker is started.
+        with chdir(root), redirect_stdout(io.StringIO()), Repo(".", _wait_for_lock=True) as repo:
+            if repo.config["core"].get("no_scm") or not hasattr(repo.scm, "get_ref"):
+                raise InputError(f"{root}: no git repository; experiments need git init and a commit")
+            if repo.scm.no_commits:
+                raise InputError(f"{root}: git has no commit yet; experiments start from one: git commit")
+            yield repo, prefix
+    except (DvcException, SCMError) as error:
+        raise InputError(f"DVC: {' '.join(str(error).split())}") from error
+
+
+def read_experiments(stage: str, *, everything: bool = False) -> list[Experiment]:
+    """The workspace and all experiments, with what a stage measured.
+
+    Args:
+        stage: ``propagate``, or an earlier one: ``align``, ``teach@r01``.
+        everything: also experiments that began at another commit than the current one.
+
+    Raises:
+        InputError: not a repository.
+    """
+    with open_repository() as (repo, prefix):
+        found = [_workspace(prefix, stage)]
+        names = finished(repo, everything=everything)
+        for name, rev in names.items():
+            with repo.switch(rev):
+                found.append(_read(repo, prefix, stage, name, "finished"))
+        for name, (state, rev, why) in unfinished(repo).items():
+            if name not in names:
+                with repo.switch(rev):
+                    found.append(_read(repo, prefix, stage, name, state, why))
+        return found
+
+
+def finished(repo: Any, *, everything: bool = False) -> dict[str, str]:
+    """Names and revisions of the experiments that have ended well, the oldest commit's first."""
+    from dvc.repo.experiments.utils import exp_refs
+
+    head = repo.scm.get_rev()
+    refs = [info for info in exp_refs(repo.scm) if everything or info.baseline_sha == head]
+    return {info.name: repo.scm.get_ref(str(info)) for info in refs}
+
+
+def unfinished(repo: Any) -> dict[str, tuple[State, str, str]]:
+    """Names of the experiments in DVC's queue that have not ended well: their state, revision, and why they failed."""
+    queue = repo.experiments.celery_queue
+    entries: dict[str, tuple[State, str, str]] = {}
+    for entry, _ in queue.iter_failed():
+        entries[_name(entry)] = ("failed", entry.stash_rev, complaint(queue, entry))
+    for entry in queue.iter_queued():
+        entries[_name(entry)] = ("queued", entry.stash_rev, "")
+    for entry in queue.iter_active():
+        entries[_name(entry)] = ("running", entry.stash_rev, "")
+    return entries
+
+
+def _name(entry: Any) -> str:
+    return str(entry.name or entry.stash_rev[:7])
+
+
+def complaint(queue: Any, entry: Any) -> str:
+    """The line in which the stage that ended a failed experiment says why; empty where it was killed."""
+    process = queue.proc.get(entry.stash_rev)
+    path = Path(process.stdout) if process and process.stdout else None
+    text = path.read_text(errors="replace") if path and path.is_file() else ""
+    # The stage's own line; DVC's, in capitals, only says that it failed.
+    return next((line.removeprefix("error: ") for line in text.splitlines() if line.startswith("error: ")), "")
+
+
+def _read(repo: Any, prefix: Path, stage: str, name: str, state: State, why: str = "") -> Experiment:
+    """An experiment at the revision that the repository is switched to."""
+
+    def text(path: Path) -> str | None:
+        try:
+            with repo.dvcfs.open(path.as_posix()) as file:
+                return str(file.read())
+        except (FileNotFoundError, IsADirectoryError):
+            return None
+
+    params = YAML(typ="safe", pure=True).load(text(prefix / "params.yaml") or "{}")
+    if state != "finished":
+        return Experiment(name, state, params, why=why)
+    return Experiment(
+        name,
+        state,
+        params,
+        _evidence(text(prefix / folder(stage) / "evidence.json"), name),
+        _miou(text(prefix / "runs/evaluate/metrics.json"), stage),
+    )
+
+
+def _workspace(prefix: Path, stage: str) -> Experiment:
+    def text(path: Path) -> str | None:
+        return path.read_text() if path.is_file() else None
+
+    params = read_params(prefix / "params.yaml")
+    evidence = _evidence(text(prefix / folder(stage) / "evidence.json"), WORKSPACE)
+    if evidence is not None and _edited(params, text(prefix / "dvc.lock"), stage):
+        return Experiment(WORKSPACE, "finished", params, why="params.yaml was changed since; dvc repro runs it anew")
+    return Experiment(
+        WORKSPACE, "finished", params, evidence, _miou(text(prefix / "runs/evaluate/metrics.json"), stage)
+    )
+
+
+def _edited(params: Mapping[str, Any], lock: str | None, stage: str) -> bool:
+    """Whether a parameter is not what the stage, or one in the lock file before it, last ran with."""
+    stages = YAML(typ="safe", pure=True).load(lock or "{}").get("stages", {})
+    for name, entry in stages.items():
+        if name.partition("@")[0] in ("evaluate", "report", "register"):
+            continue
+        for dotted, value in entry.get("params", {}).get("params.yaml", {}).items():
+            node: Any = params
+            for part in dotted.split("."):
+                node = node.get(part) if isinstance(node, Mapping) else None
+            if node != value:
+                return True
+        if name == stage:
+            break
+    return False
+
+
+def folder(stage: str) -> Path:
+    """Where a stage's result lies: ``teach@r01`` below ``runs/teach/r01``."""
+    return Path("runs") / stage.replace("@", "/")
+
+
+def _evidence(text: str | None, name: str) -> Mapping[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        tree: Mapping[str, Any] = json.loads(text)
+        if not all(isinstance(tree[part], dict) for part in ("source", "after")) or not isinstance(
+            tree["verdict"], str
+        ):
+            raise ValueError("not as the stages write it")
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{name}: its evidence.json is damaged ({error}); dvc repro writes it anew") from error
+    return tree
+
+
+def _miou(text: str | None, stage: str) -> float | None:
+    """Of the stage's model; evaluate names a round's ``teach_r01``, the last round's ``teach``."""
+    figures = json.loads(text or "{}").get("miou", {})
+    return next((figures[key] for key in (stage.replace("@", "_"), stage.partition("@")[0]) if key in figures), None)
+
+
+def code_changes() -> str:
+    """In what tracked files differ from the commit, but for parameters and results."""
+    return (
+        git("diff", "HEAD", "--", ":(top)", ":(top,exclude,glob)**/params.yaml", ":(top,exclude,glob)**/dvc.lock") or ""
+    )
+
+
+def apply(name: str) -> None:
+    """Bring an experiment's parameters and results into the working folder.
+
+    Raises:
+        InputError: DVC cannot.
+    """
+    with open_repository() as (repo, _):
+        # A grid's experiments end with evaluate: neither report nor register need be there.
+        repo.experiments.apply(name, allow_missing=True)
+
+
+def valid_stage(stage: str) -> str:
+    """Raises InputError if it cannot be a stage with evidence."""
+    if not re.fullmatch(r"(align|distill|propagate|teach@\w+)", stage):
+        raise InputError(
+            f"--stage {stage}: no stage with evidence; there are align, distill, teach@ROUND and propagate"
+        )
+    return stage

@@ -1,0 +1,116 @@
+"""A choice as text for a terminal."""
+
+from collections.abc import Mapping, Sequence
+
+from atp.selection.ranking import COLLAPSED, Choice, differences, figure, indicators, verdict
+from atp.selection.repository import WORKSPACE
+
+ORACLE = (
+    "oracle: by mIoU on the labelled test images. Without labels nobody has this list; it is here to judge the choice, "
+    "not to make it."
+)
+
+
+def choice_table(choice: Choice, stage: str) -> str:
+    """The ranking without labels, and apart from it what labels say."""
+    parts = []
+    if choice.places:
+        parts += [f"by {choice.by} of {stage}, measured without labels:", _ranking(choice), _reference(choice)]
+    parts += [_others(choice)]
+    if choice.oracle:
+        rows = [[_rank(place.rank), place.run.name, f"{place.value:.2f}"] for place in choice.oracle]
+        parts += [ORACLE, _columns(["", "run", "mIoU"], rows), _cost(choice)]
+    parts.append(_what_next(choice))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _ranking(choice: Choice) -> str:
+    names = [choice.by]
+    for place in choice.places:
+        names += [name for name in indicators(place.run) if name not in names]
+    differing = differences([place.run for place in choice.places])
+    params = list(next(iter(differing.values())))
+    rows = []
+    for place in choice.places:
+        figures = ["-" if (value := figure(place.run, name)) is None else f"{value:.3f}" for name in names]
+        rows.append(
+            [_rank(place.rank), place.run.name, verdict(place.run), *figures, *differing[place.run.name].values()]
+        )
+    return _columns(["", "run", "verdict", *names, *params], rows)
+
+
+def _reference(choice: Choice) -> str:
+    """The source model as it was given, beside the picked run: whether adapting it was worth it at all."""
+    picked = choice.picked
+    if picked is None:
+        return ""
+    source = (picked.evidence or {})["source"].get(choice.by)
+    if source is None:
+        return ""
+    return f"the source model of {picked.name} has {choice.by} {source:.3f}"
+
+
+def _others(choice: Choice) -> str:
+    lines = []
+    for run, why in choice.others:
+        state = run.state if run.state != "finished" and run.name != WORKSPACE else "not ranked"
+        told = why or ("killed, or ended without a word: dvc queue logs has the rest" if run.state == "failed" else "")
+        lines.append(f"{run.name}: {state}" + (f": {told}" if told else ""))
+    return "\n".join(lines)
+
+
+def _cost(choice: Choice) -> str:
+    cost, picked = choice.cost, choice.picked
+    if cost is None or picked is None:
+        return ""
+    if cost <= 0:
+        return f"{picked.name}, picked without labels, is also the best by them"
+    best = choice.oracle[0]
+    return (
+        f"{picked.name}, picked without labels, has mIoU {picked.miou:.2f}, "
+        f"the best {best.value:.2f} ({best.run.name}): choosing without labels costs {cost:.2f} points"
+    )
+
+
+def _what_next(choice: Choice) -> str:
+    picked = choice.picked
+    if picked is None:
+        if any(verdict(place.run) == COLLAPSED for place in choice.places):
+            return "picked: none; every run that could be is collapsed"
+        return "picked: none; there is no finished run with evidence: dvc repro, or atp select --grid"
+    if picked.name == WORKSPACE:
+        return f"picked: {WORKSPACE}, which lies here already"
+    return (
+        f"picked: {picked.name}\n"
+        f"to take it: dvc exp apply {picked.name}, or --apply; then dvc repro reports and registers it"
+    )
+
+
+def _rank(rank: int | None) -> str:
+    return "-" if rank is None else str(rank)
+
+
+def _columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (header, *rows)
+    ]
+    return "\n".join(lines)
+
+
+def queued_lines(found: Mapping[str, Sequence[str]], *, run: bool) -> str:
+    """What became of a grid's combinations, and how to go on."""
+    said = {
+        "finished": "finished before",
+        "running": "running",
+        "queued": "queued before",
+        "new": "queued",
+        "failed": "failed before, and would again; to try it all the same: dvc queue remove",
+    }
+    lines = [f"{said[state]}: {', '.join(names)}" for state, names in found.items() if names]
+    if run:
+        lines.append("running them one after the other; Ctrl-C ends the watching, dvc queue stop --kill the runs")
+    elif found["new"] or found["queued"]:
+        lines.append("to run them: dvc queue start, from the root of the project, or --run; then atp select")
+    return "\n".join(lines)

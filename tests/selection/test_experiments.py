@@ -1,0 +1,153 @@
+"""Real experiments of DVC's: a grid that is killed and goes on, what fails, and what is taken."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.clone import dvc
+from tests.selection.project import make_project
+
+GRID = ("--grid", "propagate.lr=0.2,0.9", "--grid", "evidence.on_collapse=stop")
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project and how the stages of its experiments were started."""
+
+    folder: Path
+
+    def atp(self, *arguments: str) -> "subprocess.Popen[str]":
+        environment = {**os.environ, "ATP_TEST_LOG": str(self.log)}
+        return subprocess.Popen(
+            [sys.executable, "-m", "atp.cli", *arguments],
+            cwd=self.folder,
+            env={**environment, "PYTHONPATH": str(Path(__file__).parents[2])},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def select(self, *arguments: str, code: int = 0) -> tuple[str, str]:
+        """What ``atp select`` prints, to both streams."""
+        process = self.atp("select", *arguments)
+        out, error = process.communicate()
+        assert process.returncode == code, out + error
+        return out, error
+
+    @property
+    def log(self) -> Path:
+        return self.folder.parent / "log"
+
+    def started(self, what: str) -> int:
+        """How often a stage was."""
+        return sum(line.startswith(what) for line in self.log.read_text().splitlines())
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """After a grid whose first experiment was killed, with everything that ran it, in its last stage."""
+    project = Project(tmp_path_factory.mktemp("select") / "project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATP_TEST_LOG", str(project.log))
+        make_project(project.folder)
+    hold = project.folder.parent / "hold-evaluate"
+    hold.touch()
+    process = project.atp("select", *GRID, "--run")
+    deadline = time.monotonic() + 120
+    while not project.started("evaluate 0.2"):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    worker = json.loads((project.folder / ".dvc/tmp/exps/celery/dvc-exp-worker-1.json").read_text())["pid"]
+    runs = [json.loads(path.read_text()) for path in (project.folder / ".dvc/tmp/exps/run").glob("*/*.json")]
+    for pid in (process.pid, worker, *(run["pid"] for run in runs if run["returncode"] is None)):
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+    hold.unlink()
+    project.select(*GRID, "--run")
+    return project
+
+
+def test_a_killed_grid_goes_on_and_computes_nothing_twice(project: Project) -> None:
+    assert [project.started(f"propagate {lr}") for lr in (0.2, 0.9)] == [1, 1]
+    assert project.started("evaluate 0.2") == 2, "the stage in which it was killed"
+    out, _ = project.select(*GRID)
+    assert "finished before: lr=0.2-" in out
+    assert "queued" not in out
+    # No clone of a killed experiment is left.
+    assert not list((project.folder / ".dvc/tmp/exps").glob("tmp*"))
+
+
+def test_an_experiment_that_its_evidence_stopped_is_shown_as_failed(project: Project) -> None:
+    out, _ = project.select()
+    assert ": failed: propagate: collapsed: two classes of nine are left" in out
+    assert "Failed" in dvc(project.folder, "queue", "status")
+    again, _ = project.select(*GRID)
+    assert "failed before, and would again" in again
+
+
+def test_experiments_are_ranked_beside_the_workspace(project: Project) -> None:
+    choice = json.loads(project.select("--json")[0])
+    assert [row["name"].partition("-")[0] for row in choice["runs"]] == ["lr=0.2", "workspace"]
+    assert choice["runs"][0]["params"]["propagate.lr"] == "0.2"
+    assert choice["picked"] == choice["runs"][0]["name"]
+    assert [row["miou"] for row in choice["oracle"]["runs"]] == [60.0, 42.0]
+    assert [row["state"] for row in choice["others"]] == ["failed"]
+
+
+def test_an_experiment_knows_the_project_that_it_belongs_to(project: Project) -> None:
+    """So that its figures and unfinished states do not vanish with its clone."""
+    lines = [line.split() for line in project.log.read_text().splitlines() if " 0.2 " in line]
+    assert {line[2].partition("-")[0] for line in lines} == {"lr=0.2"}
+    assert {line[3] for line in lines} == {str(project.folder)}
+
+
+def test_a_bad_grid_is_refused_before_anything_is_queued(project: Project) -> None:
+    before = dvc(project.folder, "queue", "status")
+    _, error = project.select("--grid", "propagate.lr=0.3,quick", code=2)
+    assert error.startswith("error: --grid propagate.lr=quick: ")
+    assert error.count("\n") == 1
+    assert dvc(project.folder, "queue", "status") == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--stage", "align", "--apply"], "no run is picked"), (["--run"], "--run runs a grid")],
+)
+def test_what_is_wrong_is_told(project: Project, arguments: list[str], said: str) -> None:
+    _, error = project.select(*arguments, code=2)
+    assert error.startswith("error: ")
+    assert said in error
+
+
+def test_an_edited_workspace_is_not_taken_for_what_it_ran(project: Project) -> None:
+    path = project.folder / "params.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("confidence: 0.9", "confidence: 0.8"))
+    assert path.read_text() != text
+    assert "workspace: not ranked: params.yaml was changed since" in project.select()[0]
+    path.write_text(text)
+
+
+def test_the_picked_one_is_taken(project: Project) -> None:
+    """Last: it changes the workspace."""
+    out, _ = project.select("--apply")
+    assert "applied: lr=0.2-" in out
+    assert YAML(typ="safe", pure=True).load(project.folder / "params.yaml")["propagate"]["lr"] == 0.2
+    evidence = json.loads((project.folder / "runs/propagate/evidence.json").read_text())
+    assert evidence["after"]["augmentation_iou"] == 0.2
+    assert "lies here already" in project.select()[0]
+
+
+def test_without_git_or_dvc_one_line_says_so(tmp_path: Path) -> None:
+    project = Project(tmp_path / "nothing")
+    project.folder.mkdir()
+    assert "no DVC repository" in project.select(code=2)[1]
