@@ -525,13 +525,18 @@ class Params(Section):
         given = {
             "source.checkpoint": self.source.checkpoint if self.source else None,
             "query.folder": self.query.folder if self.query else None,
-            "model.weights": None if weights in ("none", "imagenet") else Path(weights),
+            "model.weights": None if self.black_box or weights in ("none", "imagenet") else Path(weights),
             "data.classes": self.data.classes if isinstance(self.data.classes, Path) else None,
             "data.class_map": self.data.class_map if isinstance(self.data.class_map, Path) else None,
         }
         for name, path in given.items():
             if path is not None and not path.is_relative_to(root):
                 raise ValueError(f"{name} {path} is not below data.source.root {root}; DVC would not see it change")
+        if self.black_box and weights not in ("none", "imagenet") and not Path(weights).is_relative_to(self.model.code):
+            raise ValueError(
+                f"model.weights {weights} is not below model.code {self.model.code}: a student's stage cannot open "
+                "data.source.root; put its weights into a folder and set model.code to that"
+            )
         return self
 
     @model_validator(mode="after")

@@ -11,7 +11,6 @@ left is subtracted: upsampled predictions are nearly planes, piece by piece. Oth
 docs/black-box.md.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,11 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from atp.data.labels import IGNORE
+from atp.data.labels import IGNORE, LabelSpace
 from atp.data.sealed import Kind, Sealed, compress
 from atp.errors import InputError
 from atp.files import atomic_path
+from atp.losses.distillation import dense_probabilities
 
 ANSWER = Kind(b"ATPA", "query")
 
@@ -69,16 +69,7 @@ class Answer:
 
     def dense(self, num_classes: int) -> Tensor:
         """Probabilities of all classes, float32, (C, H, W), each pixel's sum 1; 0 where there is no answer."""
-        named = self.classes != IGNORE
-        # One plane more, for what stands for no class.
-        index = torch.where(named, self.classes, num_classes).long()
-        shape = (num_classes + 1, *self.classes.shape[1:])
-        known = torch.zeros(shape, dtype=torch.bool).scatter_(0, index, named)[:num_classes]
-        result = torch.zeros(shape).scatter_(0, index, self.probabilities)[:num_classes]
-        missing = (1 - self.probabilities.sum(0)).clamp_(min=0) / (num_classes - named.sum(0)).clamp_(min=1)
-        result += missing * ~known * named[0]
-        # All classes may be named, and some mass missing all the same.
-        return result / result.sum(0).clamp_(min=torch.finfo(torch.float32).tiny)
+        return dense_probabilities(self.classes, self.probabilities, num_classes)
 
     def to_bytes(self) -> bytes:
         """A file's bytes; lossy but for the first plane of classes and for hard answers."""
@@ -134,6 +125,7 @@ class AnswerTable(TypedDict):
 
     Attributes:
         classes: names, in the order of their ids.
+        colors: RGB of each; here, since the file of classes is closed to those who learn from the answers.
         box: what answered; no secrets.
         soft: whether there are probabilities, and not ids alone.
     """
@@ -141,6 +133,7 @@ class AnswerTable(TypedDict):
     format: str
     version: int
     classes: list[str]
+    colors: list[tuple[int, int, int]]
     box: dict[str, Any]
     soft: bool
     images: list[AnsweredImage]
@@ -152,14 +145,14 @@ _TABLE = TypeAdapter(AnswerTable)
 class AnswerWriter:
     """Writes answers into a folder that nobody reads yet; without ``finish`` nobody will."""
 
-    def __init__(self, folder: Path, classes: Sequence[str], box: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, space: LabelSpace, box: dict[str, Any]) -> None:
         """Begin.
 
         Args:
-            classes: names, in the order of their ids.
+            space: the classes.
             box: what answers; goes into the table as it is.
         """
-        self._folder, self._classes, self._box = folder, list(classes), box
+        self._folder, self._space, self._box = folder, space, box
         self._images: dict[str, AnsweredImage] = {}
         self._soft = False
 
@@ -176,7 +169,8 @@ class AnswerWriter:
         table = AnswerTable(
             format=_FORMAT,
             version=_VERSION,
-            classes=self._classes,
+            classes=list(self._space.names),
+            colors=list(self._space.colors),
             box=self._box,
             soft=self._soft,
             images=[self._images[name] for name in sorted(self._images)],
@@ -211,6 +205,11 @@ class AnswerStore:
     def names(self) -> tuple[str, ...]:
         """Names of the images, sorted."""
         return tuple(self._shapes)
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """The classes."""
+        return LabelSpace(tuple(self.table["classes"]), tuple(self.table["colors"]))
 
     def answer(self, name: str) -> Answer:
         """What the box said of an image.

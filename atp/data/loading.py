@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from atp.config import Augmentation
@@ -32,6 +33,8 @@ class Batch:
         labels: int64, (N, H, W), class ids, 255 = none.
         valid: bool, (N, H, W), False at padding.
         negatives: bool, (N, C, H, W), True where a class is absent; empty where a stage has none.
+        classes: uint8, (N, k, H, W), the most probable classes, 255 = no class; empty where a stage has none.
+        probabilities: float32, (N, k, H, W), of those classes, 0 where none is named.
     """
 
     weak: Tensor
@@ -39,6 +42,8 @@ class Batch:
     labels: Tensor
     valid: Tensor
     negatives: Tensor
+    classes: Tensor
+    probabilities: Tensor
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> Self:
         weak = self.weak.to(device, non_blocking=True, memory_format=memory_format)
@@ -56,8 +61,8 @@ class Batch:
 AnyBatch = TypeVar("AnyBatch", "Batch", "PairBatch")
 _MadeBatch = TypeVar("_MadeBatch", "Batch", "PairBatch", covariant=True)
 
-Item = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""Weak and strong image, ids, valid, negatives of one image, in ``Batch``'s order."""
+Item = tuple[Tensor, ...]
+"""What a ``Batch`` holds, of one image, in its order."""
 
 
 class TrainingSet(Protocol[_MadeBatch]):
@@ -72,10 +77,19 @@ class TrainingSet(Protocol[_MadeBatch]):
 
 @dataclass(frozen=True)
 class Labels:
-    """What a stage knows of one image: uint8 ids (H, W), and perhaps negative labels, bool (C, H, W)."""
+    """What a stage knows of one image.
+
+    Attributes:
+        ids: uint8, (H, W).
+        negatives: bool, (C, H, W), if the stage has them.
+        classes, probabilities: uint8 and float32, (k, H, W), as in ``Batch``; k may differ between images. Dense
+            probabilities would be five times as much to move for 19 classes and k = 4.
+    """
 
     ids: Tensor
     negatives: Tensor | None = None
+    classes: Tensor | None = None
+    probabilities: Tensor | None = None
 
 
 class ImageCache:
@@ -123,13 +137,16 @@ class TrainingImages:
         sample = self.samples[index]
         image = self._cache.get(sample.image, lambda: read_image(sample.image, self._size))
         known = self._labels(sample) if self._labels else Labels(torch.full(image.shape[1:], IGNORE, dtype=torch.uint8))
-        negatives = known.negatives if known.negatives is not None else image.new_empty((0, *image.shape[1:]))
+        none = image.new_empty((0, *image.shape[1:]))
+        perhaps = (known.negatives, known.classes, known.probabilities)
         # Zero inside the image; the crop fills padding with 255.
         padding = torch.zeros(image.shape[1:], dtype=torch.uint8)
         torch.manual_seed(seed)
-        views = self._augment(image, (known.ids, padding, negatives))
-        ids, padding, negatives = views.masks
-        return views.weak, views.strong, ids, padding == 0, negatives.bool()
+        views = self._augment(image, (known.ids, padding, *(none if mask is None else mask for mask in perhaps)))
+        ids, padding, negatives, classes, probabilities = views.masks
+        # What the crop filled names no class, and so has no probability.
+        probabilities = probabilities.float().masked_fill(classes == IGNORE, 0)
+        return views.weak, views.strong, ids, padding == 0, negatives.bool(), classes, probabilities
 
     @staticmethod
     def collate(items: list[Item]) -> Batch:
@@ -144,7 +161,8 @@ class TrainingImages:
             raise InputError(
                 f"params.yaml: data: images of several sizes in a batch ({sizes}); set data.size or data.crop"
             )
-        weak, strong, ids, valid, negatives = zip(*items, strict=True)
+        weak, strong, ids, valid, negatives, classes, probabilities = zip(*items, strict=True)
+        planes = max(map(len, classes))
         stacked = torch.stack(weak)
         changed = any(s is not w for w, s in zip(weak, strong, strict=True))
         return Batch(
@@ -153,7 +171,14 @@ class TrainingImages:
             torch.stack(ids).long(),
             torch.stack(valid),
             torch.stack(negatives),
+            torch.stack([_padded(each, planes, IGNORE) for each in classes]),
+            torch.stack([_padded(each, planes, 0) for each in probabilities]),
         )
+
+
+def _padded(planes: Tensor, count: int, value: float) -> Tensor:
+    """Planes (k, H, W) with as many of a value behind them as make ``count``."""
+    return F.pad(planes, (0, 0, 0, 0, 0, count - len(planes)), value=value) if len(planes) < count else planes
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ class Views:
     Attributes:
         weak: moved by the geometry alone, uint8, (3, H, W).
         strong: ``weak`` with its colours changed, uint8, (3, H, W); the same tensor where nothing was to change.
-        masks: what was moved along with the image: uint8 (H, W) filled with 255, bool (C, H, W) filled with True.
+        masks: what was moved along with the image, (H, W) or (C, H, W), any type; padding is 255, of bool True.
     """
 
     weak: Tensor
@@ -50,7 +50,7 @@ class Augment:
         self._photometry = v2.Compose(photometry) if photometry else None
 
     def __call__(self, image: Tensor, masks: tuple[Tensor, ...] = ()) -> Views:
-        """Image uint8 (3, H, W); masks (H, W) uint8 or (C, H, W) bool."""
+        """Image uint8 (3, H, W); masks (H, W) or (C, H, W), any type, moved by nearest neighbour."""
         if self._geometry is not None:
             moved = self._geometry(tv_tensors.Image(image), *(tv_tensors.Mask(mask) for mask in masks))
             image, *rest = moved if masks else (moved,)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from atp.losses.pixels import in_full_precision, mean_where
+from atp.losses.pixels import NO_LABEL, in_full_precision, mean_where
 
 
 def distillation_loss(logits: Tensor, target_probabilities: Tensor, valid: Tensor) -> Tensor:
@@ -25,3 +25,28 @@ def distillation_loss(logits: Tensor, target_probabilities: Tensor, valid: Tenso
     target = in_full_precision(target_probabilities)
     # xlogy knows that 0 log 0 = 0.
     return mean_where((torch.xlogy(target, target) - target * log_p).sum(1), valid)
+
+
+def dense_probabilities(classes: Tensor, probabilities: Tensor, num_classes: int) -> Tensor:
+    """Probabilities of all classes from those of the most probable ones.
+
+    Args:
+        classes: ids, each at most once a pixel, (..., k, H, W), any integer type; 255 names no class.
+        probabilities: of those, (..., k, H, W), >= 0, each pixel's sum <= 1.
+        num_classes: C.
+
+    Returns:
+        (..., C, H, W), each pixel's sum 1: what is missing to 1 is spread evenly over the classes that are not named,
+        or where all are over them as they stand. Zeros where no class is named.
+    """
+    named = classes != NO_LABEL
+    # One plane more, for what names no class.
+    index = classes.long().where(named, num_classes)
+    shape = (*classes.shape[:-3], num_classes + 1, *classes.shape[-2:])
+    known = torch.zeros(shape, dtype=torch.bool, device=classes.device).scatter_(-3, index, True)
+    dense = probabilities.new_zeros(shape).scatter_(-3, index, probabilities.where(named, 0))
+    known, dense = known.narrow(-3, 0, num_classes), dense.narrow(-3, 0, num_classes)
+    missing = (1 - dense.sum(-3, keepdim=True)).clamp_min(0)
+    unnamed = ~known & named.any(-3, keepdim=True)
+    dense = dense + unnamed * missing / unnamed.sum(-3, keepdim=True).clamp_min(1)
+    return dense / dense.sum(-3, keepdim=True).clamp_min(torch.finfo(dense.dtype).tiny)

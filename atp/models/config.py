@@ -43,7 +43,8 @@ class NetworkConfig(BaseModel):
         classifier: dotted name of its submodule that turns features into scores: frozen in align, faster later.
         divisor: its images are padded at the right and at the bottom to multiples of this many pixels; encoders with
             skip connections want 32.
-        code: file or folder of the factory, if it is no installed package: what DVC watches.
+        code: file or folder of the factory, if it is no installed package: what DVC watches. Of a black box's student
+            also the folder of its weights, if a path is given for these.
         class_map: of a given model with other classes, the target's id for each of its own, 255 = none; None where its
             classes are the target's.
         backbone: ``resnet_small`` is ours, for small images on a CPU; the others are torchvision's.

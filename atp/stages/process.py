@@ -25,6 +25,9 @@ from atp.project import kept
 STATE = kept() / "state"
 """Training states and half-done dumps; outside DVC's outputs, which DVC deletes before a rerun."""
 
+BOX_ON_TEST = Path("runs/query/test")
+"""What a black box answered about the test images, for its own mIoU."""
+
 
 def die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
     """Ask the kernel to end this process with the one that started it (Linux; elsewhere nothing happens).
@@ -99,7 +102,7 @@ def seal(params: Params) -> None:
     in a stage being right.
     """
     data = params.data
-    closed = [data.source.root, data.target.labels, data.test.labels, data.test.images]
+    closed = [data.source.root, data.target.labels, data.test.labels, data.test.images, BOX_ON_TEST]
     prefixes = tuple(f"{path.resolve()}{os.sep}" for path in closed if path is not None)
     files = {str(path.resolve()) for path in closed if path is not None and path.is_file()}
 

@@ -8,7 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from atp.black_box.answers import LEAST, Answer, AnswerStore, AnswerWriter
+from atp.data.labels import LabelSpace
 from atp.errors import InputError
+
+SPACE = LabelSpace(("sky", "road", "car"), ((0, 0, 200), (90, 90, 90), (200, 0, 0)))
 
 
 def upsampled(classes: int, height: int, width: int, sharpness: float = 4.0) -> Tensor:
@@ -105,7 +108,7 @@ def test_any_changed_or_missing_byte_is_found(tmp_path: Path) -> None:
 def test_a_folder_is_whole_or_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="run the query stage"):
         AnswerStore(tmp_path)
-    writer = AnswerWriter(tmp_path, ["sky", "road", "car"], {"box": "folder"})
+    writer = AnswerWriter(tmp_path, SPACE, {"box": "folder"})
     answers = {name: Answer.of(upsampled(3, *size), 2) for name, size in (("b/1", (6, 9)), ("a", (4, 5)))}
     for name, answer in answers.items():
         writer.add(name, answer)
@@ -125,6 +128,6 @@ def test_a_folder_is_whole_or_refused(tmp_path: Path) -> None:
 
 
 def test_ids_alone_are_no_soft_answers(tmp_path: Path) -> None:
-    writer = AnswerWriter(tmp_path, ["sky", "road"], {})
+    writer = AnswerWriter(tmp_path, SPACE, {})
     writer.add("a", Answer.hard(torch.tensor([[0, 255, 1]], dtype=torch.uint8)))
     assert not writer.finish()["soft"]

@@ -195,3 +195,32 @@ def test_seeds_depend_on_every_part_and_on_their_order() -> None:
     seeds = {mix_seed(a, b) for a in range(30) for b in range(30)}
     assert len(seeds) == 900
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize("zoom", [1.0, 2.0])
+def test_soft_answers_move_with_their_image(samples: list[Sample], zoom: float) -> None:
+    """Flipped, zoomed, cropped and padded: each pixel keeps the classes and probabilities that its label says."""
+
+    def soft(sample: Sample) -> Labels:
+        ids = FolderLabels(3, None, ImageCache(1))(sample).ids
+        first = (ids.float() + 1) / 4
+        # Images may name more or fewer classes a pixel.
+        planes = 2 if sample.name < "3" else 1
+        classes, probabilities = torch.stack([ids, (ids + 1) % 3]), torch.stack([first, (1 - first) / 2])
+        return Labels(ids, classes=classes[:planes], probabilities=probabilities[:planes])
+
+    images = TrainingImages(samples, Augmentation(flip=True, scale=(zoom, zoom)), crop=(20, 10), labels=soft)
+    (batch,) = all_batches(images, TrainingOrder(6, 6, 1, seed=1))
+    assert batch.classes.shape == batch.probabilities.shape == (6, 2, 10, 20)
+    assert (batch.classes.dtype, batch.probabilities.dtype) == (torch.uint8, torch.float32)
+    inside = batch.valid
+    assert (zoom == 2) == bool(inside.all())
+    assert torch.equal(batch.classes[:, 0].long(), batch.labels)
+    assert torch.equal(batch.probabilities[:, 0][inside], (batch.labels[inside].float() + 1) / 4)
+    second = batch.classes[:, 1] != IGNORE
+    assert {bool(each.any()) for each in second} == {True, False}
+    assert torch.equal(batch.classes[:, 1][second].long(), (batch.labels[second] + 1) % 3)
+    assert torch.equal(batch.probabilities[:, 1][second], (1 - batch.probabilities[:, 0][second]) / 2)
+    assert (batch.probabilities[batch.classes == IGNORE] == 0).all()
+    if zoom == 1:
+        assert torch.equal(batch.weak[:, 0].long()[inside], batch.labels[inside])

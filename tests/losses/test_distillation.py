@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from atp.losses.distillation import distillation_loss
+from atp.losses.distillation import dense_probabilities, distillation_loss
 
 
 def _probabilities(*pixels: list[float]) -> Tensor:
@@ -57,3 +57,17 @@ def test_mean_over_pixels_not_over_images() -> None:
     assert distillation_loss(logits, source, ALL).item() == pytest.approx(math.log(2))
     # "batchmean" gives twice that for two pixels.
     assert F.kl_div(logits, source, reduction="batchmean").item() == pytest.approx(2 * math.log(2))
+
+
+def test_dense_probabilities_by_hand() -> None:
+    """Two of five classes named, one of three, all of two with mass missing, and none."""
+    classes = torch.tensor([[[1, 3]], [[2, 255]]], dtype=torch.uint8).permute(0, 2, 1)[..., None]
+    assert classes.shape == (2, 2, 1, 1)
+    probabilities = torch.tensor([[0.6, 0.3], [0.4, 0.0]])[..., None, None]
+    dense = dense_probabilities(classes, probabilities, 5)[..., 0, 0]
+    assert dense[0].tolist() == pytest.approx([0.1 / 3, 0.6, 0.1 / 3, 0.3, 0.1 / 3])
+    assert dense[1].tolist() == pytest.approx([0.15, 0.15, 0.4, 0.15, 0.15])
+    full = dense_probabilities(torch.tensor([1, 0])[:, None, None], torch.tensor([0.6, 0.2])[:, None, None], 2)
+    assert full.flatten().tolist() == pytest.approx([0.25, 0.75])
+    none = dense_probabilities(torch.full((2, 1, 1), 255), torch.ones(2, 1, 1), 3)
+    assert none.flatten().tolist() == [0, 0, 0]

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import runpy
+import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -54,7 +56,7 @@ def set_params(project: Path, section: str, **changes: Any) -> None:
 def forkserver() -> ForkServerContext:
     """Starts processes by forking one that has everything imported."""
     context = multiprocessing.get_context("forkserver")
-    stages = {stage for stage, *_ in ORDER}
+    stages = {"distill", *(stage for stage, *_ in ORDER)}
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     context.set_forkserver_preload([__name__, "mlflow", *(f"atp.stages.{stage}" for stage in sorted(stages))])
     return context
@@ -95,3 +97,37 @@ def slow_down(step_s: float) -> None:
         return open_stage_tracker(*args, **kwargs)
 
     stage.open_stage_tracker = ready
+
+
+def killed_again_and_again(project: Path, stage: str, arguments: tuple[str, ...], files: list[str]) -> None:
+    """kill -9 again and again, each time a little later, until the stage gets through; same bits as without."""
+    # With a data loading process, which is still there when the stage starts again.
+    set_params(project, "runtime", workers=1)
+    folder = project / "runs" / Path(files[0]).parts[1]
+    folder = folder / arguments[1] if arguments else folder
+    expected = {name: (project / name).read_bytes() for name in files}
+    shutil.rmtree(folder)
+    context, ready = forkserver(), project / "ready"
+    kills = 0
+    for wait in (0.0, 0.05, 0.1, 0.2, 0.35, 0.6, None):
+        ready.unlink(missing_ok=True)
+        process = context.Process(target=stage_process, args=(project, stage, arguments, 0.05))
+        process.start()
+        if wait is not None:
+            while not ready.exists():
+                assert process.is_alive(), (project / "output.txt").read_text()
+                time.sleep(0.005)
+            time.sleep(wait)
+            process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+        if wait is None:
+            assert process.exitcode == 0, (project / "output.txt").read_text()
+        elif folder.exists():
+            # Whole, or not there: nothing is ever half-written under its final name.
+            assert {name: (project / name).read_bytes() for name in files} == expected
+            shutil.rmtree(folder)
+    assert kills >= 5
+    assert {name: (project / name).read_bytes() for name in files} == expected
+    assert not list((project / "runs").rglob("*.tmp*")), "leftovers are cleared away"
+    assert not list((project / ".atp/state").glob(f"{stage}*")), "state is deleted on success"

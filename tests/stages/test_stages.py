@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from PIL import Image
 
 from atp.models.checkpoint import load_checkpoint
 from atp.pseudo_labels.store import PseudoLabelStore
-from tests.stages.launch import ORDER, RunStage, forkserver, set_params, stage_process
+from tests.stages.launch import ORDER, RunStage, killed_again_and_again, set_params
 
 ROOT = Path(__file__).parents[2]
 ADAPTATION = ORDER[1:-1]
@@ -117,38 +116,8 @@ def test_adaptation_cannot_open_what_it_must_not_see(adapted: Path, stage: str) 
 def test_killed_at_any_moment_a_stage_ends_with_the_same_bits(
     adapted: Path, tmp_path: Path, stage: str, arguments: tuple[str, ...], files: list[str]
 ) -> None:
-    """kill -9 again and again, each time a little later, until the stage gets through."""
     project = Path(shutil.copytree(adapted, tmp_path / "project"))
-    # With a data loading process, which is still there when the stage starts again.
-    set_params(project, "runtime", workers=1)
-    folder = project / "runs" / Path(files[0]).parts[1]
-    folder = folder / arguments[1] if arguments else folder
-    expected = {name: (project / name).read_bytes() for name in files}
-    shutil.rmtree(folder)
-    context, ready = forkserver(), project / "ready"
-    kills = 0
-    for wait in (0.0, 0.05, 0.1, 0.2, 0.35, 0.6, None):
-        ready.unlink(missing_ok=True)
-        process = context.Process(target=stage_process, args=(project, stage, arguments, 0.05))
-        process.start()
-        if wait is not None:
-            while not ready.exists():
-                assert process.is_alive(), (project / "output.txt").read_text()
-                time.sleep(0.005)
-            time.sleep(wait)
-            process.kill()
-        process.join()
-        kills += process.exitcode == -signal.SIGKILL
-        if wait is None:
-            assert process.exitcode == 0, (project / "output.txt").read_text()
-        elif folder.exists():
-            # Whole, or not there: nothing is ever half-written under its final name.
-            assert {name: (project / name).read_bytes() for name in files} == expected
-            shutil.rmtree(folder)
-    assert kills >= 5
-    assert {name: (project / name).read_bytes() for name in files} == expected
-    assert not list((project / "runs").rglob("*.tmp*")), "leftovers are cleared away"
-    assert not list((project / ".atp/state").glob(f"{stage}*")), "state is deleted on success"
+    killed_again_and_again(project, stage, arguments, files)
 
 
 def test_another_processes_stage_is_locked(adapted: Path, run_stage: RunStage) -> None:
