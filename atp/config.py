@@ -432,7 +432,8 @@ class EvaluateSection(Section):
     """What is measured on the test images.
 
     Attributes:
-        batchnorm_only: also the source model with nothing but its BatchNorm statistics re-estimated on the target.
+        batchnorm_only: also the source model with nothing but its BatchNorm statistics re-estimated on the target;
+            has no meaning for a black box.
         flip: predict with the mirrored image averaged in, for every model alike.
     """
 

@@ -92,10 +92,20 @@ def _data(params: Params, tags: Mapping[str, str], images: int | None) -> list[s
         f"- adapted to `{params.data.target.images}`, {size}, unlabelled",
         f"- measured on {count}`{test.images}`" + (f" with `{test.labels}`" if test.labels else ", without labels"),
         f"- all data: `{tags.get('atp.data', 'unknown')}`",
-        f"- source model: `{tags.get('atp.source_model', 'unknown')}`",
+        f"- source model: {_source(params, tags)}",
         f"- code: ATP {tags.get('atp.version', 'unknown')}, commit `{tags.get('atp.git_commit', 'unknown')}`"
         + (" with changes" if tags.get("atp.git_dirty") == "true" else ""),
     ]
+
+
+def _source(params: Params, tags: Mapping[str, str]) -> str:
+    if params.query is None:
+        return f"`{tags.get('atp.source_model', 'unknown')}`"
+    # What follows a question mark may be a secret.
+    address = (params.query.endpoint or "").split("?")[0]
+    where = {"endpoint": address, "callable": params.query.callable, "folder": params.query.folder}[params.query.box]
+    answers = tags.get("atp.source_answers", "unknown")
+    return f"a black box, {params.query.box} `{where}`, of which only the answers were known: `{answers}`"
 
 
 def _method(params: Params) -> list[str]:

@@ -25,6 +25,8 @@ FINGERPRINT_TAG = "atp.fingerprint"
 EVALUATION_TAG = "atp.evaluation"
 
 SOURCE = Path("runs/source/model.safetensors")
+ANSWERS = Path("runs/query/target")
+"""Of a black box what there is instead."""
 ADAPTED = Path("runs/propagate/model.safetensors")
 METRICS = Path("runs/evaluate/metrics.json")
 
@@ -73,10 +75,16 @@ def origin_tags(identity: Identity) -> dict[str, str]:
         "atp.data": identity.data,
         "atp.params": identity.params,
         "atp.dvc_lock": lock_digest(),
-        "atp.source_model": f"sha256:{digest(SOURCE)}" if SOURCE.is_file() else "unknown",
+        **_source_tag(),
         "atp.adapted_model": identity.model,
         **{f"atp.miou_{name}": str(miou[name]) for name in ("source", "propagate") if miou.get(name) is not None},
     }
+
+
+def _source_tag() -> dict[str, str]:
+    if ANSWERS.is_dir():
+        return {"atp.source_answers": f"sha256:{digest(ANSWERS)}"}
+    return {"atp.source_model": f"sha256:{digest(SOURCE)}" if SOURCE.is_file() else "unknown"}
 
 
 def read_metrics() -> dict[str, Any]:
@@ -102,8 +110,9 @@ def data_digest(root: Path) -> str:
 
 
 def params_digest(params: Params) -> str:
-    """Of all parameters that change the model, whatever the file's comments and order."""
-    tree = params.model_dump(mode="json", by_alias=True, exclude={"runtime", "register_"})
+    """Of all parameters that change the model, whatever the file's comments and order; of a black box the answers say
+    more than how they were asked for."""
+    tree = params.model_dump(mode="json", by_alias=True, exclude={"runtime", "register_", "query"})
     return f"sha256:{sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()}"
 
 
@@ -131,7 +140,8 @@ def git(*arguments: str) -> str | None:
 
 def git_dirty() -> str:
     """Whether tracked files differ from the commit; dvc.lock, which every run changes, has a tag of its own."""
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock")
+    but_locks = ":(top,exclude,glob)**/dvc.lock"
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", but_locks)
     return "unknown" if changed is None else str(bool(changed)).lower()
 
 

@@ -66,7 +66,7 @@ def summary_table(metrics: Mapping[str, Any]) -> str:
     values, heading, digits = (miou, "mIoU, %", 1) if miou else (metrics["entropy"], "entropy", 3)
     names = in_order(values)
     width = max(map(len, names)) + 2
-    lines = [f"{'':{width}}{heading:>8}" + ("  over source" if miou else "")]
+    lines = [f"{'':{width}}{heading:>8}" + ("  over source" if "source" in miou else "")]
     for name in names:
         gain = f"{miou[name] - miou['source']:+13.1f}" if "source" in miou and name != "source" else ""
         lines.append(f"{name:{width}}{values[name]:8.{digits}f}{gain}")
@@ -84,9 +84,11 @@ def verdict(miou: Mapping[str, float], last: str) -> str:
         miou: percent by model; empty without labels.
         last: the adapted model.
     """
-    if not {last, "source"} <= set(miou):
+    if last not in miou:
         return "The test images have no labels, so this page cannot say whether adaptation helped."
-    text = f"{last} is {_points(miou[last] - miou['source'], ' points of mIoU')} the source model"
+    first = next(iter(miou))
+    than = "the source model" if first == "source" else f"{first}, the first model known"
+    text = f"{last} is {_points(miou[last] - miou[first], ' points of mIoU')} {than}"
     if BATCHNORM_ONLY in miou:
         more = _points(miou[last] - miou[BATCHNORM_ONLY])
         text += f", and {more} what re-estimating its BatchNorm statistics alone gives"

@@ -135,7 +135,8 @@ class Results:
 
     def histories(self) -> dict[str, dict[str, dict[str, list[float]]]]:
         """By stage and round (``""`` where there are none), the columns of the training's records."""
-        folders = {"source": {"": "source"}, "align": {"": "align"}}
+        first = ("distill",) if self.params.black_box else ("source", "align")
+        folders = {name: {"": name} for name in first}
         folders |= {"teach": {key: f"teach/{key}" for key in self.params.rounds}, "propagate": {"": "propagate"}}
         read = {
             stage: {key: _columns(self.runs / folder / "history.csv") for key, folder in rounds.items()}
@@ -157,7 +158,7 @@ def read_results(params: Params, runs: Path) -> Results:
     return Results(
         params=params,
         runs=runs,
-        space=params.data.label_space(),
+        space=_label_space(params, runs),
         entropy={name: metrics["entropy"][name] for name in order},
         miou={name: miou[name] for name in order if name in miou},
         iou={name: metrics["iou"][name] for name in order if name in miou},
@@ -165,6 +166,14 @@ def read_results(params: Params, runs: Path) -> Results:
         image_entropy={name: images[name]["entropy"] for name in order},
         confusion={name: np.array(confusion[name], np.int64) for name in order if name in miou},
     )
+
+
+def _label_space(params: Params, runs: Path) -> LabelSpace:
+    """Of a black box as ``query`` wrote it down: nothing after that stage depends on the folder of the box."""
+    if not params.black_box:
+        return params.data.label_space()
+    table = _read(runs / "query/target/table.json")
+    return LabelSpace(tuple(table["classes"]), tuple((red, green, blue) for red, green, blue in table["colors"]))
 
 
 def in_order(models: Sequence[str] | Mapping[str, Any]) -> list[str]:

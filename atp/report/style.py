@@ -14,7 +14,13 @@ from atp.data.labels import LabelSpace
 
 INK, FAINT, PAPER = "#1f2933", "#6b7680", "#ffffff"
 ACCENT = "#d9822b"
-MODELS = {"source": "#a9b1ba", "align": "#86c5ea", "teach": "#2f86c5", "propagate": "#114b8c"}
+MODELS = {
+    "source": "#a9b1ba",
+    "align": "#86c5ea",
+    "distill": "#86c5ea",
+    "teach": "#2f86c5",
+    "propagate": "#114b8c",
+}
 """Grey where the run began, then ever darker: readable without telling hues apart, and in print."""
 OTHER_MODEL = "#8a6fb0"
 MANY_CLASSES = 40

@@ -1,5 +1,7 @@
 """Stage ``evaluate``: every stage's model on the held-out target images, and every round's labels against the truth.
 
+Of a black box there is no source model; its answers about the test images, if it was asked, stand for it.
+
 The only stage that may read the target's labels. Writes, below ``runs/evaluate``:
 
 - ``metrics.json``: mIoU and IoU per class in percent, per model; per round coverage and accuracy of the labels.
@@ -20,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from atp.black_box.answers import AnswerStore
 from atp.config import Params
 from atp.data.folder import Sample, check_sizes, list_samples
 from atp.data.labels import IGNORE, LabelSpace
@@ -28,6 +31,7 @@ from atp.data.tensors import read_label
 from atp.losses.entropy import mean_entropy
 from atp.models.network import SegmentationNetwork
 from atp.pseudo_labels.store import PseudoLabelStore
+from atp.stages.process import BOX_ON_TEST
 from atp.stages.stage import Stage, run_stage, write_json
 from atp.training.metrics import ConfusionMatrix
 from atp.training.prediction import Predictor, chunks, read_chunks, reestimate_batchnorm
@@ -50,6 +54,32 @@ class Evaluation:
     confusion: ConfusionMatrix
     miou: dict[str, float] = field(default_factory=dict)
     entropy: dict[str, float] = field(default_factory=dict)
+
+    def add(self, sample: Sample, probabilities: Tensor, answered: Tensor | None = None) -> Tensor:
+        """Count one image, at its label's size, or at its own where there is none.
+
+        Args:
+            probabilities: of all classes, (C, H, W).
+            answered: where there are any, bool, (H, W); None is everywhere.
+
+        Returns:
+            Predicted ids at that size, uint8 on the CPU, 255 where there is no answer.
+        """
+        num_classes = len(probabilities)
+        valid = None if answered is None else answered[None]
+        self.entropy[sample.name] = float(mean_entropy(probabilities[None], valid)[0])
+        labels = read_label(sample.label, num_classes) if sample.label else None
+        shape = labels.shape if labels is not None else _shape(sample.image)
+        predicted = _resized(probabilities, shape).argmax(0).to("cpu", torch.uint8)
+        if answered is not None:
+            there = F.interpolate(answered[None, None].float(), tuple(shape))[0, 0] > 0
+            predicted = predicted.masked_fill(~there, IGNORE)
+        if labels is not None:
+            mine = ConfusionMatrix(num_classes)
+            mine.update(predicted, labels)
+            self.confusion.add(mine)
+            self.miou[sample.name] = 100 * mine.mean_iou()
+        return predicted
 
 
 def evaluate(
@@ -76,18 +106,27 @@ def evaluate(
         for part, images in read_chunks(parts, size):
             probabilities = predictor.probabilities(images)
             for sample, own in zip(part, probabilities, strict=True):
-                result.entropy[sample.name] = float(mean_entropy(own[None])[0])
-                labels = read_label(sample.label, network.num_classes) if sample.label else None
-                shape = labels.shape if labels is not None else _shape(sample.image)
-                predicted = _resized(own, shape).argmax(0).to("cpu", torch.uint8)
-                if labels is not None:
-                    mine = ConfusionMatrix(network.num_classes)
-                    mine.update(predicted, labels)
-                    result.confusion.counts += mine.counts
-                    result.miou[sample.name] = 100 * mine.mean_iou()
+                predicted = result.add(sample, own)
                 if predictions is not None and label_space is not None:
                     write_mask(predictions / f"{sample.name}.png", predicted, label_space)
                 progress.advance()
+    return result
+
+
+def evaluate_answers(store: AnswerStore, samples: Sequence[Sample], predictions: Path) -> Evaluation:
+    """The same of a black box that answered about these images; no answer is a wrong one.
+
+    Args:
+        predictions: folder for the predicted ids.
+    """
+    space = store.label_space
+    result = Evaluation(ConfusionMatrix(space.num_classes))
+    with Progress("evaluate source", len(samples)) as progress:
+        for sample in samples:
+            answer = store.answer(sample.name)
+            predicted = result.add(sample, answer.dense(space.num_classes), answer.classes[0] != IGNORE)
+            write_mask(predictions / f"{sample.name}.png", predicted, space)
+            progress.advance()
     return result
 
 
@@ -146,9 +185,9 @@ def models(params: Params) -> dict[str, Path]:
     """The stages whose models are compared, in the pipeline's order, and where they lie."""
     rounds = {f"teach_{key}": Path("runs/teach") / key for key in params.rounds}
     *earlier, last = rounds.items()
+    first = {"distill": Path("runs/distill")}
     return {
-        "source": Path("runs/source"),
-        "align": Path("runs/align"),
+        **(first if params.black_box else {"source": Path("runs/source"), "align": Path("runs/align")}),
         **dict(earlier),
         "teach": last[1],
         "propagate": Path("runs/propagate"),
@@ -157,7 +196,8 @@ def models(params: Params) -> dict[str, Path]:
 
 def inputs(params: Params, key: str | None) -> list[Path]:
     dumps = [Path("runs/dump") / key for key in params.rounds]
-    return [*models(params).values(), *dumps, Path("runs/split"), params.data.root]
+    box = [BOX_ON_TEST] if BOX_ON_TEST.is_dir() else []
+    return [*models(params).values(), *dumps, Path("runs/split"), *box, params.data.root]
 
 
 def body(stage: Stage) -> None:
@@ -169,6 +209,8 @@ def body(stage: Stage) -> None:
     with stage.output() as folder:
         results: dict[str, Evaluation] = {}
         space: LabelSpace | None = None
+        if params.black_box and BOX_ON_TEST.is_dir():
+            results["source"] = evaluate_answers(AnswerStore(BOX_ON_TEST), samples, folder / "predictions/source")
         for name, path in models(params).items():
             network, checkpoint = stage.load(path)
             space = checkpoint.label_space
@@ -182,8 +224,8 @@ def body(stage: Stage) -> None:
                 label_space=space,
                 name=f"evaluate {name}",
             )
-        assert space is not None, "there is always a source model"
-        if params.evaluate.batchnorm_only:
+        assert space is not None, "there is always a model"
+        if params.evaluate.batchnorm_only and not params.black_box:
             network, _ = stage.load(Path("runs/source"))
             reestimate_batchnorm(network, list_samples(data.target.images), data.size, runtime)
             results["batchnorm_only"] = evaluate(network, samples, data.size, runtime, flip=params.evaluate.flip)

@@ -81,3 +81,12 @@ def test_many_classes_fit_and_keep_those_that_changed_most(params: Params, lengt
 
 def test_a_picture_is_addressed_relative_to_mlflows_page() -> None:
     assert artifact_address("ab", "card/x y.jpg") == "get-artifact?path=card%2Fx+y.jpg&run_uuid=ab"
+
+
+def test_of_a_black_box_the_answers_are_the_origin() -> None:
+    params = load_params(ROOT / "black_box/params.yaml", {"query.endpoint": "http://box:5001/invocations?key=secret"})
+    card = model_card(params, {"atp.source_answers": "sha256:89"}, METRICS)
+    told = "a black box, endpoint `http://box:5001/invocations`, of which only the answers were known: `sha256:89`"
+    assert f"- source model: {told}" in card
+    assert "- distill: epochs 10" in card
+    assert "secret" not in card

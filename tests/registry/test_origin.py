@@ -106,3 +106,20 @@ def test_without_an_adapted_model(small_project: Path) -> None:
         InputError, match=r"^runs/propagate/model\.safetensors: no such file; run .*dvc repro propagate$"
     ):
         identify(load_params())
+
+
+def test_of_a_black_box_the_answers_count_and_not_how_they_were_asked_for(
+    small_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = Path("runs/query/target/table.json")
+    answers.parent.mkdir(parents=True)
+    answers.write_text("{}")
+    params = Path(__file__).parents[2] / "black_box/params.yaml"
+    one, patient, other = (
+        identify(load_params(params, {"data.root": "data", **changes}))
+        for changes in ({}, {"query.concurrency": 1}, {"distill.lr": 0.5})
+    )
+    tags = origin_tags(one)
+    assert tags["atp.source_answers"] == f"sha256:{digest(answers.parent)}"
+    assert "atp.source_model" not in tags
+    assert one.fingerprint == patient.fingerprint != other.fingerprint

@@ -30,8 +30,13 @@ def write_image(path: Path, pixels: Any) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def make_run(folder: Path, *, labels: bool = True, classes: tuple[str, ...] = CLASSES) -> Params:
+def make_run(
+    folder: Path, *, labels: bool = True, classes: tuple[str, ...] = CLASSES, black_box: tuple[str, ...] = ()
+) -> Params:
     """A project whose run is finished; ``folder`` must be the working folder.
+
+    Args:
+        black_box: models to have instead, of a run without a source model.
 
     The models grow better from source to propagate, and the images worse from the first to the last: image i has the
     mIoU 80 - 5 i by propagate, and the entropy 0.1 (i + 1).
@@ -42,6 +47,19 @@ def make_run(folder: Path, *, labels: bool = True, classes: tuple[str, ...] = CL
     params["data"]["classes"] = [{"name": name, "color": [i, 2 * i % 256, 255 - i]} for i, name in enumerate(classes)]
     if not labels:
         params["data"]["test"]["labels"] = params["data"]["target"]["labels"] = None
+    models = MODELS
+    if black_box:
+        models = black_box
+        del params["source"], params["align"]
+        params |= {
+            "query": {"box": "folder", "folder": "box/answers"},
+            "distill": {"epochs": 1, "batch_size": 1, "lr": 1.0},
+        }
+        params["rounds"]["r01"]["model"] = "runs/distill"
+        params["data"] |= {"source": {"root": "box"}}
+        colors = [entry["color"] for entry in params["data"]["classes"]]
+        write_json(folder / "runs/query/target/table.json", {"classes": classes, "colors": colors})
+        params["data"]["classes"] = "box/classes.yaml"  # which is not there
     yaml.dump(params, folder / "params.yaml")
     rng = np.random.default_rng(0)
     count, evaluation = len(classes), folder / "runs/evaluate"
@@ -51,16 +69,16 @@ def make_run(folder: Path, *, labels: bool = True, classes: tuple[str, ...] = CL
         write_image(folder / f"data/test/images/{name}.png", rng.integers(0, 256, (height, width, 3), np.uint8))
         write_image(folder / f"data/target/images/{name}.png", rng.integers(0, 256, (height, width, 3), np.uint8))
         ids = rng.integers(0, count, (height, width)).astype(np.uint8)
-        for model in MODELS[:-1]:
+        for model in (name for name in models if name != "batchnorm_only"):
             write_image(evaluation / f"predictions/{model}/{name}.png", ids)
         if labels:
             ids[:2] = 255
             write_image(folder / f"data/test/labels/{name}.png", ids)
     shares = {name: None if i == 1 else 50.0 + i / 10 for i, name in enumerate(classes)}
-    metrics: dict[str, Any] = {"miou": {}, "iou": {}, "entropy": dict.fromkeys(MODELS, 0.25)}
+    metrics: dict[str, Any] = {"miou": {}, "iou": {}, "entropy": dict.fromkeys(models, 0.25)}
     if labels:
-        metrics["miou"] = dict(zip(MODELS, (40.0, 44.4, 46.6, 48.8, 52.3, 45.2), strict=True))
-        metrics["iou"] = dict.fromkeys(MODELS, shares)
+        metrics["miou"] = dict(zip(models, (40.0, 44.4, 46.6, 48.8, 52.3, 45.2), strict=False))
+        metrics["iou"] = dict.fromkeys(models, shares)
         metrics["iou"]["propagate"] = {**shares, classes[0]: 61.7}
     rounds = {key: {"coverage": 0.65} for key in ("r01", "r02", "split")}
     for key, row in rounds.items():
@@ -74,11 +92,11 @@ def make_run(folder: Path, *, labels: bool = True, classes: tuple[str, ...] = CL
     write_json(evaluation / "metrics.json", {**metrics, "pseudo_labels": rounds})
     miou = {name: 80.0 - 5 * i for i, name in enumerate(NAMES)} if labels else {}
     entropy = {name: 0.1 * (i + 1) for i, name in enumerate(NAMES)}
-    write_json(evaluation / "images.json", {model: {"miou": miou, "entropy": entropy} for model in MODELS})
+    write_json(evaluation / "images.json", {model: {"miou": miou, "entropy": entropy} for model in models})
     counts = (rng.integers(0, 1000, (count, count)) * labels).tolist()
-    write_json(evaluation / "confusion.json", dict.fromkeys(MODELS, counts))
+    write_json(evaluation / "confusion.json", dict.fromkeys(models, counts))
     write_json(folder / "runs/split/ranking.json", {"easy": NAMES[:4], "hard": NAMES[4:], "entropy": entropy})
-    for stage in ("align", "teach/r01", "teach/r02", "propagate"):
+    for stage in ("distill" if black_box else "align", "teach/r01", "teach/r02", "propagate"):
         path = folder / "runs" / stage / "history.csv"
         path.parent.mkdir(parents=True)
         path.write_text("step,loss,part\n2,0.5,0.25\n4,0.4,-0.125\n")

@@ -1,3 +1,4 @@
+import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -154,3 +155,18 @@ def test_models_in_the_pipelines_order(finished: Finished) -> None:
     results = read_results(finished(), RUNS)
     assert list(results.miou) == ["source", "batchnorm_only", "align", "teach_r01", "teach", "propagate"]
     assert results.shown == ["source", "align", "teach", "propagate"]
+
+
+@pytest.mark.parametrize("known", [("source",), ()])
+def test_a_black_box_with_and_without_its_own_figure(finished: Finished, known: tuple[str, ...]) -> None:
+    """Its row is there if it was asked about the test images; classes are those of the answers."""
+    models = (*known, "distill", "teach_r01", "teach", "propagate")
+    params = finished(black_box=models)
+    results = read_results(params, RUNS)
+    assert results.space.names == ("sky", "<b>road</b>", "_a class whose name is much too long for a picture_", "信号")
+    assert list(results.histories()) == ["distill", "teach", "propagate"]
+    out, text = built(params)
+    assert {path.stem for path in out.glob("*.png")} == LABELLED
+    assert ("the source model" if known else "distill, the first model known") in re.sub(r"\s+", " ", text)
+    table = summary_table(json.loads((RUNS / "evaluate/metrics.json").read_text()))
+    assert ("over source" in table) == bool(known)

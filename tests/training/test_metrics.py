@@ -32,3 +32,14 @@ def test_agrees_with_torchmetrics() -> None:
         confusion.update(one, other)
     reference = MulticlassJaccardIndex(5, ignore_index=255)(predicted, labels)
     assert confusion.mean_iou() == pytest.approx(float(reference), abs=1e-6)
+
+
+def test_no_answer_is_a_miss_of_the_true_class_alone() -> None:
+    confusion = ConfusionMatrix(3)
+    confusion.update(torch.tensor([0, 255, 1, 255, 255]), torch.tensor([0, 0, 1, 2, 255]))
+    assert confusion.iou().tolist() == [0.5, 1, 0]
+    assert confusion.mean_iou() == 0.5
+    twice = ConfusionMatrix(3)
+    twice.add(confusion)
+    twice.add(confusion)
+    assert twice.iou().tolist() == confusion.iou().tolist()
