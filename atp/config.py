@@ -36,6 +36,15 @@ IGNORED_NAME = "ignore"
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
+ATP = "atp"
+"""The method of the paper, among its rivals."""
+
+
+def rivals() -> list[str]:
+    """Methods that can take the place of align: the modules of atp/rivals, whose listing is the only list of them."""
+    return sorted(path.stem for path in Path(__file__).with_name("rivals").glob("[!_]*.py"))
+
+
 class Section(BaseModel):
     """A section of params.yaml: no unknown keys, no silent conversions, read-only."""
 
@@ -299,10 +308,25 @@ class SourceSection(Optimisation):
     checkpoint: Path | None = None
 
 
-class AlignSection(Optimisation):
-    """Implicit feature alignment (Sec. 3.1).
+class RivalSettings(Section):
+    """What every rival of align can set; its module in atp/rivals adds its own.
 
     Attributes:
+        epochs: passes over the target images; None takes as many as align.
+        lr_factor: its learning rate in units of align's: the two published ones divided. So both are scaled alike where
+            align's is not the published 2.5e-4.
+    """
+
+    epochs: Count | None = None
+    lr_factor: Positive = 1.0
+
+
+class AlignSection(Optimisation):
+    """Implicit feature alignment (Sec. 3.1), or another method in its place.
+
+    Attributes:
+        method: ``atp``, or a rival to compare it with: the name of a module in atp/rivals.
+        rival: the rival's settings, where they shall not be the published ones: see ``Settings`` in its module.
         alpha: weight of the curriculum entropy (Eq. 2).
         gamma: its exponent.
         weight_grad: whether the gradient passes through its weight (1 - h) ** gamma.
@@ -313,6 +337,8 @@ class AlignSection(Optimisation):
         freeze_classifier: keep g fixed, parameters and buffers, as the paper does.
     """
 
+    method: str = ATP
+    rival: dict[str, Any] = {}
     alpha: NonNegative = 1.0
     gamma: NonNegative = 3.0
     weight_grad: Literal["detach", "full"] = "detach"
@@ -321,6 +347,17 @@ class AlignSection(Optimisation):
     weighted: Flag = True
     per_image: Flag = False
     freeze_classifier: Flag = True
+
+    @model_validator(mode="after")
+    def _method_exists(self) -> Self:
+        methods = [ATP, *rivals()]
+        if self.method not in methods:
+            near = difflib.get_close_matches(self.method, methods, n=1)
+            hint = f"is it {near[0]}?" if near else f"there are {', '.join(methods)}"
+            raise ValueError(f"method {self.method}: no such method; {hint}")
+        if self.method == ATP and self.rival:
+            raise ValueError(f"rival is for a rival's settings; method is {ATP}, whose are beside it")
+        return self
 
 
 class Round(Section):
@@ -569,6 +606,21 @@ def needed(section: SectionType | None, name: str) -> SectionType:
     return section
 
 
+def checked(kind: type[SectionType], values: Mapping[str, Any], where: str) -> SectionType:
+    """Settings that the whole of params.yaml leaves open, as a section.
+
+    Args:
+        where: they stand, for the message.
+
+    Raises:
+        InputError: an entry is unknown, missing, of the wrong type or out of range.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{where}.{_explain(error, kind)}") from error
+
+
 def load_params(path: Path = Path("params.yaml"), overrides: Mapping[str, Any] = EMPTY) -> Params:
     """Read and check the whole of params.yaml.
 
@@ -637,13 +689,13 @@ def _read_classes(path: Path) -> tuple[ClassEntry, ...]:
         raise InputError(f"{path}: {_explain(error)}") from error
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, kind: type[BaseModel] = Params) -> str:
     """The first complaint in the words of params.yaml, and how many more there are."""
     problems = error.errors(include_url=False)
     first = problems[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = _known_keys([str(part) for part in first["loc"][:-1]])
+        known = _known_keys([str(part) for part in first["loc"][:-1]], kind)
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
         text = f"{where}: unknown key" + (f"; is it {near[0]}?" if near else f"; known here: {', '.join(known)}")
     elif first["type"] == "missing":
@@ -656,8 +708,7 @@ def _explain(error: ValidationError) -> str:
     return text + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
 
 
-def _known_keys(loc: list[str]) -> list[str]:
-    model: type[BaseModel] = Params
+def _known_keys(loc: list[str], model: type[BaseModel]) -> list[str]:
     for part in loc:
         field = next((f for n, f in model.model_fields.items() if (f.alias or n) == part), None)
         annotation = field.annotation if field else None

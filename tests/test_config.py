@@ -154,3 +154,13 @@ def test_label_space_with_a_wrong_colour(tmp_path: Path) -> None:
     path.write_text("- {name: road, color: [1, 2, 300]}\n")
     with pytest.raises(InputError, match=r"classes\.yaml: color\.2"):
         data_section(str(path)).label_space()
+
+
+def test_a_method_that_does_not_exist(tree: Any, tmp_path: Path) -> None:
+    tree["align"]["method"] = "tnet"
+    assert complaint(tree, tmp_path) == "params.yaml: align: method tnet: no such method; is it tent?"
+
+
+def test_a_rival_s_settings_without_a_rival(tree: Any, tmp_path: Path) -> None:
+    tree["align"]["rival"] = {"balance": 0.1}
+    assert "align: rival is for a rival's settings; method is atp" in complaint(tree, tmp_path)

@@ -151,6 +151,7 @@ LAYERS = (
     ("selection",),
     ("stages",),
     ("registry", "report", "tracking"),
+    ("rivals",),
     ("training", "pseudo_labels", "black_box"),
     ("losses", "models", "data"),
 )

@@ -125,7 +125,7 @@ class TrainingImages:
         """``labels`` gives an image's labels at the size at which it is read; without it all labels are 255."""
         self.samples = samples
         self._augment = Augment(augmentation, crop)
-        self._size = size
+        self.size = size
         self._labels = labels
         self._cache = cache or ImageCache(0)
 
@@ -135,7 +135,7 @@ class TrainingImages:
     def __getitem__(self, key: tuple[int, int]) -> Item:
         index, seed = key
         sample = self.samples[index]
-        image = self._cache.get(sample.image, lambda: read_image(sample.image, self._size))
+        image = self._cache.get(sample.image, lambda: read_image(sample.image, self.size))
         known = self._labels(sample) if self._labels else Labels(torch.full(image.shape[1:], IGNORE, dtype=torch.uint8))
         none = image.new_empty((0, *image.shape[1:]))
         perhaps = (known.negatives, known.classes, known.probabilities)

@@ -1,10 +1,11 @@
-"""Stage ``align``: implicit feature alignment by curriculum entropy and diversity (Sec. 3.1, Eqs. 2-4)."""
+"""Stage ``align``: implicit feature alignment by curriculum entropy and diversity (Sec. 3.1, Eqs. 2-4), or a rival."""
 
+from importlib import import_module
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from atp.config import AlignSection, Params, needed
+from atp.config import ATP, AlignSection, Params, checked, needed
 from atp.data.loading import Batch, TrainingImages
 from atp.losses.diversity import diversity_loss
 from atp.losses.entropy import curriculum_entropy_loss, rising_entropy_share
@@ -16,7 +17,9 @@ from atp.training.run import Run
 
 def align(network: SegmentationNetwork, images: TrainingImages, section: AlignSection, run: Run) -> History:
     """Align the target's features with the source classifier; ``network`` changes in place, its classifier not at all
-    where ``section.freeze_classifier`` says so."""
+    where ``section.freeze_classifier`` says so. Where ``section.method`` names a rival, that adapts the network."""
+    if section.method != ATP:
+        return adapt_by_rival(network, images, section, run)
     if section.freeze_classifier:
         network.freeze_classifier()
 
@@ -40,6 +43,21 @@ def align(network: SegmentationNetwork, images: TrainingImages, section: AlignSe
         }
 
     return Training(network, section, images, run).run(objective)
+
+
+def adapt_by_rival(network: SegmentationNetwork, images: TrainingImages, section: AlignSection, run: Run) -> History:
+    """Another method on the same network, images and schedule, with its own learning rate and length.
+
+    Raises:
+        InputError: the rival has no such setting, or cannot adapt this network.
+    """
+    rival = import_module(f"atp.rivals.{section.method}")
+    settings = checked(rival.Settings, section.rival, "params.yaml: align.rival")
+    epochs, lr = settings.epochs or section.epochs, section.lr * settings.lr_factor
+    history: History = rival.adapt(
+        network, images, section.model_copy(update={"epochs": epochs, "lr": lr}), settings, run
+    )
+    return history
 
 
 def inputs(params: Params, key: str | None) -> list[Path]:

@@ -38,7 +38,7 @@ __all__ = ["CODE", "Stage", "forget", "run_stage", "write_history", "write_json"
 
 logger = logging.getLogger(__name__)
 
-CODE = ("black_box", "data", "losses", "models", "pseudo_labels", "training")
+CODE = ("black_box", "data", "losses", "models", "pseudo_labels", "rivals", "training")
 """Folders of this package whose change changes a result."""
 
 
