@@ -88,7 +88,7 @@ def select(
     ] = [],  # noqa: B006 - typer copies it
     seeds: Annotated[str, typer.Option(help="Values of training.seed, 0,1: a further dimension of the grid.")] = "",
     run: Annotated[bool, typer.Option("--run", help="Run the grid now, one experiment after the other.")] = False,
-    by: Annotated[str, typer.Option(help="The indicator to rank by; docs/evidence.md has them.")] = "augmentation_iou",
+    by: Annotated[str, typer.Option(help="Indicator to rank by; if empty the best that docs/evidence.md found.")] = "",
     stage: Annotated[str, typer.Option(help="Whose evidence: propagate, teach@r01, align, distill.")] = "propagate",
     everything: Annotated[bool, typer.Option("--all", help="Also experiments that began at other commits.")] = False,
     apply: Annotated[bool, typer.Option("--apply", help="Take the picked one: dvc exp apply.")] = False,
@@ -97,7 +97,7 @@ def select(
     """Rank runs and DVC's experiments by what was measured without labels, or queue a grid of them first."""
     from atp.selection.grid import make_cells
     from atp.selection.queue import enqueue, work
-    from atp.selection.ranking import choose, to_json
+    from atp.selection.ranking import INDICATOR, choose, to_json
     from atp.selection.repository import WORKSPACE, code_changes, read_experiments, valid_stage
     from atp.selection.repository import apply as take
     from atp.selection.table import choice_table, queued_lines
@@ -114,7 +114,7 @@ def select(
         work(cells)
     elif run:
         raise InputError("--run runs a grid; give one with --grid or --seeds, or start what is queued: dvc queue start")
-    choice = choose(read_experiments(stage, everything=everything), by, stage)
+    choice = choose(read_experiments(stage, everything=everything), by or INDICATOR, stage)
     typer.echo(json.dumps(to_json(choice, stage), indent=2) if as_json else choice_table(choice, stage))
     if apply:
         if choice.picked is None:

@@ -36,6 +36,12 @@ def enqueue(cells: Sequence[Cell]) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {state: [] for state in ("finished", "running", "queued", "failed", "new")}
     with open_repository() as (repo, prefix):
+        untracked = repo.scm.untracked_files()
+        if untracked:
+            more = f" and {len(untracked) - 1} more" if len(untracked) > 1 else ""
+            logger.warning(
+                "%s%s: not in git, and so not in the experiments; git add what they need", untracked[0], more
+            )
         _bring_back(repo, [cell.name for cell in cells])
         done, waiting = finished(repo), unfinished(repo)
         for cell in cells:

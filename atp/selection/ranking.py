@@ -103,7 +103,9 @@ def indicators(run: Experiment) -> Mapping[str, float]:
 
 
 def verdict(run: Experiment) -> str:
-    return str((run.evidence or {})["verdict"])
+    """On what the stage made; ``reverted`` where that had collapsed and the model before it was handed on."""
+    evidence = run.evidence or {}
+    return "reverted" if evidence.get("reverted") else str(evidence["verdict"])
 
 
 def figure(run: Experiment, by: str) -> float | None:

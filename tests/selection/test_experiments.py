@@ -110,6 +110,13 @@ def test_an_experiment_knows_the_project_that_it_belongs_to(project: Project) ->
     assert {line[3] for line in lines} == {str(project.folder)}
 
 
+def test_what_git_does_not_know_is_told(project: Project) -> None:
+    path = project.folder / "network.py"
+    path.touch()
+    assert "network.py: not in git, and so not in the experiments" in project.select(*GRID)[1]
+    path.unlink()
+
+
 def test_a_bad_grid_is_refused_before_anything_is_queued(project: Project) -> None:
     before = dvc(project.folder, "queue", "status")
     _, error = project.select("--grid", "propagate.lr=0.3,quick", code=2)

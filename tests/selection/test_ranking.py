@@ -36,6 +36,12 @@ def test_collapsed_runs_come_last_whatever_their_figure() -> None:
     assert choice.places[3].rank is None
 
 
+def test_a_reverted_run_counts_as_the_model_that_it_handed_on() -> None:
+    back = run("back", 0.65, verdict="collapsed")
+    back = Experiment(back.name, back.state, back.params, {**(back.evidence or {}), "reverted": True})
+    assert names(choose([*RUNS, back], "augmentation_iou", "propagate").places)[:3] == ["good", "back", "better"]
+
+
 def test_an_indicator_that_falls_is_ranked_downwards() -> None:
     assert names(choose(RUNS, "entropy", "propagate").places)[0] == "good"
 
