@@ -9,7 +9,7 @@ PIPELINE = """
 stages:
   propagate:
     cmd: python stage.py propagate
-    deps: [stage.py]
+    deps: [stage.py, data]
     params: [training, propagate, evidence]
     outs: [runs/propagate]
   evaluate:
@@ -54,11 +54,15 @@ def make_project(folder: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "dvc.yaml").write_text(PIPELINE)
     (folder / "stage.py").write_text(STAGE)
-    (folder / ".gitignore").write_text("/runs/\n/.atp/\n/mlflow.db*\n")
+    (folder / ".gitignore").write_text("/data/\n/mydata/\n/runs/\n/.atp/\n/mlflow.db*\n")
     shutil.copy2(ROOT / "params.yaml", folder)
+    # Own data as docs/own-data.md brings them in, from a folder that git does not know.
+    (folder / "mydata").mkdir()
+    (folder / "mydata/image.txt").write_text("pixels")
     git(folder, "init", "-q")
     dvc(folder, "init", "-q")
-    dvc(folder, "config", "core.analytics", "false")
+    dvc(folder, "import-url", "-q", "mydata", "data")
+    dvc(folder, "unfreeze", "-q", "data.dvc")
     dvc(folder, "repro", "-q")
     git(folder, "add", "--all")
     git(folder, "commit", "-qm", "project")

@@ -61,7 +61,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     hold = project.folder.parent / "hold-evaluate"
     hold.touch()
     process = project.atp("select", *GRID, "--run")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not project.started("evaluate 0.2"):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
