@@ -98,7 +98,7 @@ def select(
     from atp.selection.grid import make_cells
     from atp.selection.queue import enqueue, work
     from atp.selection.ranking import INDICATOR, choose, to_json
-    from atp.selection.repository import WORKSPACE, code_changes, read_experiments, valid_stage
+    from atp.selection.repository import WORKSPACE, code_changes, pipeline_name, read_experiments, valid_stage
     from atp.selection.repository import apply as take
     from atp.selection.table import choice_table, queued_lines
 
@@ -107,7 +107,7 @@ def select(
     logging.getLogger("atp").setLevel(logging.INFO)
     valid_stage(stage)
     if grid or seeds:
-        cells = make_cells(grid, seeds, Path("params.yaml"), code_changes())
+        cells = make_cells(grid, seeds, Path("params.yaml"), code_changes(), pipeline_name())
         typer.echo(queued_lines(enqueue(cells), run=run), err=as_json)
         if not run:
             return

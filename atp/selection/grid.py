@@ -65,7 +65,7 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
     return name, parsed
 
 
-def make_cells(axes: Sequence[str], seeds: str, path: Path, changes: str = "") -> list[Cell]:
+def make_cells(axes: Sequence[str], seeds: str, path: Path, changes: str = "", pipeline: str = "") -> list[Cell]:
     """All combinations, each of which is a valid params.yaml.
 
     Args:
@@ -73,6 +73,7 @@ def make_cells(axes: Sequence[str], seeds: str, path: Path, changes: str = "") -
         seeds: comma-separated, of ``training.seed``; none if empty.
         path: of params.yaml.
         changes: uncommitted ones of the code, as text.
+        pipeline: name of its folder, with which the names begin; empty for that in the root.
 
     Raises:
         InputError: an axis is wrong, or the first combination that is not valid, with the reason.
@@ -94,7 +95,8 @@ def make_cells(axes: Sequence[str], seeds: str, path: Path, changes: str = "") -
         tree = params.model_dump(mode="json", by_alias=True, exclude={"runtime", "register_"})
         digest = sha256(f"{json.dumps(tree, sort_keys=True)}\n{changes}".encode()).hexdigest()[:6]
         varied = {name: combination[name] for name, choices in parsed if len(choices) > 1} or combination
-        cells.append(Cell(f"{_readable(varied)}-{digest}", combination))
+        parts = (pipeline, _readable(varied), digest)
+        cells.append(Cell("-".join(part for part in parts if part), combination))
     return cells
 
 

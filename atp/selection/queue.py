@@ -43,7 +43,7 @@ def enqueue(cells: Sequence[Cell]) -> dict[str, list[str]]:
                 "%s%s: not in git, and so not in the experiments; git add what they need", untracked[0], more
             )
         _bring_back(repo, [cell.name for cell in cells])
-        done, waiting = finished(repo), unfinished(repo)
+        done, waiting = finished(repo, prefix), unfinished(repo, prefix)
         for cell in cells:
             state = "finished" if cell.name in done else waiting.get(cell.name, ("new",))[0]
             found[state].append(cell.name)
@@ -126,17 +126,19 @@ def work(cells: Sequence[Cell], every_s: float = 3.0) -> dict[str, str]:
     names = [cell.name for cell in cells]
     seen: dict[str, int] = {}
     while True:
-        with open_repository() as (repo, _):
+        with open_repository() as (repo, prefix):
             queue = repo.experiments.celery_queue
             entries = {
                 entry.name: entry for entry in (*queue.iter_active(), *(done.entry for done in queue.iter_done()))
             }
-            left = [name for name, (state, *_) in unfinished(repo).items() if name in names and state != "failed"]
+            left = [
+                name for name, (state, *_) in unfinished(repo, prefix).items() if name in names and state != "failed"
+            ]
             for name in names:
                 if name in entries:
                     _show(queue, entries[name], seen)
             if not left:
-                return {name: why for name, (_, _, why) in unfinished(repo).items() if name in names}
+                return {name: why for name, (_, _, why) in unfinished(repo, prefix).items() if name in names}
             working = _alive(_worker_pid(), "queue-worker")
         if not working:
             enqueue(cells)

@@ -81,41 +81,49 @@ def read_experiments(stage: str, *, everything: bool = False) -> list[Experiment
     """
     with open_repository() as (repo, prefix):
         found = [_workspace(prefix, stage)]
-        names = finished(repo, everything=everything)
+        names = finished(repo, prefix, everything=everything)
         for name, rev in names.items():
             with repo.switch(rev):
                 found.append(_read(repo, prefix, stage, name, "finished"))
-        for name, (state, rev, why) in unfinished(repo).items():
+        for name, (state, rev, why) in unfinished(repo, prefix, everything=everything).items():
             if name not in names:
                 with repo.switch(rev):
                     found.append(_read(repo, prefix, stage, name, state, why))
         return found
 
 
-def finished(repo: Any, *, everything: bool = False) -> dict[str, str]:
-    """Names and revisions of the experiments that have ended well, the oldest commit's first."""
+def finished(repo: Any, prefix: Path, *, everything: bool = False) -> dict[str, str]:
+    """Names and revisions of this pipeline's experiments that have ended well."""
     from dvc.repo.experiments.utils import exp_refs
 
     head = repo.scm.get_rev()
     refs = [info for info in exp_refs(repo.scm) if everything or info.baseline_sha == head]
-    return {info.name: repo.scm.get_ref(str(info)) for info in refs}
+    return {info.name: repo.scm.get_ref(str(info)) for info in refs if _of_pipeline(info.name, prefix)}
 
 
-def unfinished(repo: Any) -> dict[str, tuple[State, str, str]]:
-    """Names of the experiments in DVC's queue that have not ended well: their state, revision, and why they failed."""
-    queue = repo.experiments.celery_queue
-    entries: dict[str, tuple[State, str, str]] = {}
-    for entry, _ in queue.iter_failed():
-        entries[_name(entry)] = ("failed", entry.stash_rev, complaint(queue, entry))
-    for entry in queue.iter_queued():
-        entries[_name(entry)] = ("queued", entry.stash_rev, "")
-    for entry in queue.iter_active():
-        entries[_name(entry)] = ("running", entry.stash_rev, "")
-    return entries
+def _of_pipeline(name: str, prefix: Path) -> bool:
+    """Whether an experiment is of the pipeline in this folder: a grid's names begin with it, others are of the root's.
+
+    An experiment is a commit of the whole repository, and so has results of all its pipelines.
+    """
+    first = name.partition("-")[0]
+    return (first if Path(first, "dvc.yaml").is_file() else "") == prefix.name
 
 
-def _name(entry: Any) -> str:
-    return str(entry.name or entry.stash_rev[:7])
+def unfinished(repo: Any, prefix: Path, *, everything: bool = False) -> dict[str, tuple[State, str, str]]:
+    """This pipeline's experiments in DVC's queue that have not ended well: state, revision, and why it failed."""
+    queue, head = repo.experiments.celery_queue, repo.scm.get_rev()
+    found: list[tuple[Any, State, str]] = [
+        *((entry, "failed", complaint(queue, entry)) for entry, _ in queue.iter_failed()),
+        *((entry, "queued", "") for entry in queue.iter_queued()),
+        *((entry, "running", "") for entry in queue.iter_active()),
+    ]
+    return {
+        name: (state, entry.stash_rev, why)
+        for entry, state, why in found
+        if _of_pipeline(name := str(entry.name or entry.stash_rev[:7]), prefix)
+        and (everything or entry.baseline_rev == head)
+    }
 
 
 def complaint(queue: Any, entry: Any) -> str:
@@ -202,6 +210,11 @@ def _miou(text: str | None, stage: str) -> float | None:
     """Of the stage's model; evaluate names a round's ``teach_r01``, the last round's ``teach``."""
     figures = json.loads(text or "{}").get("miou", {})
     return next((figures[key] for key in (stage.replace("@", "_"), stage.partition("@")[0]) if key in figures), None)
+
+
+def pipeline_name() -> str:
+    """Of the folder whose pipeline this is; empty in the root of the project."""
+    return Path.cwd().relative_to(project_root()).name
 
 
 def code_changes() -> str:

@@ -27,6 +27,10 @@ def test_every_combination_has_a_readable_name_of_its_own() -> None:
     )
 
 
+def test_names_of_a_pipeline_in_a_folder_begin_with_it() -> None:
+    assert make_cells(["teach.lr=0.01"], "", PARAMS, pipeline="black_box")[0].name.startswith("black_box-lr=0.01-")
+
+
 def test_a_name_means_one_result(tmp_path: Path) -> None:
     (cell,) = make_cells(["teach.lr=0.01"], "", PARAMS)
     other = Path(shutil.copy2(PARAMS, tmp_path))
