@@ -1,4 +1,4 @@
-"""The command line ``atp``: predict, doctor, report, select, promote, serve."""
+"""The command line ``atp``: predict, export, doctor, report, select, promote, serve."""
 
 import json
 import logging
@@ -20,6 +20,9 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def root(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
     """Adapt a semantic-segmentation model to a new domain when the source data is gone."""
+    if str(Path.cwd()) not in sys.path:
+        # As for a stage, `python -m atp.stages`: a network of the user's own may lie here.
+        sys.path.insert(0, str(Path.cwd()))
     if version:
         typer.echo(f"atp {atp.__version__}")
         raise typer.Exit
@@ -35,14 +38,30 @@ def predict(
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT at which the model sees images; theirs if empty.")] = "",
     overlay: Annotated[bool, typer.Option(help="Also draw the classes over the images.")] = True,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Call what a file from elsewhere says makes its network.")
+    ] = False,
 ) -> None:
     """Predict the class of every pixel: palette PNGs of class ids at the images' own sizes, and overlays to look at."""
     from atp.predict import predict_images  # torch takes seconds, which --help should not
 
-    written, refused = predict_images(images, out, model, size, overlay=overlay, device=device)
+    written, refused = predict_images(images, out, model, size, overlay=overlay, device=device, trust=trust)
     typer.echo(f"{written} masks in {out / 'masks'}" + (f", overlays in {out / 'overlays'}" if overlay else ""))
     if refused:
         raise InputError(f"{len(refused)} of the images not predicted: {refused[0]}")
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="File to write: .safetensors, or .pth by torch.save.")],
+    model: Annotated[
+        str, typer.Option(help="A stage's folder, a model.safetensors, or models:/NAME@ALIAS of the registry.")
+    ] = "runs/propagate",
+) -> None:
+    """Write the adapted weights under the names of the network's own class, for whoever has that class."""
+    from atp.export import export_state
+
+    typer.echo(export_state(out, model))
 
 
 @app.command()

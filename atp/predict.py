@@ -8,22 +8,30 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from atp.config import RuntimeSection, TrainingSection
+from atp.config import RuntimeSection, TrainingSection, load_params
 from atp.data.folder import SUFFIXES, Sample, list_samples
 from atp.data.labels import LabelSpace
 from atp.data.masks import write_mask
 from atp.data.tensors import read_image
 from atp.errors import InputError
 from atp.files import atomic_path
-from atp.models.checkpoint import network_from_checkpoint
-from atp.registry.package import download_model, find_checkpoint
+from atp.models.checkpoint import load_checkpoint, restored
+from atp.models.network import NetworkConfig, SegmentationNetwork
+from atp.registry.package import download_model, find_checkpoint, use_code_of
 from atp.training.prediction import Predictor
 from atp.training.progress import Progress
 from atp.training.runtime import open_runtime
 
 
 def predict_images(
-    images: Path, out: Path, model: str, size: str = "", *, overlay: bool = True, device: str = "auto"
+    images: Path,
+    out: Path,
+    model: str,
+    size: str = "",
+    *,
+    overlay: bool = True,
+    device: str = "auto",
+    trust: bool = False,
 ) -> tuple[int, list[str]]:
     """Write ``out/masks/NAME.png``, and ``out/overlays/NAME.jpg`` if wanted, for every image.
 
@@ -31,6 +39,7 @@ def predict_images(
         images: a file or a folder.
         model: a stage's folder, a file of ``save_checkpoint``, or an address in MLflow's registry.
         size: ``WIDTHxHEIGHT`` at which the model sees the images; masks have the images' own sizes all the same.
+        trust: call what the model's file says makes its network, even if params.yaml here does not name it.
 
     Returns:
         How many masks were written, and a line for each image that could not be read.
@@ -42,7 +51,7 @@ def predict_images(
     if images.is_file() and images.suffix.lower() not in SUFFIXES:
         raise InputError(f"{images}: no image; known are {', '.join(sorted(SUFFIXES))}")
     extent = _size(size)
-    network, space = network_from_checkpoint(find_model(model))
+    network, space = load_model(model, trust=trust)
     refused: list[str] = []
     with (
         open_runtime(TrainingSection(), RuntimeSection(device=device)) as runtime,
@@ -78,6 +87,35 @@ def _predict(predictor: Predictor, path: Path, image: Tensor, extent: tuple[int,
     if probabilities.shape[-2:] != image.shape[-2:]:
         probabilities = F.interpolate(probabilities, image.shape[-2:], mode="bilinear")
     return probabilities[0].argmax(0).to("cpu", torch.uint8)
+
+
+def load_model(model: str, *, trust: bool = False) -> tuple[SegmentationNetwork, LabelSpace]:
+    """The network that ``model`` means, in evaluation mode, and its classes.
+
+    Raises:
+        InputError: there is none, or its file wants something called that nobody here has named: a file of somebody
+            else's could name anything.
+    """
+    path = find_model(model)
+    checkpoint = load_checkpoint(path)
+    if ":/" in model:
+        # The registry's models bring code along in any case.
+        use_code_of(path)
+    elif not trust:
+        _check_callables(checkpoint.config, path)
+    return restored(checkpoint, path).eval(), checkpoint.label_space
+
+
+def _check_callables(config: NetworkConfig, path: Path) -> None:
+    if not config.callables:
+        return
+    own = load_params().model.callables if Path("params.yaml").is_file() else ()
+    unknown = [address for address in config.callables if address not in own]
+    if unknown:
+        raise InputError(
+            f"{path}: to make its network {unknown[0]} would be called, which no params.yaml here names; "
+            "add --trust if you trust the file"
+        )
 
 
 def find_model(model: str) -> Path:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -17,7 +18,6 @@ from atp.errors import InputError
 from atp.files import atomic_path
 from atp.models.layouts import is_public_deeplab, to_our_names
 from atp.models.network import DeepLabV2, NetworkConfig, SegmentationNetwork, build_network
-from atp.models.own import OwnNetwork
 from atp.models.state import copy_state, load_user_state
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "load_into",
     "load_user_state",
     "network_from_checkpoint",
+    "restored",
     "save_checkpoint",
 ]
 
@@ -57,8 +58,9 @@ def save_checkpoint(
     made_by: Mapping[str, Any],
 ) -> None:
     """Write a safetensors file, whole or not at all; equal contents give equal bytes."""
-    # Contiguous: safetensors knows no channels-last; detached copies, since the network may be on a GPU.
-    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    # Copies, since two names may share a tensor, which safetensors refuses; it knows no channels-last either.
+    given = network.given.state_dict()
+    state = {key: value.cpu().clone(memory_format=torch.contiguous_format) for key, value in given.items()}
     metadata = {
         "format": "atp",
         "network": config.model_dump_json(),
@@ -116,14 +118,23 @@ def network_from_checkpoint(path: Path) -> tuple[SegmentationNetwork, LabelSpace
         InputError: as ``load_checkpoint``, or the weights do not fit the network that the file names.
     """
     checkpoint = load_checkpoint(path)
+    return restored(checkpoint, path).eval(), checkpoint.label_space
+
+
+def restored(checkpoint: Checkpoint, path: Path) -> SegmentationNetwork:
+    """The network of a checkpoint; of the user's own kind, its factory is called.
+
+    Raises:
+        InputError: the weights of ``path`` do not fit the network that it names.
+    """
     # The weights are all here: nothing needs downloading, and a path may be gone.
     network = build_network(checkpoint.config.model_copy(update={"weights": "none"}))
     load_into(network, checkpoint.state, path)
-    return network.eval(), checkpoint.label_space
+    return network
 
 
 def load_into(network: SegmentationNetwork, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load a state dict with our names, those of public DeepLabV2 code or those of the user's own network, in place.
+    """Load a state dict with the names that the network's author gave, or of public DeepLabV2 code, in place.
 
     Args:
         network: changes only if all of it fits.
@@ -134,11 +145,9 @@ def load_into(network: SegmentationNetwork, state: Mapping[str, Tensor], path: P
         InputError: another number of classes, missing or unexpected names (all told), or other shapes.
     """
     public = is_public_deeplab(state)
-    own = network.state_dict()
-    state = to_our_names(state)
-    if isinstance(network, OwnNetwork) and not own.keys() & state.keys():
-        # As the user's own class names them.
-        state = {f"model.{key}": value for key, value in state.items()}
+    own = network.given.state_dict()
+    if isinstance(network, DeepLabV2):
+        state = to_our_names(state)
     _check_classes(network, own, state, path)
     copy_state(own, state, path)
     if public and isinstance(network, DeepLabV2) and not _is_caffe_style(network):

@@ -39,7 +39,8 @@ class NetworkConfig(BaseModel):
         factory: ``package.module:callable`` that returns a network of the user's own, images to scores: a tensor, a
             mapping with ``out``, or an object with ``logits``, at any stride. Of what follows, the settings of our own
             networks then have no meaning and are refused.
-        arguments: keyword arguments of that callable.
+        arguments: keyword arguments of that callable. An object among them is given as what makes it, a mapping of a
+            ``factory`` and perhaps ``arguments`` of its own.
         classifier: dotted name of its submodule that turns features into scores: frozen in align, faster later.
         divisor: its images are padded at the right and at the bottom to multiples of this many pixels; encoders with
             skip connections want 32.
@@ -79,6 +80,16 @@ class NetworkConfig(BaseModel):
     num_classes: Annotated[int, Field(ge=0, le=255, strict=True)] = 0
 
     @property
+    def own_code(self) -> tuple[Path, ...]:
+        """``code`` where it decides a result; of an installed package there is none to watch."""
+        return (self.code,) if self.factory is not None and self.code.exists() else ()
+
+    @property
+    def callables(self) -> tuple[str, ...]:
+        """All that has to be imported and called for the network: the factory, and those of its arguments."""
+        return () if self.factory is None else (self.factory, *_factories_in(self.arguments))
+
+    @property
     def num_scores(self) -> int:
         """Classes that the network itself tells apart, before ``class_map``."""
         return self.num_classes if self.class_map is None else len(self.class_map)
@@ -111,3 +122,17 @@ class NetworkConfig(BaseModel):
         if self.resnet_style == "caffe" and self.backbone not in ("resnet50", "resnet101"):
             raise ValueError(f"resnet_style: caffe is for resnet50 and resnet101, not {self.backbone}")
         return self
+
+
+def is_made(argument: object) -> bool:
+    """Whether an argument is no mapping of its own but says what makes an object."""
+    return isinstance(argument, Mapping) and "factory" in argument and argument.keys() <= {"factory", "arguments"}
+
+
+def _factories_in(argument: object) -> list[str]:
+    if isinstance(argument, Mapping):
+        mine = [str(argument["factory"])] if is_made(argument) else []
+        return mine + [found for part in argument.values() for found in _factories_in(part)]
+    if isinstance(argument, list | tuple):
+        return [found for part in argument for found in _factories_in(part)]
+    return []

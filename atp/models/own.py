@@ -2,7 +2,7 @@
 
 import difflib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atp.errors import InputError
-from atp.models.config import NetworkConfig
+from atp.models.config import NetworkConfig, is_made
 from atp.models.segmentation import SegmentationNetwork
-from atp.models.state import copy_state, load_user_state
+from atp.models.state import copy_state, load_user_state, tell
+
+COARSEST = 32
+"""Image pixels per feature pixel at which nearly every encoder ends."""
 
 
 class OwnNetwork(SegmentationNetwork):
@@ -30,79 +33,132 @@ class OwnNetwork(SegmentationNetwork):
 
     def __init__(self, model: nn.Module, config: NetworkConfig) -> None:
         super().__init__(config)
+        assert config.classifier is not None, "whoever made the model has looked"
         self.model = model
-        self.head_name = f"model.{config.classifier}"
+        self.head_name = config.classifier
         self._factory = config.factory
         self._divisor = config.divisor
+
+    @property
+    def given(self) -> nn.Module:
+        return self.model
 
     def scores(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         down, right = -height % self._divisor, -width % self._divisor
         if not (down or right):
-            return self._checked(self.model(images))
+            return self._called(images)
         padded = F.pad(images, (0, right, 0, down), mode="replicate")
-        scores = self._checked(self.model(padded))
         # Cut at the images' own resolution: at the scores' stride the edge may fall between two of them.
-        return F.interpolate(scores, padded.shape[-2:], mode="bilinear", align_corners=False)[..., :height, :width]
+        scores = F.interpolate(self._called(padded), padded.shape[-2:], mode="bilinear", align_corners=False)
+        return scores[..., :height, :width]
 
-    def _checked(self, output: object) -> Tensor:
-        scores = as_scores(output, str(self._factory))
-        if scores.ndim != 4 or scores.shape[1] != self.num_scores:
+    def _called(self, images: Tensor) -> Tensor:
+        try:
+            output = self.model(images)
+        except (RuntimeError, ValueError) as error:
+            height, width = images.shape[-2:]
+            if height % COARSEST == width % COARSEST == 0:
+                raise
             raise InputError(
-                f"params.yaml: model.factory: {self._factory} gives scores of shape {tuple(scores.shape)}, not "
-                f"(N, {self.num_scores}, h, w); check model.arguments, data.classes and data.class_map"
-            )
-        return scores
-
-    def given_state(self) -> dict[str, Tensor]:
-        return self.model.state_dict()
+                f"model.factory: {self._factory} fails on images of {width}x{height} ({first_line(error)}); "
+                f"if it wants multiples of {COARSEST}, set model.divisor: {COARSEST}"
+            ) from error
+        return as_scores(output, str(self._factory), self.num_scores)
 
 
-def as_scores(output: object, name: str) -> Tensor:
+def as_scores(output: object, name: str, num_scores: int) -> Tensor:
     """The scores in what a network returns: a tensor, a mapping's ``out``, or an object's ``logits``.
 
+    Args:
+        name: of the network's factory, for messages.
+        num_scores: C', how many classes it should tell apart.
+
     Raises:
-        InputError: none of these.
+        InputError: none of these, or not (N, C', h, w).
     """
     if isinstance(output, Mapping) and "out" in output:
         output = output["out"]
     elif not isinstance(output, Tensor) and hasattr(output, "logits"):
         output = output.logits
-    if isinstance(output, Tensor):
-        return output
-    raise InputError(
-        f"params.yaml: model.factory: {name} returns {type(output).__name__}; it must be a tensor of scores, "
-        "a mapping with out, or an object with logits: wrap it in a module that returns one"
-    )
+    if not isinstance(output, Tensor):
+        raise InputError(
+            f"model.factory: {name} returns {type(output).__name__}; it must be a tensor of scores, a mapping with "
+            "out, or an object with logits: wrap it in a module that returns one"
+        )
+    if output.ndim != 4 or output.shape[1] != num_scores:
+        raise InputError(
+            f"model.factory: {name} gives scores of shape {tuple(output.shape)}, not (N, {num_scores}, h, w); "
+            "check model.arguments, data.classes and data.class_map"
+        )
+    return output
 
 
 def make_own(config: NetworkConfig) -> nn.Module:
-    """Call the factory; random weights come from torch's global generator.
+    """Call the factory, and read the weights; random ones come from torch's global generator.
 
     Raises:
         InputError: it cannot be imported or called, returns no module, has no such classifier, or the weights do not
             fit.
     """
-    assert config.factory is not None, "the caller has looked"
-    where = f"params.yaml: model.factory: {config.factory}"
-    factory = import_callable(config.factory, "model.factory")
-    try:
-        model = factory(**config.arguments)
-    except Exception as error:  # A user's code may raise anything.
-        reason = str(error).splitlines()[0] if str(error) else ""
-        raise InputError(
-            f"{where} cannot be called: {type(error).__name__}: {reason}; check model.arguments"
-        ) from error
-    if not isinstance(model, nn.Module):
-        raise InputError(f"{where} returns {type(model).__name__}; it must return a torch.nn.Module")
-    _check_classifier(model, config)
+    model = call_factory(config)
+    check_classifier(model, config)
     if config.weights != "none":
         copy_state(model.state_dict(), load_user_state(Path(config.weights)), config.weights)
     return model
 
 
+def call_factory(config: NetworkConfig) -> nn.Module:
+    """The module that the factory makes.
+
+    Raises:
+        InputError: it cannot be imported or called, or returns no module.
+    """
+    assert config.factory is not None, "the caller has looked"
+    model = _make(config.factory, config.arguments)
+    where = f"model.factory: {config.factory}"
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{where} returns {type(model).__name__}; it must return a torch.nn.Module")
+    state = model.state_dict()
+    other = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    if other:
+        raise InputError(f"{where}: its state_dict() holds other things than tensors: {tell(other, state)}; wrap it")
+    return model
+
+
+def _make(address: str, arguments: object) -> Any:
+    factory = import_callable(address, "model.factory")
+    if not isinstance(arguments, Mapping):
+        raise InputError(f"model.factory: {address}: its arguments are {arguments!r}; they must be a mapping of names")
+    try:
+        return factory(**{name: _argument(value) for name, value in arguments.items()})
+    except InputError:
+        raise
+    except Exception as error:  # A user's code may raise anything.
+        raise InputError(
+            f"model.factory: {address} cannot be called ({first_line(error)}); check model.arguments"
+        ) from error
+
+
+def _argument(value: object) -> object:
+    if is_made(value):
+        assert isinstance(value, Mapping)
+        return _make(str(value["factory"]), value.get("arguments", {}))
+    if isinstance(value, Mapping):
+        return {key: _argument(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_argument(part) for part in value]
+    return value
+
+
+def first_line(error: Exception) -> str:
+    """An exception of somebody else's code, for a message of one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 def import_callable(address: str, setting: str) -> Any:
-    """What ``package.module:callable`` names; modules in the working folder are found as well as installed ones.
+    """What ``package.module:callable`` names.
 
     Args:
         setting: of params.yaml, for the messages.
@@ -110,18 +166,14 @@ def import_callable(address: str, setting: str) -> Any:
     Raises:
         InputError: there is none.
     """
-    where = f"params.yaml: {setting}: {address}"
+    where = f"{setting}: {address}"
     module_name, _, name = address.partition(":")
-    # Absent where a command of its own, such as ``atp``, was started.
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
     try:
         module = import_module(module_name)
     except Exception as error:  # A user's module may raise anything while it is imported.
         raise InputError(
-            f"{where} cannot be imported: {type(error).__name__}: {error}; install its package, or put the module into "
-            f"{here}"
+            f"{where} cannot be imported ({first_line(error)}); install its package, or put its module into "
+            f"{Path.cwd()} or onto PYTHONPATH"
         ) from error
     found = getattr(module, name, None)
     if not callable(found):
@@ -130,34 +182,53 @@ def import_callable(address: str, setting: str) -> Any:
     return found
 
 
-def _check_classifier(model: nn.Module, config: NetworkConfig) -> None:
-    names = [name for name, module in model.named_modules() if name and any(True for _ in module.parameters())]
-    if config.classifier is None:
-        raise InputError(
-            "params.yaml: model.classifier: missing; give the dotted name of the submodule that makes the scores; "
-            "atp doctor proposes one"
-        )
-    if config.classifier not in names:
-        near = difflib.get_close_matches(config.classifier, names, n=1)
-        hint = f"is it {near[0]}?" if near else f"it has {', '.join(n for n, _ in model.named_children())}"
-        raise InputError(
-            f"params.yaml: model.classifier: {config.factory} has no {config.classifier} with parameters; {hint}"
-        )
-
-
-def check_code(config: NetworkConfig) -> None:
-    """A factory in the project's own folder must lie where DVC watches.
+def check_classifier(model: nn.Module, config: NetworkConfig) -> None:
+    """The setting ``classifier`` names a submodule with parameters.
 
     Raises:
         InputError: it does not.
     """
+    if config.classifier is None:
+        raise InputError(
+            "model.classifier: missing; give the dotted name of the submodule that makes the scores; "
+            "atp doctor proposes one"
+        )
+    names = [name for name, module in model.named_modules() if name and any(True for _ in module.parameters())]
+    if config.classifier not in names:
+        near = difflib.get_close_matches(config.classifier, names, n=1)
+        hint = f"is it {near[0]}?" if near else f"it has {', '.join(n for n, _ in model.named_children())}"
+        raise InputError(f"model.classifier: {config.factory} has no {config.classifier} with parameters; {hint}")
+
+
+def check_code(config: NetworkConfig) -> None:
+    """Modules of the project's own folder that the network needs must lie where DVC watches.
+
+    Raises:
+        InputError: they do not, or a callable cannot be imported.
+    """
     if config.factory is None:
         return
-    module = sys.modules.get(config.factory.partition(":")[0]) or import_module(config.factory.partition(":")[0])
-    file = Path(str(module.__file__)).resolve()
-    installed = "site-packages" in file.parts or not file.is_relative_to(Path.cwd())
-    if not installed and not file.is_relative_to(config.code.resolve()):
+    for address in config.callables:
+        import_callable(address, "model.factory")
+    code = config.code.resolve()
+    unseen = [file for file in project_modules() if not file.is_relative_to(code)]
+    if unseen:
+        here = Path.cwd()
         raise InputError(
-            f"params.yaml: model.code: {file.relative_to(Path.cwd())} holds the factory and is not "
-            f"{'below' if config.code.is_dir() else 'it'}; set model.code to it, so that DVC sees it change"
+            f"params.yaml: model.code: {unseen[0].relative_to(here)} is part of {config.factory}'s code and not "
+            f"{'below' if code.is_dir() else 'the file'} {config.code}; set model.code to the file or folder that "
+            "holds all of it, so that DVC sees it change"
         )
+
+
+def project_modules() -> Iterator[Path]:
+    """Files of the imported modules that lie below the working folder and are neither installed nor ATP's own."""
+    here = Path.cwd().resolve()
+    for name, module in sorted(sys.modules.items()):
+        # Some of PyTorch's have a file that does not exist.
+        file = Path(getattr(module, "__file__", None) or "")
+        if not file.is_absolute() or name.partition(".")[0] in ("atp", "flows", "__main__", "__mp_main__"):
+            continue
+        path = file.resolve()
+        if path.is_relative_to(here) and not {"site-packages", "dist-packages"} & set(path.parts):
+            yield path

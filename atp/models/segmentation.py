@@ -20,7 +20,7 @@ class SegmentationNetwork(nn.Module):
     Attributes:
         num_classes: C, of the target.
         num_scores: C', that the network itself tells apart; C unless its classes are mapped.
-        head_name: dotted name of the classifier.
+        head_name: dotted name of the classifier, as the network's author has it.
         uses_all: whether every parameter has a part in the scores.
     """
 
@@ -43,17 +43,18 @@ class SegmentationNetwork(nn.Module):
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
     @property
+    def given(self) -> nn.Module:
+        """The network as its author has it: its names are those of checkpoints."""
+        return self
+
+    @property
     def head(self) -> nn.Module:
         """The classifier, the paper's g: what align freezes."""
-        return self.get_submodule(self.head_name)
+        return self.given.get_submodule(self.head_name)
 
     def scores(self, images: Tensor) -> Tensor:
         """Normalised images (N, 3, H, W) to scores (N, C', h, w) of the classes that the network itself knows."""
         raise NotImplementedError(type(self).__name__)
-
-    def given_state(self) -> dict[str, Tensor]:
-        """The state dict under the names of whoever wrote the network."""
-        return self.state_dict()
 
     def forward(self, images: Tensor) -> Tensor:
         """Images to logits.
@@ -62,13 +63,16 @@ class SegmentationNetwork(nn.Module):
             images: RGB, (N, 3, H, W), uint8, or floating point in [0, 1].
 
         Returns:
-            Logits (N, C, H, W), in the floating type that autocast picks; interpolated from (N, C, h, w).
+            Logits (N, C, H, W), interpolated from (N, C', h, w), in the floating type that autocast picks; in float32
+            where classes are mapped.
         """
         scores = self.scores(self.normalise(images))
+        logits = F.interpolate(scores, size=images.shape[-2:], mode="bilinear", align_corners=False)
         if self._groups is not None:
-            # softmax of these is the sum of the probabilities, of the classes that the target has.
-            scores = torch.stack([scores[:, group].logsumexp(1) for group in self._groups], 1)
-        return F.interpolate(scores, size=images.shape[-2:], mode="bilinear", align_corners=False)
+            # softmax of these is the sum of the probabilities, of the classes that the target has; of scores that were
+            # interpolated later it would not be. In float32: autocast's types would round a small class away.
+            logits = torch.stack([logits[:, group].float().logsumexp(1) for group in self._groups], 1)
+        return logits
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images as for ``forward`` to what the backbone takes, (N, 3, H, W)."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from atp.errors import InputError
 
-WRAPPERS = ("state_dict", "model")
+WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Keys under which training code commonly puts the state dict beside its epoch and optimiser."""
 
 
@@ -23,7 +23,7 @@ PREFIXES = ("module.", "_orig_mod.")
 def load_user_state(path: Path) -> dict[str, Tensor]:
     """The state dict in a safetensors or PyTorch file, on the CPU.
 
-    Unwraps ``{"state_dict": ...}`` and ``{"model": ...}``, and takes off the ``module.`` of DataParallel and the
+    Unwraps ``{"state_dict": ...}`` and its like, and takes off the ``module.`` of DataParallel and the
     ``_orig_mod.`` of ``torch.compile``.
 
     Raises:

@@ -15,6 +15,7 @@ such an array. Our code refuses all but the two. Tried, and why not:
 
 import os
 import shutil
+import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -64,14 +65,23 @@ def log_registered_model(
         name: of the registered model, made if there is none yet.
         tags: of the version, set in the moment in which it is made.
         metadata: for users of the model: the size it was adapted at, its classes.
+
+    Raises:
+        InputError: a network of the user's own whose code cannot come along.
     """
     from mlflow import pyfunc
     from mlflow.models import Model
+
+    from atp.models.checkpoint import load_checkpoint  # torch, which a server's command need not wait for
+    from atp.registry.own_code import copy_own_code
 
     # Made beforehand, and not through `pyfunc.log_model`: that knows MLflow's active run and experiment only, globals
     # which the stages leave alone.
     logged = client.create_logged_model(run.info.experiment_id, "model", run.info.run_id, params=run.data.params)
     with tempfile.TemporaryDirectory() as workplace:
+        code = Path(workplace)
+        needed = copy_own_code(load_checkpoint(checkpoint).config, code)
+        copy_code(code)
         info = Model.log(
             artifact_path=None,
             flavor=pyfunc,
@@ -82,9 +92,9 @@ def log_registered_model(
             metadata=metadata,
             python_model=str(MODEL_CODE),
             artifacts={"model": str(checkpoint)},
-            code_paths=[str(copy_code(Path(workplace)))],
+            code_paths=[str(path) for path in sorted(code.iterdir())],
             model_config=LIMITS,
-            pip_requirements=requirements(),
+            pip_requirements=sorted({*requirements(), *needed}),
             signature=signature(),
             input_example=input_example(),
         )
@@ -126,6 +136,13 @@ def find_checkpoint(model: Path, address: str) -> Path:
     return found[0]
 
 
+def use_code_of(checkpoint: Path) -> None:
+    """Let Python find, before all else, the code of the user's own network that came with a registered model."""
+    for folder in checkpoint.parents:
+        if (folder / "MLmodel").is_file():
+            sys.path.insert(0, str(folder / "code"))
+
+
 def copy_code(folder: Path) -> Path:
     """Copy what the model needs of this package; returns the copy of the package."""
     package, copy = Path(atp.__file__).parent, folder / "atp"
@@ -139,9 +156,14 @@ def copy_code(folder: Path) -> Path:
     return copy
 
 
+def pinned(name: str) -> str:
+    """The installed version; without the local part (``+cpu``), which package indexes do not have."""
+    return f"{name}=={version(name).split('+')[0]}"
+
+
 def requirements() -> list[str]:
-    """The installed versions; without the local part (``+cpu``), which package indexes do not have."""
-    return [f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS]
+    """The installed versions of what every model needs."""
+    return [pinned(name) for name in REQUIREMENTS]
 
 
 def signature() -> "ModelSignature":

@@ -35,9 +35,11 @@ def main() -> None:
         die_with_parent()
         from atp.data.folder import list_samples
         from atp.models.checkpoint import load_checkpoint, network_from_checkpoint
+        from atp.registry.package import use_code_of
         from atp.stages.evaluate import evaluate, percent
         from atp.training.runtime import open_runtime
 
+        use_code_of(Path(sys.argv[1]))
         network, space = network_from_checkpoint(Path(sys.argv[1]))
         if space.names != load_checkpoint(ADAPTED).label_space.names:
             print(json.dumps({"miou": None, "why": f"its classes are others: {', '.join(space.names)}"}))

@@ -26,8 +26,7 @@ def train_source(network: SegmentationNetwork, images: TrainingImages, section: 
 
 
 def inputs(params: Params, key: str | None) -> list[Path]:
-    # The code of a network of the user's own decides the result too.
-    return [params.data.source.root, *([params.model.code] if params.model.factory else [])]
+    return [params.data.source.root, *params.model.own_code]
 
 
 def body(stage: Stage) -> None:

@@ -23,8 +23,8 @@ from atp.data.labels import LabelSpace
 from atp.data.loading import ImageCache, mix_seed
 from atp.errors import InputError, exit_codes
 from atp.files import digest
-from atp.models.checkpoint import Checkpoint, load_checkpoint, load_into, save_checkpoint
-from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
+from atp.models.checkpoint import Checkpoint, load_checkpoint, restored, save_checkpoint
+from atp.models.network import NetworkConfig, SegmentationNetwork
 from atp.models.own import check_code
 from atp.stages.beside import open_stage_tracker
 from atp.stages.process import STATE, die_with_parent, lock, output, remove_leftovers, seal, write_json
@@ -134,9 +134,7 @@ class Stage:
         """The model that a stage left in its folder."""
         path = folder / "model.safetensors"
         checkpoint = load_checkpoint(path)
-        network = build_network(checkpoint.config.model_copy(update={"weights": "none"}))
-        load_into(network, checkpoint.state, path)
-        return network, checkpoint
+        return restored(checkpoint, path), checkpoint
 
     def save(self, network: SegmentationNetwork, made_from: Checkpoint, history: History) -> None:
         """Write the model and its history as this stage's result, and forget the training state."""

@@ -24,9 +24,14 @@ class AveragedNetwork:
         """Move a step towards ``network``; the decay grows from 0, so that the start is forgotten soon."""
         self.steps += 1
         decay = min(self._decay, self.steps / (self.steps + 10))
-        pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
+        pairs = list(zip(_tensors(self.network), _tensors(network), strict=True))
         moving = [(mine, theirs) for mine, theirs in pairs if mine.is_floating_point()]
         torch._foreach_lerp_([mine for mine, _ in moving], [theirs for _, theirs in moving], 1 - decay)
         for mine, theirs in pairs:
             if not mine.is_floating_point():
                 mine.copy_(theirs)
+
+
+def _tensors(network: SegmentationNetwork) -> list[torch.Tensor]:
+    """Parameters and buffers, each once: a tensor that has two names would be moved twice."""
+    return list({value.data_ptr(): value for value in network.state_dict().values()}.values())

@@ -95,6 +95,9 @@ def reestimate_batchnorm(
         layer.momentum = None
     network.train()
     for _, images in read_chunks(chunks(samples, size), size):
+        if len(images) == 1:
+            # One value has no variance, and that is all that global pooling leaves of an image.
+            images = torch.cat([images, images.flip(-1)])
         with runtime.autocast():
             network(images.to(runtime.device, memory_format=runtime.memory_format))
     for layer, momentum in zip(layers, momenta, strict=True):

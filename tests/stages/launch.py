@@ -69,6 +69,8 @@ def stage_process(project: Path, stage: str, arguments: tuple[str, ...], step_s:
     ``ready`` appears when the work is about to begin.
     """
     os.chdir(project)
+    # As `python -m` does it.
+    sys.path.insert(0, str(project))
     with (project / "output.txt").open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -1,0 +1,215 @@
+"""The whole pipeline with networks that nobody here wrote, and with a source model that has other classes."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+from torchvision.models.segmentation import deeplabv3_resnet50, lraspp_mobilenet_v3_large
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+from atp.data.tensors import read_image
+from atp.export import export_state
+from atp.models.checkpoint import load_checkpoint, load_user_state, network_from_checkpoint
+from tests.stages.launch import ORDER, RunStage, set_params
+
+ONE_ROUND = [stage for stage in ORDER if stage[-1] != "r02"]
+SEGFORMER = {
+    "num_labels": 3,
+    "hidden_sizes": [8, 16, 24, 32],
+    "depths": [1, 1, 1, 1],
+    "num_attention_heads": [1, 1, 2, 2],
+    "decoder_hidden_size": 16,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network of somebody else's.
+
+    Attributes:
+        model: the section of params.yaml.
+        make: the same without ATP.
+        wrap: how its checkpoint is written; None if the source model is trained here.
+        scores: what its output holds them as.
+        training: settings that differ.
+    """
+
+    model: dict[str, Any]
+    make: Callable[[], nn.Module]
+    wrap: Callable[[dict[str, torch.Tensor], Path], None] | None
+    scores: Callable[[Any], torch.Tensor]
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def saved(wrapped: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[dict[str, torch.Tensor], Path], None]:
+    return lambda state, path: torch.save(wrapped(state), path)
+
+
+def prefixed(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {prefix + key: value for key, value in state.items()}
+
+
+SMP = {"encoder_name": "resnet18", "encoder_weights": None, "classes": 3}
+CASES = {
+    "lraspp": Case(
+        {
+            "factory": "torchvision.models.segmentation:lraspp_mobilenet_v3_large",
+            "arguments": {"num_classes": 3, "weights_backbone": None},
+            "classifier": "classifier",
+        },
+        lambda: lraspp_mobilenet_v3_large(num_classes=3, weights_backbone=None),
+        None,
+        lambda output: output["out"],
+    ),
+    "deeplabv3": Case(
+        {
+            "factory": "torchvision.models.segmentation:deeplabv3_resnet50",
+            "arguments": {"num_classes": 3, "weights_backbone": None, "aux_loss": True},
+            "classifier": "classifier",
+        },
+        lambda: deeplabv3_resnet50(num_classes=3, weights_backbone=None, aux_loss=True),
+        saved(lambda state: {"state_dict": prefixed(state, "module."), "epoch": 3}),
+        lambda output: output["out"],
+    ),
+    "unet": Case(
+        {
+            "factory": "segmentation_models_pytorch:Unet",
+            "arguments": SMP,
+            "classifier": "segmentation_head",
+            "divisor": 32,
+            "channels": "bgr",
+        },
+        lambda: smp.Unet(**SMP),
+        saved(lambda state: {"model": state}),
+        lambda output: output,
+    ),
+    "fpn": Case(
+        {
+            "factory": "segmentation_models_pytorch:FPN",
+            "arguments": SMP,
+            "classifier": "segmentation_head",
+            "divisor": 32,
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
+        },
+        lambda: smp.FPN(**SMP),
+        save_file,
+        lambda output: output,
+    ),
+    "segformer": Case(
+        {
+            "factory": "transformers:SegformerForSemanticSegmentation",
+            "arguments": {"config": {"factory": "transformers:SegformerConfig", "arguments": SEGFORMER}},
+            "classifier": "decode_head",
+        },
+        lambda: SegformerForSemanticSegmentation(SegformerConfig(**SEGFORMER)),
+        saved(lambda state: prefixed(state, "_orig_mod.")),
+        lambda output: output.logits,
+        {"precision": "bf16"},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def smaller(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half of the tiny project's images, and one epoch of everything."""
+    project = Path(shutil.copytree(template, tmp_path_factory.mktemp("smaller") / "project"))
+    for split, kept in (("source", 4), ("target", 4), ("test", 2)):
+        for path in (project / "data" / split).rglob("*.png"):
+            if int(path.stem) >= kept:
+                path.unlink()
+    # 48 lines are no multiple of 32, and some encoders want one.
+    set_params(project, "data", size=[64, 48])
+    set_params(project, "runtime", save_every_s=30)
+    for stage in ("source", "align", "teach", "propagate"):
+        set_params(project, stage, epochs=1, batch_size=2, warmup_steps=0)
+    set_params(project, "rounds", r02=None)
+    replace(project, rounds={"r01": {"model": "runs/align"}}, split={"model": "runs/teach/r01"})
+    return project
+
+
+def replace(project: Path, **sections: Any) -> None:
+    """Replace whole sections of the project's params.yaml."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe")
+    yaml.dump(yaml.load(project / "params.yaml") | sections, project / "params.yaml")
+
+
+def run_all(project: Path, run_stage: RunStage) -> None:
+    for stage, *arguments in ONE_ROUND:
+        ended = run_stage(project, stage, *arguments)
+        assert ended.code == 0, ended.output
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+@pytest.fixture(scope="module")
+def finished(case: Case, smaller: Path, tmp_path_factory: pytest.TempPathFactory, run_stage: RunStage) -> Path:
+    """All stages done with this network; not to be changed."""
+    project = Path(shutil.copytree(smaller, tmp_path_factory.mktemp("own") / "project"))
+    replace(project, model=case.model)
+    set_params(project, "training", **case.training)
+    if case.wrap:
+        torch.manual_seed(1)
+        case.wrap(case.make().state_dict(), project / "data/source/model.pth")
+        set_params(project, "source", checkpoint="data/source/model.pth")
+    run_all(project, run_stage)
+    return project
+
+
+def images(project: Path) -> torch.Tensor:
+    return torch.stack([read_image(path, (64, 48)) for path in sorted((project / "data/test/images").iterdir())])
+
+
+def test_the_whole_pipeline(case: Case, finished: Path) -> None:
+    path = finished / "runs/source/model.safetensors"
+    source, _ = network_from_checkpoint(path)
+
+    # What ATP makes of the source model is what its own class says.
+    theirs = case.make()
+    theirs.load_state_dict(load_checkpoint(path).state, strict=True)
+    if case.wrap:
+        given = load_user_state(finished / "data/source/model.pth")
+        assert all(torch.equal(value, given[key]) for key, value in theirs.state_dict().items())
+    mean, std = (torch.tensor(case.model.get(name, default)).view(3, 1, 1) for name, default in NORMAL.items())
+    with torch.no_grad():
+        normal = (images(finished).float() / 255 - mean) / std
+        normal = normal.flip(1) if case.model.get("channels") == "bgr" else normal
+        padded = F.pad(normal, (0, 0, 0, 16 if "divisor" in case.model else 0), mode="replicate")
+        scores = F.interpolate(case.scores(theirs.eval()(padded)), padded.shape[-2:], mode="bilinear")[..., :48, :]
+        torch.testing.assert_close(source(images(finished)), scores)
+
+    # The classifier is as it was after align, and nothing else.
+    before, after = (load_checkpoint(finished / "runs" / stage / "model.safetensors").state for stage in STAGES[:2])
+    frozen = {key for key in before if key.startswith(f"{case.model['classifier']}.")}
+    assert frozen
+    assert all(torch.equal(before[key], after[key]) for key in frozen)
+    assert not all(torch.equal(before[key], after[key]) for key in before.keys() - frozen)
+    taught = load_checkpoint(finished / "runs/teach/r01/model.safetensors").state
+    assert not all(torch.equal(after[key], taught[key]) for key in frozen), "it learns later"
+
+    # The adapted weights go back into their own class and say the same.
+    out = finished / "adapted.pth"
+    export_state(out, str(finished / "runs/propagate"))
+    theirs.load_state_dict(torch.load(out, weights_only=True), strict=True)
+    adapted, _ = network_from_checkpoint(finished / "runs/propagate/model.safetensors")
+    with torch.no_grad():
+        scores = F.interpolate(case.scores(theirs.eval()(padded)), padded.shape[-2:], mode="bilinear")[..., :48, :]
+        torch.testing.assert_close(adapted(images(finished)), scores)
+        assert not torch.allclose(adapted(images(finished)), source(images(finished)))
+
+
+NORMAL = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+STAGES = ("source", "align")
