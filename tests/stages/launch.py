@@ -58,7 +58,9 @@ def forkserver() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     stages = {"distill", *(stage for stage, *_ in ORDER)}
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    context.set_forkserver_preload([__name__, "mlflow", *(f"atp.stages.{stage}" for stage in sorted(stages))])
+    # With the packages of networks that some tests take.
+    slow = ("mlflow", "segmentation_models_pytorch", "transformers.models.segformer")
+    context.set_forkserver_preload([__name__, *slow, *(f"atp.stages.{stage}" for stage in sorted(stages))])
     return context
 
 
