@@ -52,7 +52,7 @@ class StoredAnswers:
 
 
 def inputs(params: Params, key: str | None) -> list[Path]:
-    return [params.data.target.images, ANSWERS, *([params.model.code] if params.model.factory else [])]
+    return [params.data.target.images, ANSWERS, *params.model.own_code]
 
 
 def body(stage: Stage) -> None:
