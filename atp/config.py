@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -29,6 +29,9 @@ Flag = Annotated[bool, Field(strict=True)]
 ALIAS_PATTERN = r"(?!(?i:latest|v\d+)$)[\w\-]+"
 """Those two are MLflow's own."""
 
+
+SECRET_PATTERN = r"(?i)key|token|secret|passw|^sig|signature|credential|auth"
+"""Names in an address that mark what belongs into no file."""
 
 IGNORED_NAME = "ignore"
 """In a class map, what a class becomes that the target does not have."""
@@ -252,10 +255,11 @@ class QuerySection(Section):
         version: of the box. Answers are kept for ever; another word asks all images anew.
         test: also ask about the test images, so that the box's own mIoU stands in the tables.
         keep: most probable classes kept of each pixel.
-        concurrency: requests under way at once.
+        concurrency: requests under way at once; if not given 4 to an endpoint, else 1. A callable must bear more.
         rate: requests a second at most; 0 is no limit.
         timeout_s: for one request.
         attempts: for one image, before the stage goes on without it and ends with its name.
+        backoff_s: before the second attempt; doubled for each further one, up to a minute, and less a random part.
         token: name of the environment variable whose value is sent as ``Authorization: Bearer``.
         headers: further headers, by the name of the environment variable that holds the value.
     """
@@ -268,12 +272,21 @@ class QuerySection(Section):
     version: str = ""
     test: Flag = True
     keep: Annotated[int, Field(ge=1, le=255, strict=True)] = 4
-    concurrency: Count = 4
+    concurrency: Count | None = None
     rate: NonNegative = 0.0
     timeout_s: Positive = 60.0
     attempts: Count = 8
-    token: Annotated[str, Field(pattern=r"^\w+$")] = "ATP_QUERY_TOKEN"
-    headers: dict[str, Annotated[str, Field(pattern=r"^\w+$")]] = {}
+    backoff_s: Positive = 1.0
+    token: str = "ATP_QUERY_TOKEN"
+    headers: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9\-]+$")], str] = {}
+
+    @model_validator(mode="after")
+    def _variables_are_named(self) -> Self:
+        # Not as a pattern: its complaint would quote the secret that stands here in place of a name.
+        for name, variable in {"token": self.token, **self.headers}.items():
+            if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable):
+                raise ValueError(f"{name}: must name an environment variable that holds the secret: ATP_QUERY_TOKEN")
+        return self
 
     @model_validator(mode="after")
     def _box_is_given(self) -> Self:
@@ -285,6 +298,9 @@ class QuerySection(Section):
                 raise ValueError("endpoint must be an address such as http://127.0.0.1:5001/invocations")
             if parts.username or parts.password:
                 raise ValueError("endpoint holds a user or a password; put the secret into the variable named by token")
+            secret = next((name for name, _ in parse_qsl(parts.query) if re.search(SECRET_PATTERN, name)), None)
+            if secret is not None:
+                raise ValueError(f"endpoint holds {secret}, which looks like a secret; send it by token or headers")
         return self
 
 

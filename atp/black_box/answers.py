@@ -156,10 +156,15 @@ class AnswerWriter:
         self._images: dict[str, AnsweredImage] = {}
         self._soft = False
 
-    def add(self, name: str, answer: Answer) -> None:
+    def add(self, name: str, answer: Answer, data: bytes | None = None) -> None:
+        """Add an image's answer.
+
+        Args:
+            data: the same as a file's bytes, if they are at hand.
+        """
         path = _path(self._folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(answer.to_bytes())
+        path.write_bytes(answer.to_bytes() if data is None else data)
         width, height = answer.size
         self._images[name] = AnsweredImage(name=name, height=height, width=width)
         self._soft = self._soft or bool((answer.probabilities[0] < (answer.classes[0] != IGNORE)).any())

@@ -13,7 +13,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -95,16 +95,20 @@ def write_json(path: Path, tree: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(tree, indent=2) + "\n")
 
 
-def seal(params: Params) -> None:
-    """From here on this process cannot open the source data or a label of the target.
+def seal(params: Params, opened: Collection[Path] = ()) -> None:
+    """From here on this process cannot open the source data, the test images or a label of the target.
 
     An audit hook cannot be taken back and is inherited by forked workers: source-freeness does not hang on a path
     in a stage being right.
+
+    Args:
+        opened: what of it this stage needs all the same; labels never.
     """
     data = params.data
-    closed = [data.source.root, data.target.labels, data.test.labels, data.test.images, BOX_ON_TEST]
-    prefixes = tuple(f"{path.resolve()}{os.sep}" for path in closed if path is not None)
-    files = {str(path.resolve()) for path in closed if path is not None and path.is_file()}
+    closed = [path for path in (data.source.root, data.test.images) if path not in opened]
+    closed += [BOX_ON_TEST, *(path for path in (data.target.labels, data.test.labels) if path is not None)]
+    prefixes = tuple(f"{path.resolve()}{os.sep}" for path in closed)
+    files = {str(path.resolve()) for path in closed if path.is_file()}
 
     def refuse(event: str, arguments: tuple[Any, ...]) -> None:
         if event != "open" or not isinstance(arguments[0], str | bytes | os.PathLike):

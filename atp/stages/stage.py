@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -171,6 +171,7 @@ def run_stage(
     *,
     rounds: bool = False,
     sealed: bool = True,
+    opened: Callable[[Params], Collection[Path]] = lambda params: (),
 ) -> None:
     """Run a stage as a command; never returns normally on bad input.
 
@@ -180,6 +181,7 @@ def run_stage(
         inputs: files and folders that the result depends on.
         rounds: the command takes ``--round``.
         sealed: the stage may open neither the source data nor any label of the target.
+        opened: what of the source data and the test images a sealed stage may open all the same.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     parser = argparse.ArgumentParser(prog=f"python -m atp.stages {name}", description=f"Stage {name} of dvc.yaml.")
@@ -192,7 +194,7 @@ def run_stage(
             raise InputError(f"params.yaml: rounds has no {key}; it has {', '.join(params.rounds)}")
         die_with_parent()
         if sealed:
-            seal(params)
+            seal(params, opened(params))
         label = f"{name}@{key}" if key else name
         with (
             open_runtime(params.training, params.runtime) as runtime,

@@ -1,0 +1,314 @@
+"""A box behind HTTP: MLflow's scoring protocol, or the plain one, a PNG in and a PNG or an array out.
+
+Secrets come from environment variables and go into the request's headers; whatever is said about a request, by us or by
+the server, is rid of them.
+"""
+
+import base64
+import binascii
+import http.client
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http.cookiejar import DefaultCookiePolicy
+from io import BytesIO
+from urllib.parse import quote, urlsplit
+
+import numpy as np
+import requests
+import urllib3
+from numpy.typing import NDArray
+from PIL import Image
+
+from atp.black_box.answers import Answer
+from atp.black_box.boxes import Question, image_key
+from atp.black_box.formats import quoted, read_answer, read_png
+from atp.black_box.predictions import Expected, NoAnswerError, WrongAnswerError
+from atp.config import QuerySection
+from atp.errors import InputError
+
+LONGEST_PAUSE_S = 600.0
+"""A longer Retry-After counts as this."""
+
+_MIB = 2**20
+_HOW = {
+    "mlflow": {"Content-Type": "application/json", "Accept": "application/json"},
+    "plain": {"Content-Type": "image/png", "Accept": "application/x-npz, application/x-npy, image/png"},
+}
+
+
+class Credentials(requests.auth.AuthBase):
+    """Headers with secrets in them. With it ``requests`` looks into no .netrc."""
+
+    def __init__(self, section: QuerySection, environment: Mapping[str, str] = os.environ) -> None:
+        """Read the environment variables that the section names.
+
+        Raises:
+            InputError: one of ``headers`` is not set, or a value cannot stand in a header; names the variable alone.
+        """
+        self._headers: dict[str, str] = {}
+        token = self._value(section.token, environment)
+        self.token_variable = section.token
+        self.has_token = bool(token)
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
+        secrets = {token}
+        for name, variable in section.headers.items():
+            value = self._value(variable, environment)
+            if not value:
+                raise InputError(f"params.yaml: query.headers: {name}: the environment variable {variable} is not set")
+            self._headers[name] = value
+            secrets |= {value, value.split()[-1]}
+        encoded = {form for secret in secrets if secret for form in _forms(secret)}
+        # The longest first: one may be part of another.
+        self._secrets = sorted(encoded, key=len, reverse=True)
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers.update(self._headers)
+        return request
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._headers)
+
+    def redact(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    @staticmethod
+    def _value(variable: str, environment: Mapping[str, str]) -> str:
+        value = environment.get(variable, "").strip()
+        if not all(" " <= letter <= "~" for letter in value):
+            raise InputError(f"the environment variable {variable} holds what no header can: use printable ASCII alone")
+        return value
+
+
+def _forms(secret: str) -> tuple[str, ...]:
+    """How a server may quote a secret."""
+    return secret, quote(secret, safe=""), json.dumps(secret)[1:-1], base64.b64encode(secret.encode()).decode()
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """The box ``endpoint``.
+
+    Attributes:
+        section: address, protocol, timeout.
+        num_classes: of the box.
+        credentials: for its headers.
+    """
+
+    section: QuerySection
+    num_classes: int
+    credentials: Credentials
+    _local: threading.local = field(default_factory=threading.local)
+
+    def key(self, question: Question) -> str:
+        return image_key(question)
+
+    def ask(self, question: Question) -> Answer:
+        image = question.image()
+        file = _png(image)
+        expected = Expected(self.num_classes, (image.size,), self.section.keep)
+        pixels = self.num_classes * image.width * image.height
+        try:
+            if self.section.protocol == "plain":
+                return read_answer(self._post(file, most=_MIB + 8 * pixels), expected)
+            wanted = {"confidence": True, "soft": self.section.keep}
+            body = json.dumps({"inputs": [base64.b64encode(file).decode()], "params": wanted}).encode()
+            # Plain lists take some twenty letters a number.
+            return read_scoring(self._post(body, most=_MIB + 24 * pixels), expected)
+        except NoAnswerError as error:
+            # Whatever was said, by whomever.
+            error.args = (self.credentials.redact(str(error)),)
+            raise
+
+    def _post(self, body: bytes, most: int) -> bytes:
+        """The body of a good answer.
+
+        Raises:
+            NoAnswerError: none; says whether to ask again, and when.
+            InputError: the box does not let us in.
+        """
+        deadline = time.monotonic() + self.section.timeout_s
+        try:
+            # A redirect would take the secrets elsewhere.
+            with self._session().post(
+                str(self.section.endpoint),
+                data=body,
+                headers=_HOW[self.section.protocol],
+                auth=self.credentials,
+                timeout=self.section.timeout_s,
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                if response.status_code != 200:
+                    raise self._refused(response, _read(response, 2**16, deadline, cut=True))
+                return _read(response, most, deadline)
+        except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
+            raise NoAnswerError(_network_reason(error, self.section.timeout_s), down=True) from None
+
+    def _refused(self, response: requests.Response, body: bytes) -> Exception:
+        status = response.status_code
+        # Rid of secrets before it is cut, so that no half of one is left.
+        said = quoted(self.credentials.redact(body.decode(errors="replace")).encode())
+        line = f"HTTP {status}" + (f": {said}" if said else "")
+        if status in (401, 403):
+            variable = self.credentials.token_variable
+            known = f"check the token in {variable}" if self.credentials.has_token else f"{variable} is not set"
+            return InputError(f"{self.section.endpoint}: not let in, {line}; {known}, and query.headers")
+        if 300 <= status < 400:
+            to = self.credentials.redact(response.headers.get("Location", "nowhere"))
+            return InputError(
+                f"{self.section.endpoint}: HTTP {status} to {to[:200]}; give the final address as endpoint"
+            )
+        if status in (408, 425, 429) or status >= 500:
+            return NoAnswerError(line, down=True, after_s=pause_s(response.headers.get("Retry-After")))
+        return NoAnswerError(line, again=False)
+
+    def _session(self) -> requests.Session:
+        """One a thread: keeps the connection."""
+        if not hasattr(self._local, "session"):
+            session = requests.Session()
+            # What decompresses to gigabytes is not asked for.
+            session.headers["Accept-Encoding"] = "identity"
+            session.headers["User-Agent"] = "atp"
+            session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+            self._local.session = session
+        session = self._local.session
+        assert isinstance(session, requests.Session)
+        return session
+
+
+def _png(image: Image.Image) -> bytes:
+    stream = BytesIO()
+    image.save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def open_endpoint(section: QuerySection, num_classes: int) -> Endpoint:
+    """The box ``endpoint``.
+
+    Raises:
+        InputError: a secret is missing or unusable.
+    """
+    return Endpoint(section, num_classes, Credentials(section))
+
+
+def unencrypted(endpoint: str) -> bool:
+    """Whether what is sent there can be read on the way."""
+    parts = urlsplit(endpoint)
+    return parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1")
+
+
+def _read(response: requests.Response, most: int, deadline: float, *, cut: bool = False) -> bytes:
+    """The body, of at most so many bytes, in time.
+
+    Args:
+        cut: what is longer is cut rather than refused.
+    """
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        raise WrongAnswerError("the answer is compressed, which was not asked for")
+    parts: list[bytes] = []
+    size = 0
+    # Whatever has come, so that a trickle does not last for ever: requests' own timeout is between two bytes.
+    while part := response.raw.read1(2**16):
+        parts.append(part)
+        size += len(part)
+        if size > most:
+            if cut:
+                break
+            raise WrongAnswerError(f"the answer is longer than {most} bytes, which none of this size needs")
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    length = response.headers.get("Content-Length", "")
+    if not cut and length.isdigit() and int(length) != size:
+        raise WrongAnswerError(f"the answer was cut short: {size} of {length} bytes")
+    return b"".join(parts)
+
+
+def pause_s(header: str | None) -> float:
+    """Seconds of a Retry-After, a number or an HTTP date, within reason; 0 if there is none."""
+    if header is None:
+        return 0.0
+    try:
+        seconds = float(header) if header.strip().isdigit() else _until(header)
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+    return min(max(seconds, 0.0), LONGEST_PAUSE_S)
+
+
+def _until(date: str) -> float:
+    moment = parsedate_to_datetime(date)
+    return (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+
+
+def read_scoring(body: bytes, expected: Expected) -> Answer:
+    """The one prediction in MLflow's answer.
+
+    ``{"predictions": [P]}`` with P a mapping that has ``classes`` and ``probabilities``, PNGs in base64 of the k most
+    probable classes and of their probabilities in 255ths, k planes of the image's size one below the other; or
+    ``mask``, such a PNG of ids, and perhaps ``confidence``, their probabilities; or P an array as nested lists, ids
+    (H, W) or probabilities (C, H, W).
+
+    Raises:
+        WrongAnswerError: for any other.
+    """
+    try:
+        tree = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise WrongAnswerError(f"the answer is no JSON: {quoted(body)}") from error
+    predictions = tree.get("predictions") if isinstance(tree, dict) else None
+    if not isinstance(predictions, list) or len(predictions) != 1:
+        raise WrongAnswerError(f"the answer has no list of one under predictions: {quoted(body)}")
+    (prediction,) = predictions
+    if isinstance(prediction, dict):
+        if "classes" in prediction and "probabilities" in prediction:
+            return expected.top(*(_planes(prediction[name], expected) for name in ("classes", "probabilities")))
+        if "mask" in prediction and "confidence" in prediction:
+            return expected.top(*(_planes(prediction[name], expected, most=1) for name in ("mask", "confidence")))
+        if "mask" in prediction:
+            return expected.answer(_planes(prediction["mask"], expected, most=1)[0])
+    if not isinstance(prediction, list):
+        raise WrongAnswerError(f"the prediction is neither an array nor has it mask or classes: {quoted(body)}")
+    try:
+        array = np.asarray(prediction)
+    except ValueError as error:
+        raise WrongAnswerError("the prediction's lists are of different lengths") from error
+    return expected.answer(array)
+
+
+def _planes(text: object, expected: Expected, most: int | None = None) -> NDArray[np.uint8]:
+    """A PNG in base64 of one or several planes one below the other, (k, H, W)."""
+    try:
+        if not isinstance(text, str):
+            raise ValueError
+        file = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise WrongAnswerError("the prediction holds no PNG as base64") from error
+    ((width, height),) = expected.sizes
+    counts = range(1, min(most or expected.num_classes, expected.num_classes) + 1)
+    stacked = read_png(file, tuple((width, count * height) for count in counts))
+    return stacked.reshape(-1, height, width)
+
+
+def _network_reason(error: BaseException, timeout_s: float) -> str:
+    """What went wrong on the way, without the address and all that libraries wrap around it."""
+    chain: list[BaseException] = []
+    while error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__ or getattr(error, "reason", None) or error
+        if not isinstance(error, BaseException):
+            break
+    if any(isinstance(each, (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError)) for each in chain):
+        return f"no answer in {timeout_s:g} s"
+    for each in reversed(chain):
+        if isinstance(each, OSError) and each.strerror:
+            return each.strerror
+    return " ".join(str(chain[-1]).split())[:200] or type(chain[-1]).__name__
