@@ -72,8 +72,9 @@ class Credentials(requests.auth.AuthBase):
         request.headers.update(self._headers)
         return request
 
-    def __bool__(self) -> bool:
-        """Whether there are any."""
+    @property
+    def any(self) -> bool:
+        """Whether there are any secrets. Not as this object's truth: ``requests`` takes a false one for none at all."""
         return bool(self._headers)
 
     def redact(self, text: str) -> str:
@@ -306,8 +307,11 @@ def _network_reason(error: BaseException, timeout_s: float) -> str:
         error = error.__cause__ or error.__context__ or getattr(error, "reason", None) or error
         if not isinstance(error, BaseException):
             break
-    if any(isinstance(each, (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError)) for each in chain):
+    # Not urllib3's TimeoutError, of which a refused connection is a kind.
+    if any(isinstance(e, TimeoutError | requests.Timeout | urllib3.exceptions.ReadTimeoutError) for e in chain):
         return f"no answer in {timeout_s:g} s"
+    if any(isinstance(e, http.client.IncompleteRead | urllib3.exceptions.IncompleteRead) for e in chain):
+        return "the answer was cut short"
     for each in reversed(chain):
         if isinstance(each, OSError) and each.strerror:
             return each.strerror

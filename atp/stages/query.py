@@ -14,14 +14,16 @@ from atp.black_box.predictions import mapped
 from atp.config import Params, QuerySection, needed
 from atp.data.folder import list_samples
 from atp.errors import InputError
-from atp.stages.process import STATE
+from atp.project import project_root
 from atp.stages.stage import Stage, run_stage
 from atp.training.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-ANSWERS = STATE.parent / "answers"
-"""Where good answers are kept for ever; see ``atp.black_box.cache``."""
+
+def answers() -> Path:
+    """Where good answers are kept for ever (see ``atp.black_box.cache``), for all pipelines and experiments."""
+    return project_root() / ".atp/answers"
 
 
 def open_box(section: QuerySection, num_classes: int, params: Params) -> Box:
@@ -35,7 +37,7 @@ def open_box(section: QuerySection, num_classes: int, params: Params) -> Box:
     if section.box == "callable":
         return open_callable(section, num_classes, params.data.source.root)
     box = open_endpoint(section, num_classes)
-    if unencrypted(str(section.endpoint)) and box.credentials:
+    if unencrypted(str(section.endpoint)) and box.credentials.any:
         logger.warning("query: %s is not encrypted: whoever is on the way reads the token", section.endpoint)
     return box
 
@@ -88,7 +90,7 @@ def body(stage: Stage) -> None:
     asked = questions(section, stage.params)
     if isinstance(box, FolderBox):
         box.check_names(asked)
-    cache = AnswerCache(ANSWERS, identity(section, num_classes))
+    cache = AnswerCache(answers(), identity(section, num_classes))
     begin = time.monotonic()
     keys: dict[str, list[tuple[Question, str]]] = {}
     for question in asked:
