@@ -60,7 +60,7 @@ def assemble(keys: Mapping[str, list[tuple[Question, str]]], cache: AnswerCache,
     box = identity(section, len(ids or space.names))
     with stage.output() as folder:
         for part, questions in keys.items():
-            writer = AnswerWriter(folder / part, space.names, box)
+            writer = AnswerWriter(folder / part, space, box)
             for question, key in questions:
                 path = cache.path(key)
                 answer = Answer.read(path)

@@ -34,6 +34,10 @@ ORDER = (
 """Stages and their arguments as dvc.yaml has them."""
 
 
+STORES = ("mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store")
+"""What MLflow imports where there is a sqlite file."""
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a stage's process ended."""
@@ -56,10 +60,10 @@ def set_params(project: Path, section: str, **changes: Any) -> None:
 def forkserver() -> ForkServerContext:
     """Starts processes by forking one that has everything imported."""
     context = multiprocessing.get_context("forkserver")
-    stages = {"distill", *(stage for stage, *_ in ORDER)}
+    stages = {"query", "distill", *(stage for stage, *_ in ORDER)}
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # With the packages of networks that some tests take.
-    slow = ("mlflow", "segmentation_models_pytorch", "transformers.models.segformer")
+    slow = ("mlflow", *STORES, "segmentation_models_pytorch", "transformers.models.segformer")
     context.set_forkserver_preload([__name__, *slow, *(f"atp.stages.{stage}" for stage in sorted(stages))])
     return context
 

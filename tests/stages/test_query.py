@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,32 @@ SECRETS = {"ATP_QUERY_TOKEN": "tok-3n-very/s3cret==", "MY_KEY": "k3y-of-somebody
 RunQuery = Callable[..., Ended]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One for all, since a new one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('tracking')}/mlflow.db"
+
+
+@pytest.fixture
+def query(database: str) -> RunQuery:
+    """``query(project, NAME="value")`` runs the stage with these environment variables."""
+
+    def run(project: Path, **environment: str) -> Ended:
+        process = start(project, database, environment)
+        process.join()
+        assert process.exitcode is not None
+        return Ended(process.exitcode, (project / "output.txt").read_text())
+
+    return run
+
+
+def start(project: Path, database: str, environment: dict[str, str]) -> ForkServerProcess:
+    environment = {"MLFLOW_TRACKING_URI": database, **environment}
+    process = forkserver().Process(target=query_process, args=(project, environment))
+    process.start()
+    return process
+
+
 @pytest.fixture
 def boxed(project: Path) -> Path:
     """The tiny project as that of a black box; the source model's classes are the target's."""
@@ -37,14 +64,6 @@ def boxed(project: Path) -> Path:
     tree["query"] = {"box": "endpoint", "endpoint": "http://127.0.0.1:1/", "attempts": 3, "backoff_s": 0.001}
     yaml.dump(tree, project / "params.yaml")
     return project
-
-
-def query(project: Path, **environment: str) -> Ended:
-    process = forkserver().Process(target=query_process, args=(project, environment))
-    process.start()
-    process.join()
-    assert process.exitcode is not None
-    return Ended(process.exitcode, (project / "output.txt").read_text())
 
 
 def pixels(project: Path, part: str, size: tuple[int, int] = (32, 24)) -> dict[str, np.ndarray]:
@@ -61,7 +80,7 @@ def check_stored(project: Path, part: str) -> None:
         assert np.abs(store.answer(name).dense(3).numpy() - shares_of(image)).max() < 0.02
 
 
-def test_all_images_are_asked_once_ever(boxed: Path) -> None:
+def test_all_images_are_asked_once_ever(boxed: Path, query: RunQuery) -> None:
     with BoxServer() as box:
         set_params(boxed, "query", endpoint=box.address)
         ended = query(boxed)
@@ -88,7 +107,7 @@ def test_all_images_are_asked_once_ever(boxed: Path) -> None:
         assert box.requests == 24, "another version asks all anew"
 
 
-def test_killed_again_and_again_it_asks_for_what_is_missing_alone(boxed: Path) -> None:
+def test_killed_again_and_again_it_asks_for_what_is_missing_alone(boxed: Path, query: RunQuery, database: str) -> None:
     """kill -9 at the third, the next third, ... request; an answer that was kept is never asked for again."""
     for index in range(8, 30):
         generator = np.random.default_rng(index)
@@ -102,8 +121,7 @@ def test_killed_again_and_again_it_asks_for_what_is_missing_alone(boxed: Path) -
         for _ in range(4):
             reached, at = threading.Event(), box.requests + 5
             box.before = lambda at=at, reached=reached: reached.set() if box.requests >= at else None
-            process = forkserver().Process(target=query_process, args=(boxed, {}))
-            process.start()
+            process = start(boxed, database, {})
             assert process.pid is not None
             assert reached.wait(60), (boxed / "output.txt").read_text()
             os.kill(process.pid, signal.SIGKILL)
@@ -125,7 +143,7 @@ def test_killed_again_and_again_it_asks_for_what_is_missing_alone(boxed: Path) -
     assert f"{len(kept)} answered before" in ended.output
 
 
-def test_wrong_answers_are_named_and_the_others_kept(boxed: Path) -> None:
+def test_wrong_answers_are_named_and_the_others_kept(boxed: Path, query: RunQuery) -> None:
     bad = pixels(boxed, "target")["05"].tobytes()
 
     def answer(image: np.ndarray) -> bytes:
@@ -148,7 +166,7 @@ def test_wrong_answers_are_named_and_the_others_kept(boxed: Path) -> None:
     check_stored(boxed, "target")
 
 
-def test_a_damaged_answer_is_asked_for_again(boxed: Path) -> None:
+def test_a_damaged_answer_is_asked_for_again(boxed: Path, query: RunQuery) -> None:
     with BoxServer() as box:
         set_params(boxed, "query", endpoint=box.address, test=False)
         query(boxed)
@@ -159,7 +177,7 @@ def test_a_damaged_answer_is_asked_for_again(boxed: Path) -> None:
     check_stored(boxed, "target")
 
 
-def test_one_picture_under_two_names_is_one_question(boxed: Path) -> None:
+def test_one_picture_under_two_names_is_one_question(boxed: Path, query: RunQuery) -> None:
     images = boxed / "data/target/images"
     (images / "copy.png").write_bytes((images / "00.png").read_bytes())
     with BoxServer() as box:
@@ -169,7 +187,7 @@ def test_one_picture_under_two_names_is_one_question(boxed: Path) -> None:
     check_stored(boxed, "target")
 
 
-def test_secrets_are_written_nowhere(boxed: Path) -> None:
+def test_secrets_are_written_nowhere(boxed: Path, query: RunQuery, database: str) -> None:
     """Neither into output, answers and cache nor into MLflow, though the server quotes them in its errors."""
     said = " ".join(SECRETS.values()).encode()
     with BoxServer() as box:
@@ -181,8 +199,9 @@ def test_secrets_are_written_nowhere(boxed: Path) -> None:
         assert box.headers["Authorization"] == f"Bearer {SECRETS['ATP_QUERY_TOKEN']}"
         assert box.headers["X-Key"] == SECRETS["MY_KEY"]
         assert query(boxed, **SECRETS).code == 0
-    assert (boxed / "mlflow.db").is_file()
-    for path in boxed.rglob("*"):
+    tracked = Path(database.removeprefix("sqlite:///")).parent
+    assert b"query.endpoint" in (tracked / "mlflow.db").read_bytes()
+    for path in [*boxed.rglob("*"), *tracked.rglob("*")]:
         if path.is_file():
             data = path.read_bytes()
             assert not any(secret.encode() in data for secret in SECRETS.values()), path
@@ -198,18 +217,20 @@ def test_secrets_are_written_nowhere(boxed: Path) -> None:
         ({"endpoint": "http://127.0.0.1/?api_key=Abc123"}, "api_key, which looks like a secret"),
     ],
 )
-def test_a_secret_in_the_wrong_place_is_refused_and_not_told(boxed: Path, changes: dict[str, Any], line: str) -> None:
+def test_a_secret_in_the_wrong_place_is_refused_and_not_told(
+    boxed: Path, query: RunQuery, changes: dict[str, Any], line: str
+) -> None:
     set_params(boxed, "query", **changes)
     ended = query(boxed)
     assert ended.code == 2
     assert line in ended.output
     assert "Abc123" not in ended.output
-    assert len(ended.output.splitlines()) == 1
+    assert "Traceback" not in ended.output
 
 
-def test_a_folder_with_a_class_map(boxed: Path) -> None:
+def test_a_folder_with_a_class_map(boxed: Path, query: RunQuery) -> None:
     """Five classes of the source model, of which two become one and one is ignored."""
-    class_map = {"air": "sky", "street": "road", "path": "road", "hood": "ignore", "van": "car"}
+    class_map = {"air": "sky", "lane": "road", "path": "road", "rest": "ignore", "van": "car"}
     set_params(boxed, "data", class_map=class_map)
     set_params(boxed, "query", box="folder", folder="data/source/predictions", keep=2)
     folder = boxed / "data/source/predictions"
@@ -232,7 +253,7 @@ def test_a_folder_with_a_class_map(boxed: Path) -> None:
     assert (AnswerStore(boxed / "runs/query/test").answer("00").classes == 2).all()
 
 
-def test_a_callable_below_the_source(boxed: Path) -> None:
+def test_a_callable_below_the_source(boxed: Path, query: RunQuery) -> None:
     (boxed / "data/source/model.py").write_text("def ids(image):\n    return image.argmax(2)\n")
     set_params(boxed, "query", box="callable", callable="data.source.model:ids")
     ended = query(boxed)
@@ -244,7 +265,7 @@ def test_a_callable_below_the_source(boxed: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["target", "test"])
-def test_a_box_cannot_see_labels(boxed: Path, part: str) -> None:
+def test_a_box_cannot_see_labels(boxed: Path, query: RunQuery, part: str) -> None:
     code = f"def ids(image):\n    open('data/{part}/labels/00.png', 'rb')\n"
     (boxed / "data/source/model.py").write_text(code)
     set_params(boxed, "query", box="callable", callable="data.source.model:ids", attempts=1, test=False)
@@ -253,7 +274,7 @@ def test_a_box_cannot_see_labels(boxed: Path, part: str) -> None:
     assert "sealed: this stage works without source data and target labels" in ended.output
 
 
-def test_figures_are_tracked(boxed: Path) -> None:
+def test_figures_are_tracked(boxed: Path, query: RunQuery, database: str, mlflow_imported: None) -> None:
     with BoxServer() as box:
         set_params(boxed, "query", endpoint=box.address)
         begin = time.monotonic()
@@ -261,10 +282,11 @@ def test_figures_are_tracked(boxed: Path) -> None:
         took = time.monotonic() - begin
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{boxed}/mlflow.db")
+    client = MlflowClient(database)
     experiment = client.get_experiment_by_name("atp")
     assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id], "tags.`atp.stage` = 'query'")
+    wanted = f"tags.`atp.stage` = 'query' and params.`query.endpoint` = '{box.address}'"
+    (run,) = client.search_runs([experiment.experiment_id], wanted)
     figures = run.data.metrics
     assert (figures["images"], figures["requests"], figures["without_answer"]) == (12, 12, 0)
     assert 0 < figures["seconds"] < took
