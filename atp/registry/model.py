@@ -4,6 +4,7 @@ Needs of this package only what ``atp.registry.package`` puts beside it.
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -34,6 +35,31 @@ class WrongInputError(MlflowException):
         return json.dumps({"error_code": self.error_code, "message": self.sentence})
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What a request asks for beside the mask.
+
+    Attributes:
+        confidence: of the mask's classes.
+        soft: how many of the most probable classes of each pixel.
+    """
+
+    confidence: bool
+    soft: int
+
+    @classmethod
+    def of(cls, params: dict[str, Any]) -> "_Wanted":
+        soft = int(params.get("soft") or 0)
+        if soft < 0:
+            raise WrongInputError(f"soft is {soft}; it must be how many classes of each pixel are wanted, or 0")
+        return cls(bool(params.get("confidence")), soft)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        confidence = ("confidence",) if self.confidence else ()
+        return ("mask", *confidence, *(("classes", "probabilities") if self.soft else ()))
+
+
 class AdaptedModel(PythonModel):
     """Images to label maps.
 
@@ -61,31 +87,32 @@ class AdaptedModel(PythonModel):
 
         Args:
             model_input: RGB images, uint8, (N, H, W, 3), any H and W; or files, base64 of PNG or JPEG, (N,).
-            params: with ``confidence`` also the probability of that class, 0 to 255.
+            params: with ``confidence`` also the probability of that class, 0 to 255. With ``soft: k`` also the k most
+                probable classes of each pixel, most probable first, and their probabilities, 0 to 255.
 
         Returns:
-            Of arrays class ids, uint8, (N, H, W); with confidence a dictionary of two such, ``mask`` and
-            ``confidence``. Of files a list of dictionaries of those names, each a PNG in base64.
+            Of arrays class ids, uint8, (N, H, W); with confidence or soft a dictionary of ``mask``, ``confidence``,
+            and ``classes`` and ``probabilities``, uint8, (N, k, H, W). Of files a list of dictionaries of those names,
+            each a PNG in base64; of the last two with the k planes one below the other.
 
         Raises:
             WrongInputError: for any other input.
         """
-        confidence = bool((params or {}).get("confidence"))
+        wanted = _Wanted.of(params or {})
         if model_input.dtype == np.uint8 and model_input.ndim == 4 and model_input.shape[3] == 3:
             # One by one: memory does not grow with how many are given.
-            maps = [self._maps(image, confidence) for image in model_input]
+            maps = [self._maps(image, wanted) for image in model_input]
             empty = np.zeros((0, *model_input.shape[1:3]), np.uint8)
-            names = ("mask", "confidence") if confidence else ("mask",)
-            stacked = {name: np.stack([each[name] for each in maps]) if maps else empty for name in names}
-            return stacked if confidence else stacked["mask"]
+            stacked = {name: np.stack([each[name] for each in maps]) if maps else empty for name in wanted.names}
+            return stacked["mask"] if wanted.names == ("mask",) else stacked
         if model_input.ndim == 1 and model_input.dtype.kind in "OU":
-            return self._of_files(model_input.tolist(), confidence)
+            return self._of_files(model_input.tolist(), wanted)
         raise WrongInputError(
             "the input must be uint8 images (N, H, W, 3), or a list of PNG or JPEG files as base64, "
             f"not {model_input.dtype} {model_input.shape}"
         )
 
-    def _of_files(self, files: list[object], confidence: bool) -> list[dict[str, str]]:
+    def _of_files(self, files: list[object], wanted: "_Wanted") -> list[dict[str, str]]:
         if len(files) > self.limits["max_images"]:
             raise WrongInputError(f"{len(files)} images in a request; this server takes {self.limits['max_images']}")
         left = self.limits["max_pixels"]
@@ -97,23 +124,25 @@ class AdaptedModel(PythonModel):
                 except InputError as error:
                     raise WrongInputError(f"image {number}: {error}") from error
                 left -= image.shape[0] * image.shape[1]
-                maps = self._maps(image, confidence)
-                answer = {"mask": encode_mask(maps["mask"], self.space.colors)}
-                if confidence:
-                    answer["confidence"] = encode_image(maps["confidence"])
-                answers.append(answer)
+                maps = self._maps(image, wanted)
+                answer = {"mask": encode_mask(maps.pop("mask"), self.space.colors)}
+                width = image.shape[1]
+                answers.append(answer | {n: encode_image(values.reshape(-1, width)) for n, values in maps.items()})
         return answers
 
     @torch.inference_mode()
-    def _maps(self, image: NDArray[np.uint8], confidence: bool) -> dict[str, NDArray[np.uint8]]:
-        """uint8, (H, W, 3), to ``mask`` and perhaps ``confidence``, uint8, (H, W)."""
+    def _maps(self, image: NDArray[np.uint8], wanted: "_Wanted") -> dict[str, NDArray[np.uint8]]:
+        """uint8, (H, W, 3), to the maps of the wanted names, uint8, (H, W) or (k, H, W)."""
         batch = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
         logits: Tensor = self.network(batch.to(self.device, memory_format=torch.channels_last))
         highest, ids = logits.max(1)
         maps = {"mask": ids}
-        if confidence:
+        if wanted.confidence:
             # The softmax of the highest score alone.
             maps["confidence"] = (255 * (highest - logits.logsumexp(1)).exp()).round()
+        if wanted.soft:
+            probabilities, maps["classes"] = logits.softmax(1).topk(min(wanted.soft, logits.shape[1]), 1)
+            maps["probabilities"] = (255 * probabilities).round()
         return {name: values[0].to("cpu", torch.uint8).numpy() for name, values in maps.items()}
 
 

@@ -167,12 +167,13 @@ def requirements() -> list[str]:
 
 
 def signature() -> "ModelSignature":
-    """Images as arrays or as files to label maps of that kind, see above; ``confidence`` asks for its map as well."""
+    """Images as arrays or as files to label maps of that kind, see above; the parameters ask for more of them."""
     from mlflow.models import ModelSignature
     from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
     anything = Schema([TensorSpec(np.dtype(object), (-1,))])
-    return ModelSignature(anything, anything, ParamSchema([ParamSpec("confidence", DataType.boolean, False)]))
+    wanted = [ParamSpec("confidence", DataType.boolean, False), ParamSpec("soft", DataType.long, 0)]
+    return ModelSignature(anything, anything, ParamSchema(wanted))
 
 
 def input_example() -> NDArray[np.object_]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,6 +53,20 @@ def test_confidence_is_that_of_the_class(registered: Path, answer: dict[str, lis
     assert dtype == "uint8"
     assert np.abs(np.asarray(found) - expected).max() < 1, "rounded, and by other last bits"
     assert answer["mask"] == answer["45x31"][2]
+
+
+def test_the_most_probable_classes_and_their_probabilities(registered: Path, answer: dict[str, Any]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 45, 31, 3), dtype=np.uint8)
+    network, _ = network_from_checkpoint(registered / "first/runs/propagate/model.safetensors")
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(images).permute(0, 3, 1, 2)).softmax(1)
+    assert list(answer["soft"]) == ["mask", "classes", "probabilities"]
+    classes, found = (torch.tensor(answer["soft"][name]) for name in ("classes", "probabilities"))
+    assert classes.shape == found.shape == (2, 2, 45, 31)
+    assert (found - 255 * expected.topk(2, 1).values).abs().max() < 1, "rounded, and by other last bits"
+    assert (classes == expected.topk(2, 1).indices).float().mean() > 0.99
+    assert answer["soft"]["mask"] == classes[:, 0].tolist()
+    assert answer["negative"].startswith("soft is -1; it must be")
 
 
 def test_no_images_give_no_maps(answer: dict[str, object]) -> None:

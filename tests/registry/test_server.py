@@ -21,7 +21,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from atp.black_box.boxes import Question
+from atp.black_box.endpoint import open_endpoint
 from atp.cli import app
+from atp.config import QuerySection
+from atp.data.folder import Sample
 from atp.errors import InputError
 from atp.models.checkpoint import network_from_checkpoint
 
@@ -109,6 +113,21 @@ def test_an_image_in_and_its_mask_out(port: int, registered: Path) -> None:
         probabilities = network(torch.from_numpy(IMAGE).permute(2, 0, 1)[None]).softmax(1)[0]
     assert (np.array(mask) == probabilities.argmax(0).numpy()).mean() > 0.99, "other last bits may turn a tie"
     assert np.abs(np.array(confidence) - 255 * probabilities.amax(0).numpy()).max() < 1
+
+
+def test_a_served_model_is_a_soft_black_box(port: int, registered: Path, tmp_path: Path) -> None:
+    """What the stage ``query`` gets from it is what the network says."""
+    Image.fromarray(IMAGE).save(tmp_path / "a.png")
+    address = f"http://127.0.0.1:{port}/invocations"
+    section = QuerySection.model_validate({"box": "endpoint", "endpoint": address, "keep": 2})
+    answer = open_endpoint(section, 3).ask(Question("target", Sample("a", tmp_path / "a.png", None), None))
+    network, _ = network_from_checkpoint(registered / "second/runs/propagate/model.safetensors")
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(IMAGE).permute(2, 0, 1)[None]).softmax(1)[0]
+    assert answer.classes.shape == (2, 24, 40)
+    assert (answer.probabilities - expected.topk(2, 0).values).abs().max() < 0.01, "of 255ths"
+    assert (answer.dense(3) - expected).abs().max() < 0.01
+    assert len(answer.classes.unique()) > 1
 
 
 def test_several_images_of_several_kinds(port: int) -> None:

@@ -29,6 +29,12 @@ def main() -> None:
     both = model.predict(images, params={"confidence": True})
     answer["mask"] = both["mask"].tolist()
     answer["confidence"] = [str(both["confidence"].dtype), both["confidence"].tolist()]
+    soft = model.predict(images, params={"soft": 2})
+    answer["soft"] = {name: values.tolist() for name, values in soft.items()}
+    try:
+        model.predict(images, params={"soft": -1})
+    except MlflowException as error:
+        answer["negative"] = str(error)
     files = [encoded(image) for image in images]
     answer["files"] = [decoded(maps["mask"]) for maps in model.predict(np.array(files, dtype=object))]
     answer["arrays"] = labels.tolist()
