@@ -68,11 +68,15 @@ def export(
 def doctor(
     params: Annotated[Path, typer.Option(help="The parameter file.")] = Path("params.yaml"),
     sample: Annotated[int, typer.Option(help="Images of each folder to read; 0 reads all.")] = 0,
+    data_set: Annotated[
+        tuple[str, Path] | None,
+        typer.Option(help="Instead: gta5, synthia, cityscapes or cross-city, and where it was unpacked."),
+    ] = None,
 ) -> None:
     """Read parameters, data and checkpoint before hours are spent, and say in one line each what is wrong."""
-    from atp.doctor import examine
+    from atp.doctor import examine, examine_data_set
 
-    findings = examine(params, sample)
+    findings = examine_data_set(*data_set) if data_set else examine(params, sample)
     for finding in findings:
         typer.echo(f"{finding.level:8}{finding.text}")
     errors = sum(finding.level == "error" for finding in findings)

@@ -60,11 +60,13 @@ class SourceData(Section):
     Attributes:
         root: holds either; the stage ``source`` depends on it, and every stage after it is kept out of it.
         images, labels: folders; ``images`` and ``labels`` below ``root`` if not given.
+        size: (width, height) at which the source model is trained; None takes ``data.size``.
     """
 
     root: Path
     images: Path = Path()
     labels: Path = Path()
+    size: tuple[Count, Count] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -109,6 +111,8 @@ class DataSection(Section):
             its classes may be one of the target's. None where its classes are the target's.
         size: (width, height) to which every image is resized; None keeps each image's own.
         crop: (width, height) of random training crops; None trains on whole images, which then must be of one size.
+        protocols: names of classes by a name of theirs; ``evaluate`` also gives the mean IoU of each such set, from the
+            same confusion matrix.
     """
 
     root: Path = Path("data")
@@ -119,6 +123,12 @@ class DataSection(Section):
     class_map: Path | dict[str, str] | None = None
     size: tuple[Count, Count] | None = None
     crop: tuple[Count, Count] | None = None
+    protocols: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
+
+    @property
+    def source_size(self) -> tuple[int, int] | None:
+        """At which source images are read."""
+        return self.source.size or self.size
 
     def label_space(self) -> LabelSpace:
         """The classes, from the list here or from their file.
@@ -135,6 +145,21 @@ class DataSection(Section):
         if twice:
             raise InputError(f"{where}: class name {twice[0]!r} stands twice; names must be unique")
         return LabelSpace(names, tuple(entry.color for entry in entries))
+
+    def protocol_ids(self) -> dict[str, tuple[int, ...]]:
+        """The class ids of every protocol.
+
+        Raises:
+            InputError: a name that is no class.
+        """
+        ids = {name: index for index, name in enumerate(self.label_space().names)}
+        for protocol, names in self.protocols.items():
+            for name in names:
+                if name not in ids:
+                    near = difflib.get_close_matches(name, list(ids), n=1)
+                    hint = f"is it {near[0]}?" if near else f"there are {', '.join(ids)}"
+                    raise InputError(f"params.yaml: data.protocols.{protocol}: {name}: no such class; {hint}")
+        return {protocol: tuple(ids[name] for name in names) for protocol, names in self.protocols.items()}
 
     def mapped_ids(self) -> tuple[int, ...] | None:
         """For each class of the source model the target's id, 255 = none; None if its classes are the target's.

@@ -20,6 +20,7 @@ from atp.config import Params, load_params
 from atp.data.folder import Sample, check_sizes, image_size, list_samples
 from atp.data.labels import LabelSpace
 from atp.data.tensors import read_image, read_label
+from atp.data.urban import list_pairs, missing, named
 from atp.errors import InputError
 from atp.files import digest
 from atp.models.checkpoint import load_into, load_user_state
@@ -53,6 +54,7 @@ def examine(path: Path, sample: int = 0) -> list[Finding]:
     try:
         params = load_params(path)
         space = params.data.label_space()
+        params.data.protocol_ids()
     except InputError as error:
         return [Finding("error", str(error))]
     findings = [Finding("ok", f"{path}: valid; {space.num_classes} classes")]
@@ -71,6 +73,31 @@ def examine(path: Path, sample: int = 0) -> list[Finding]:
             findings.append(Finding("error", str(error)))
     # Two checks may stumble over the same file.
     return list(dict.fromkeys(findings))
+
+
+def examine_data_set(name: str, root: Path) -> list[Finding]:
+    """Whether one of the papers' data sets is complete and where it is published to be; reads no image.
+
+    Raises:
+        InputError: no data set of that name.
+    """
+    data_set = named(name)
+    lines = missing(data_set, root, data_set.parts)
+    if lines:
+        return [Finding("error", line) for line in lines]
+    findings = []
+    for folder, split in {part.images: split for split, part in data_set.parts.items()}.items():
+        part = data_set.parts[split]
+        try:
+            count = len(list_pairs(data_set, root, split))
+        except InputError as error:
+            findings.append(Finding("error", str(error)))
+            continue
+        text = f"{root / folder}: {count} of the {part.count} images published, " + (
+            "each with its label" if part.labels else "without labels"
+        )
+        findings.append(Finding("ok" if count == part.count else "warning", text))
+    return findings
 
 
 def _folders(params: Params) -> dict[str, tuple[Path, Path | None]]:
@@ -313,8 +340,8 @@ def check_source_model(
     predictor = Predictor([(network, 1.0)], Runtime(torch.device("cpu")))
     for sample in tqdm(samples, desc="source model", unit="image", disable=None, leave=False):
         assert sample.label is not None
-        image = read_image(sample.image, params.data.size)
-        labels = read_label(sample.label, network.num_classes, params.data.size)
+        image = read_image(sample.image, params.data.source_size)
+        labels = read_label(sample.label, network.num_classes, params.data.source_size)
         for name, view in (("straight", image), ("swapped", image.flip(0))):
             scores[name].update(predictor.probabilities(view[None])[0].argmax(0), labels)
     miou, swapped = (100 * scores[name].mean_iou() for name in ("straight", "swapped"))

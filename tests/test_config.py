@@ -164,3 +164,23 @@ def test_a_method_that_does_not_exist(tree: Any, tmp_path: Path) -> None:
 def test_a_rival_s_settings_without_a_rival(tree: Any, tmp_path: Path) -> None:
     tree["align"]["rival"] = {"balance": 0.1}
     assert "align: rival is for a rival's settings; method is atp" in complaint(tree, tmp_path)
+
+
+def test_protocols_are_classes_by_name() -> None:
+    section = data_section([{"name": name, "color": [0, 0, 0]} for name in ("sky", "road", "car")])
+    assert section.protocol_ids() == {}
+    protocols = section.model_copy(update={"protocols": {"small": ("car", "sky")}})
+    assert protocols.protocol_ids() == {"small": (2, 0)}
+    wrong = section.model_copy(update={"protocols": {"small": ("car", "raod")}})
+    with pytest.raises(InputError, match=r"params\.yaml: data\.protocols\.small: raod: no such class; is it road\?"):
+        wrong.protocol_ids()
+
+
+def test_source_images_may_have_a_size_of_their_own(tree: Any, tmp_path: Path) -> None:
+    yaml = YAML(typ="safe")
+    yaml.dump(tree, tmp_path / "params.yaml")
+    assert load_params(tmp_path / "params.yaml").data.source_size == (160, 80)
+    tree["data"]["source"]["size"] = [128, 72]
+    yaml.dump(tree, tmp_path / "params.yaml")
+    data = load_params(tmp_path / "params.yaml").data
+    assert (data.source_size, data.size) == ((128, 72), (160, 80))

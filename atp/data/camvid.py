@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from atp.data.folder import Sample, check_sizes, list_samples
 from atp.data.labels import IGNORE, LabelSpace
-from atp.data.masks import write_mask
+from atp.data.masks import write_classes, write_mask
 from atp.errors import InputError, exit_codes
 
 CLASSES = LabelSpace(
@@ -99,8 +99,7 @@ def prepare(camvid: Path, out: Path, source: Sequence[str] = DAYLIGHT, target: S
             for sample in chosen:
                 _copy(sample, temporary / split)
                 progress.update()
-    lines = (f"- {{name: {n}, color: {list(c)}}}\n" for n, c in zip(CLASSES.names, CLASSES.colors, strict=True))
-    (temporary / "source/classes.yaml").write_text("".join(lines))
+    write_classes(temporary / "source/classes.yaml", CLASSES)
     if out.exists():
         out.rmdir()
     temporary.replace(out)

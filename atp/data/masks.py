@@ -16,3 +16,12 @@ def write_mask(path: Path, ids: Tensor, label_space: LabelSpace) -> None:
     image.putpalette(bytes(channel for color in label_space.colors for channel in color).ljust(3 * 256, b"\0"))
     with atomic_path(path) as temporary:
         image.save(temporary)
+
+
+def write_classes(path: Path, label_space: LabelSpace) -> None:
+    """The classes as the YAML list that ``data.classes`` names."""
+    lines = (
+        f"- {{name: {name}, color: {list(color)}}}\n"
+        for name, color in zip(label_space.names, label_space.colors, strict=True)
+    )
+    path.write_text("".join(lines), encoding="utf-8")

@@ -66,10 +66,16 @@ def summary_table(metrics: Mapping[str, Any]) -> str:
     values, heading, digits = (miou, "mIoU, %", 1) if miou else (metrics["entropy"], "entropy", 3)
     names = in_order(values)
     width = max(map(len, names)) + 2
-    lines = [f"{'':{width}}{heading:>8}" + ("  over source" if "source" in miou else "")]
+    protocols = {protocol: known(values) for protocol, values in metrics.get("protocols", {}).items()}
+    heads = "".join(f"{protocol:>{len(protocol) + 2}}" for protocol in protocols)
+    lines = [f"{'':{width}}{heading:>8}" + ("  over source" if "source" in miou else "") + heads]
     for name in names:
         gain = f"{miou[name] - miou['source']:+13.1f}" if "source" in miou and name != "source" else ""
-        lines.append(f"{name:{width}}{values[name]:8.{digits}f}{gain}")
+        others = "".join(
+            f"{means[name]:{len(protocol) + 2}.1f}" if name in means else " " * (len(protocol) + 2)
+            for protocol, means in protocols.items()
+        )
+        lines.append(f"{name:{width}}{values[name]:8.{digits}f}{gain:{13 if others and 'source' in miou else 0}}{others}")
     if not miou:
         lines.append(
             "The test images have no labels, so there is no mIoU; entropy says how sure a model is, not how right."
@@ -200,8 +206,9 @@ def _models(results: Results) -> str:
         color = MODELS.get(name, MODELS["teach"] if name.startswith("teach") else OTHER_MODEL)
         bar = f'<td class="bar"><i style="width:{value:.1f}%;background:{color}"></i></td>'
         gain = "" if source is None or name == "source" else _change(value - source)
-        rows.append([_model(name), f"{value:.1f}", gain, bar])
-    return _table(["model", "mIoU, %", "over source", ""], rows)
+        others = [f"{means[name]:.1f}" if name in means else "" for means in results.protocols.values()]
+        rows.append([_model(name), f"{value:.1f}", gain, *others, bar])
+    return _table(["model", "mIoU, %", "over source", *map(html.escape, results.protocols), ""], rows)
 
 
 def _model(name: str) -> str:

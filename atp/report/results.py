@@ -63,6 +63,7 @@ class Results:
         space: the classes.
         entropy: mean normalised entropy on the test images, 0-1, by model in the pipeline's order.
         miou: percent, by model; empty without labels.
+        protocols: percent, by protocol of ``data.protocols`` and model.
         iou: percent, by model and class; None for a class that the test images do not show.
         image_miou: percent, by model and image; empty without labels.
         image_entropy: 0-1, by model and image.
@@ -74,6 +75,7 @@ class Results:
     space: LabelSpace
     entropy: Mapping[str, float]
     miou: Mapping[str, float]
+    protocols: Mapping[str, Mapping[str, float]]
     iou: Mapping[str, Mapping[str, float | None]]
     image_miou: Mapping[str, Mapping[str, float]]
     image_entropy: Mapping[str, Mapping[str, float]]
@@ -161,6 +163,7 @@ def read_results(params: Params, runs: Path) -> Results:
         space=_label_space(params, runs),
         entropy={name: metrics["entropy"][name] for name in order},
         miou={name: miou[name] for name in order if name in miou},
+        protocols={protocol: known(values) for protocol, values in metrics.get("protocols", {}).items()},
         iou={name: metrics["iou"][name] for name in order if name in miou},
         image_miou={name: known(images[name]["miou"]) for name in order if name in miou},
         image_entropy={name: images[name]["entropy"] for name in order},

@@ -4,7 +4,8 @@ Of a black box there is no source model; its answers about the test images, if i
 
 The only stage that may read the target's labels. Writes, below ``runs/evaluate``:
 
-- ``metrics.json``: mIoU and IoU per class in percent, per model; per round coverage and accuracy of the labels.
+- ``metrics.json``: mIoU and IoU per class in percent, per model, and mIoU per protocol in ``data.protocols``; per round
+  coverage and accuracy of the labels.
 - ``images.json``: per test image mIoU (percent, over the classes it shows) and mean entropy, per model.
 - ``confusion.json``: confusion matrix per model, rows true classes, columns predicted ones.
 - ``predictions/<model>/<name>.png``: class ids as palette PNG.
@@ -204,6 +205,7 @@ def body(stage: Stage) -> None:
     params, runtime, data = stage.params, stage.runtime, stage.params.data
     if not runtime.is_main:
         return
+    protocols = data.protocol_ids()
     samples = list_samples(data.test.images, data.test.labels)
     check_sizes(samples)
     with stage.output() as folder:
@@ -229,19 +231,32 @@ def body(stage: Stage) -> None:
             network, _ = stage.load(Path("runs/source"))
             reestimate_batchnorm(network, list_samples(data.target.images), data.size, runtime)
             results["batchnorm_only"] = evaluate(network, samples, data.size, runtime, flip=params.evaluate.flip)
-        metrics = summary(results, space)
+        metrics = summary(results, space, protocols)
         metrics["pseudo_labels"] = rounds_summary(params, space)
         write_json(folder / "metrics.json", metrics)
         write_json(folder / "images.json", {n: {"miou": r.miou, "entropy": r.entropy} for n, r in results.items()})
         write_json(folder / "confusion.json", {n: r.confusion.counts.tolist() for n, r in results.items()})
     stage.tracker.log(0, {f"miou_{name}": value for name, value in metrics["miou"].items()})
+    for protocol, values in metrics["protocols"].items():
+        figures = {f"miou_{protocol}_{name}": value for name, value in values.items() if value is not None}
+        stage.tracker.log(0, figures)
 
 
-def summary(results: Mapping[str, Evaluation], space: LabelSpace) -> dict[str, Any]:
-    """The figures of all models; without labels only entropies."""
+def summary(
+    results: Mapping[str, Evaluation], space: LabelSpace, protocols: Mapping[str, Sequence[int]]
+) -> dict[str, Any]:
+    """The figures of all models; without labels only entropies.
+
+    Args:
+        protocols: class ids by name, each with a mean of its own from the same confusion matrix.
+    """
     labelled = {name: result for name, result in results.items() if result.miou}
     return {
         "miou": {name: percent(result.confusion.mean_iou()) for name, result in labelled.items()},
+        "protocols": {
+            protocol: {name: percent(result.confusion.mean_iou(ids)) for name, result in labelled.items()}
+            for protocol, ids in protocols.items()
+        },
         "iou": {name: per_class(space.names, result.confusion.iou()) for name, result in labelled.items()},
         "entropy": {
             name: round(sum(result.entropy.values()) / len(result.entropy), 4) for name, result in results.items()

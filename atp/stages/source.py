@@ -47,9 +47,9 @@ def body(stage: Stage) -> None:
     images = TrainingImages(
         samples,
         section.augmentation,
-        size=data.size,
+        size=data.source_size,
         crop=data.crop,
-        labels=FolderLabels(space.num_classes, data.size, cache),
+        labels=FolderLabels(space.num_classes, data.source_size, cache),
         cache=cache,
     )
     history = train_source(network, images, section, stage.run())

@@ -1,5 +1,7 @@
 """Confusion matrix and what is read off it."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -39,7 +41,15 @@ class ConfusionMatrix:
         hit = counts.diagonal()
         return hit / (counts.sum(0) + counts.sum(1) + self.unanswered - hit)
 
-    def mean_iou(self) -> float:
-        """Mean over the classes that occur in the labels; a class that is only predicted is no class to average."""
+    def mean_iou(self, classes: Sequence[int] | None = None) -> float:
+        """Mean over the classes that occur in the labels; a class that is only predicted is no class to average.
+
+        Args:
+            classes: of which the mean is taken; all if None. What is predicted where other classes are still counts.
+        """
         shown = self.counts.sum(1) + self.unanswered > 0
+        if classes is not None:
+            chosen = torch.zeros_like(shown)
+            chosen[list(classes)] = True
+            shown = shown & chosen
         return float(self.iou()[shown].mean())

@@ -133,6 +133,19 @@ def test_summary_table() -> None:
     ]
 
 
+def test_summary_table_with_protocols() -> None:
+    metrics = {
+        "miou": {"source": 40.0, "propagate": 42.0},
+        "entropy": {},
+        "protocols": {"classes_13": {"source": 45.0, "propagate": None}, "cars": {"source": 5.25, "propagate": 100.0}},
+    }
+    assert summary_table(metrics).splitlines() == [
+        "            mIoU, %  over source  classes_13  cars",
+        "source         40.0                     45.0   5.2",
+        "propagate      42.0         +2.0             100.0",
+    ]
+
+
 def test_summary_table_without_labels() -> None:
     lines = summary_table({"miou": {}, "entropy": {"source": 0.2, "propagate": 0.1}}).splitlines()
     assert lines[1:3] == ["source        0.200", "propagate     0.100"]

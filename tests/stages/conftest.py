@@ -34,7 +34,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     yaml = YAML(typ="safe")
     yaml.dump(classes, root / "data/source/classes.yaml")
     params = yaml.load(ROOT / "params.yaml")
-    params["data"]["size"] = [32, 24]
+    params["data"] |= {"size": [32, 24], "protocols": {"ground": ["road", "car"]}}
     params["model"] |= {"output_stride": 8, "aspp_dilations": [1, 2]}
     params["training"]["precision"] = "fp32"
     params["runtime"] |= {"threads": 1, "workers": 0, "save_every_s": 0}

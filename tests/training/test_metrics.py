@@ -1,5 +1,7 @@
 """Confusion matrix: worked by hand, and against torchmetrics."""
 
+import math
+
 import pytest
 import torch
 from torchmetrics.classification import MulticlassJaccardIndex
@@ -20,6 +22,17 @@ def test_a_class_that_is_only_predicted_is_no_class_to_average() -> None:
     confusion = ConfusionMatrix(3)
     confusion.update(torch.tensor([0, 2]), torch.tensor([0, 0]))
     assert confusion.mean_iou() == 0.5
+
+
+def test_mean_over_some_classes_counts_what_is_predicted_elsewhere() -> None:
+    """A protocol is a mean over fewer rows of the same matrix, not another matrix."""
+    confusion = ConfusionMatrix(4)
+    confusion.counts[:] = torch.tensor([[6, 2, 0, 0], [0, 4, 0, 0], [3, 1, 4, 0], [0, 0, 0, 0]])
+    # Classes 0 and 1: 6 of 11 and 4 of 7, with class 2's pixels that were taken for them among the 11 and the 7.
+    assert confusion.mean_iou([0, 1]) == pytest.approx((6 / 11 + 4 / 7) / 2)
+    # Class 3 is not shown.
+    assert confusion.mean_iou([0, 3]) == pytest.approx(6 / 11)
+    assert math.isnan(confusion.mean_iou([3]))
 
 
 def test_agrees_with_torchmetrics() -> None:

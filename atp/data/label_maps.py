@@ -1,0 +1,182 @@
+"""What the ids of the public street data sets mean, as their owners publish them, and the classes that papers report.
+
+Everything goes by name: a data set's table names its ids, a class set is a choice of names, and an id becomes the place
+of its name in the class set, or 255 where that has no such class. Sources of the tables:
+
+- Cityscapes: ``labels.py`` of the owners' cityscapesScripts, its names, ids, train ids and colours.
+- GTA5: Playing for Data, whose labels have Cityscapes' ids and, as id 34, the licence plate, which in Cityscapes has
+  none; the palette in its files differs from Cityscapes' colours at id 4 alone.
+- SYNTHIA-RAND-CITYSCAPES: the table in the README of its archive.
+- Cross-City (NTHU): Cityscapes' ids.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atp.data.labels import IGNORE, LabelSpace
+from atp.errors import InputError
+
+CITYSCAPES = LabelSpace(
+    # The 19 classes that are evaluated, in the order of their train ids.
+    names=(
+        "road",
+        "sidewalk",
+        "building",
+        "wall",
+        "fence",
+        "pole",
+        "traffic light",
+        "traffic sign",
+        "vegetation",
+        "terrain",
+        "sky",
+        "person",
+        "rider",
+        "car",
+        "truck",
+        "bus",
+        "train",
+        "motorcycle",
+        "bicycle",
+    ),
+    colors=(
+        (128, 64, 128),
+        (244, 35, 232),
+        (70, 70, 70),
+        (102, 102, 156),
+        (190, 153, 153),
+        (153, 153, 153),
+        (250, 170, 30),
+        (220, 220, 0),
+        (107, 142, 35),
+        (152, 251, 152),
+        (70, 130, 180),
+        (220, 20, 60),
+        (255, 0, 0),
+        (0, 0, 142),
+        (0, 0, 70),
+        (0, 60, 100),
+        (0, 80, 100),
+        (0, 0, 230),
+        (119, 11, 32),
+    ),
+)
+
+CITYSCAPES_IDS = (
+    "unlabeled",
+    "ego vehicle",
+    "rectification border",
+    "out of roi",
+    "static",
+    "dynamic",
+    "ground",
+    "road",
+    "sidewalk",
+    "parking",
+    "rail track",
+    "building",
+    "wall",
+    "fence",
+    "guard rail",
+    "bridge",
+    "tunnel",
+    "pole",
+    "polegroup",
+    "traffic light",
+    "traffic sign",
+    "vegetation",
+    "terrain",
+    "sky",
+    "person",
+    "rider",
+    "car",
+    "truck",
+    "bus",
+    "caravan",
+    "trailer",
+    "train",
+    "motorcycle",
+    "bicycle",
+)
+"""Names of the ids 0 to 33 in ``*_gtFine_labelIds.png``."""
+
+GTA5_IDS = (*CITYSCAPES_IDS, "license plate")
+
+SYNTHIA_IDS = (
+    "void",
+    "sky",
+    "building",
+    "road",
+    "sidewalk",
+    "fence",
+    "vegetation",
+    "pole",
+    "car",
+    "traffic sign",
+    "person",
+    "bicycle",
+    "motorcycle",
+    "parking-slot",
+    "road-work",
+    "traffic light",
+    "terrain",
+    "rider",
+    "truck",
+    "bus",
+    "train",
+    "wall",
+    "lanemarking",
+)
+"""Names of the ids 0 to 22 in the first channel of ``GT/LABELS``, in Cityscapes' words (SYNTHIA says pedestrian)."""
+
+
+def without(names: Iterable[str], *absent: str) -> tuple[str, ...]:
+    return tuple(name for name in names if name not in absent)
+
+
+# SYNTHIA shows next to nothing of those three.
+SIXTEEN = without(CITYSCAPES.names, "terrain", "truck", "train")
+# Cross-City is labelled with the same ones: Chen et al., No More Discrimination (2017).
+THIRTEEN = without(SIXTEEN, "wall", "fence", "pole")
+
+CLASS_SETS = {19: CITYSCAPES.names, 16: SIXTEEN, 13: THIRTEEN}
+"""Names of the classes by their number, as papers call these protocols."""
+
+
+def label_space(classes: int) -> LabelSpace:
+    """One of ``CLASS_SETS`` with Cityscapes' colours."""
+    colors = dict(zip(CITYSCAPES.names, CITYSCAPES.colors, strict=True))
+    names = CLASS_SETS[classes]
+    return LabelSpace(names, tuple(colors[name] for name in names))
+
+
+def smaller_sets(classes: int) -> dict[str, tuple[str, ...]]:
+    """The protocols that a model with so many classes can be measured by beside its own, as ``data.protocols``."""
+    return {f"classes_{count}": names for count, names in CLASS_SETS.items() if count < classes}
+
+
+def mapped(ids: NDArray[np.integer[Any]], names: Sequence[str], space: LabelSpace, path: Path) -> NDArray[np.uint8]:
+    """Published ids as those of a class set, uint8, 255 where it has no such class, or where 255 stood.
+
+    Args:
+        ids: of any shape.
+        names: of the published ids, from 0.
+        path: the file, for the message.
+
+    Raises:
+        InputError: an id that is none of the published ones.
+    """
+    place = {name: index for index, name in enumerate(space.names)}
+    table = np.full(IGNORE + 1, IGNORE, np.uint8)
+    table[: len(names)] = [place.get(name, IGNORE) for name in names]
+    wrong = ids[(ids >= len(names)) & (ids != IGNORE)]
+    if wrong.size:
+        raise InputError(
+            f"{path}: label value {wrong.flat[0]} is none of the published ids 0 to {len(names) - 1}; unpack it anew"
+        )
+    classes: NDArray[np.uint8] = table[ids]
+    return classes
