@@ -86,17 +86,18 @@ def examine_data_set(name: str, root: Path) -> list[Finding]:
     if lines:
         return [Finding("error", line) for line in lines]
     findings = []
-    for folder, split in {part.images: split for split, part in data_set.parts.items()}.items():
-        part = data_set.parts[split]
+    # Cityscapes' training images are those of a source and of a target.
+    for folder, split in {published.images: split for split, published in data_set.parts.items()}.items():
+        published = data_set.parts[split]
         try:
             count = len(list_pairs(data_set, root, split))
         except InputError as error:
             findings.append(Finding("error", str(error)))
             continue
-        text = f"{root / folder}: {count} of the {part.count} images published, " + (
-            "each with its label" if part.labels else "without labels"
+        text = f"{root / folder}: {count} of the {published.count} images published, " + (
+            "each with its label" if published.labels else "without labels"
         )
-        findings.append(Finding("ok" if count == part.count else "warning", text))
+        findings.append(Finding("ok" if count == published.count else "warning", text))
     return findings
 
 

@@ -240,6 +240,7 @@ class Prepared:
         source_size: the same of the source.
         space: the classes.
         labelled: whether the target's images have labels.
+        protocols: smaller sets of classes by which papers also measure the pair.
         notes: what is not as published, or worth a look; one line each.
     """
 
@@ -248,6 +249,7 @@ class Prepared:
     source_size: tuple[int, int]
     space: LabelSpace
     labelled: bool
+    protocols: dict[str, tuple[str, ...]]
     notes: list[str] = field(default_factory=list)
 
 
@@ -276,6 +278,7 @@ def prepare(
         source.size,
         space,
         parts["target"].labels is not None,
+        smaller_sets(space.num_classes) if source.classes < CITYSCAPES.num_classes else {},
     )
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -387,10 +390,9 @@ def settings(prepared: Prepared, out: Path) -> str:
         f"  size: {list(prepared.size)}",
         "  crop: null",
     ]
-    protocols = smaller_sets(prepared.space.num_classes)
-    if protocols:
+    if prepared.protocols:
         lines.append("  protocols:")
-        lines += [f"    {name}: [{', '.join(names)}]" for name, names in protocols.items()]
+        lines += [f"    {name}: [{', '.join(names)}]" for name, names in prepared.protocols.items()]
     return "\n".join(lines)
 
 

@@ -75,7 +75,9 @@ def summary_table(metrics: Mapping[str, Any]) -> str:
             f"{means[name]:{len(protocol) + 2}.1f}" if name in means else " " * (len(protocol) + 2)
             for protocol, means in protocols.items()
         )
-        lines.append(f"{name:{width}}{values[name]:8.{digits}f}{gain:{13 if others and 'source' in miou else 0}}{others}")
+        lines.append(
+            f"{name:{width}}{values[name]:8.{digits}f}{gain:{13 if others and 'source' in miou else 0}}{others}"
+        )
     if not miou:
         lines.append(
             "The test images have no labels, so there is no mIoU; entropy says how sure a model is, not how right."

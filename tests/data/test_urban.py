@@ -260,3 +260,4 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     data = DataSection.model_validate(YAML(typ="safe").load(printed[printed.index("data:\n") :])["data"])
     assert data.label_space().num_classes == 19
     assert data.source_size == (1280, 720)
+    assert data.protocols == {}
