@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
@@ -106,8 +106,8 @@ class DataSection(Section):
         target: unlabelled target images; their labels, if any, are read by ``evaluate`` alone.
         test: held-out target images with labels; without labels only label-free figures are reported.
         classes: a YAML file below ``source.root`` with a list of ``{name, color: [r, g, b]}``, or that list itself.
-        class_map: of a given model with other classes: a YAML file below ``source.root``, or a mapping, with a line for
-            each of ITS classes in the order of their ids, ``its name: the target's name``, or ``ignore``. Several of
+        class_map: of a given model with other classes: a YAML list, or a file below ``source.root`` with that list, of
+            each of ITS classes in the order of their ids, ``- its name: the target's name``, or ``ignore``. Several of
             its classes may be one of the target's. None where its classes are the target's.
         size: (width, height) to which every image is resized; None keeps each image's own.
         crop: (width, height) of random training crops; None trains on whole images, which then must be of one size.
@@ -120,7 +120,7 @@ class DataSection(Section):
     target: MaybeLabelled
     test: MaybeLabelled
     classes: Path | tuple[ClassEntry, ...]
-    class_map: Path | dict[str, str] | None = None
+    class_map: Path | tuple[dict[str, str], ...] | None = None
     size: tuple[Count, Count] | None = None
     crop: tuple[Count, Count] | None = None
     protocols: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
@@ -129,6 +129,15 @@ class DataSection(Section):
     def source_size(self) -> tuple[int, int] | None:
         """At which source images are read."""
         return self.source.size or self.size
+
+    @field_validator("class_map", mode="before")
+    @classmethod
+    def _list_or_its_file(cls, value: Any) -> Any:
+        if value is None or isinstance(value, str | Path):
+            return value
+        # A list and no mapping: DVC does not see the entries of a mapping change places, and some programs sort them.
+        _check_class_map(value)
+        return value
 
     def label_space(self) -> LabelSpace:
         """The classes, from the list here or from their file.
@@ -161,33 +170,66 @@ class DataSection(Section):
                     raise InputError(f"params.yaml: data.protocols.{protocol}: {name}: no such class; {hint}")
         return {protocol: tuple(ids[name] for name in names) for protocol, names in self.protocols.items()}
 
-    def mapped_ids(self) -> tuple[int, ...] | None:
-        """For each class of the source model the target's id, 255 = none; None if its classes are the target's.
+    def mapped_names(self) -> list[tuple[str, str]] | None:
+        """Each class of the source model and the target's that it becomes, or ``ignore``; None if these are the same.
 
         Raises:
             InputError: no such file, a target class that does not exist, or one that no source class becomes.
         """
         if self.class_map is None:
             return None
-        where = "params.yaml: data.class_map" if isinstance(self.class_map, dict) else str(self.class_map)
-        tree = self.class_map if isinstance(self.class_map, dict) else _read_yaml(self.class_map)
-        if not isinstance(tree, dict) or not all(isinstance(part, str) for pair in tree.items() for part in pair):
-            raise InputError(f"{where}: must be a mapping, a line for each class of the source model: its name: ours")
-        ids = {name: index for index, name in enumerate(self.label_space().names)} | {IGNORED_NAME: IGNORE}
-        for name, target in tree.items():
-            if target not in ids:
-                near = difflib.get_close_matches(target, list(ids), n=1)
-                hint = f"is it {near[0]}?" if near else f"there are {', '.join(ids)}"
-                raise InputError(f"{where}: {name}: {target}: no such class in data.classes; {hint}")
-        missing = [name for name in ids if name not in tree.values() and name != IGNORED_NAME]
-        if missing:
+        where = str(self.class_map) if isinstance(self.class_map, Path) else "params.yaml: data.class_map"
+        try:
+            pairs = _check_class_map(_read_yaml(self.class_map) if isinstance(self.class_map, Path) else self.class_map)
+        except ValueError as error:
+            raise InputError(f"{where}: {error}") from error
+        names = self.label_space().names
+        if IGNORED_NAME in names:
             raise InputError(
-                f"{where}: no class of the source model becomes {missing[0]}, which would never be predicted; "
+                f"{where}: {IGNORED_NAME} is a class of data.classes, and means none here; rename the class"
+            )
+        for name, target in pairs:
+            if target not in (*names, IGNORED_NAME):
+                near = difflib.get_close_matches(target, [*names, IGNORED_NAME], n=1)
+                hint = f"is it {near[0]}?" if near else f"there are {', '.join(names)}, and {IGNORED_NAME}"
+                raise InputError(f"{where}: {name}: {target}: no such class in data.classes; {hint}")
+        missing = set(names) - {target for _, target in pairs}
+        if missing:
+            first = next(name for name in names if name in missing)
+            raise InputError(
+                f"{where}: no class of the source model becomes {first}, which would never be predicted; "
                 "map one to it, or take it out of data.classes"
             )
-        if not 2 <= len(tree) <= 255:
-            raise InputError(f"{where}: {len(tree)} classes of the source model; there must be 2 to 255")
-        return tuple(ids[target] for target in tree.values())
+        if len(pairs) > 255:
+            raise InputError(f"{where}: {len(pairs)} classes of the source model; there may be 255")
+        return pairs
+
+    def mapped_ids(self) -> tuple[int, ...] | None:
+        """For each class of the source model the target's id, 255 = none; None if its classes are the target's.
+
+        Raises:
+            InputError: as ``mapped_names``.
+        """
+        pairs = self.mapped_names()
+        ids = {name: index for index, name in enumerate(self.label_space().names)} | {IGNORED_NAME: IGNORE}
+        return None if pairs is None else tuple(ids[target] for _, target in pairs)
+
+
+def _check_class_map(tree: object) -> list[tuple[str, str]]:
+    """The pairs in a class map's list.
+
+    Raises:
+        ValueError: it is none.
+    """
+    entries = tree if isinstance(tree, list | tuple) else [tree]
+    pairs = [pair for entry in entries if isinstance(entry, dict) and len(entry) == 1 for pair in entry.items()]
+    if (
+        isinstance(tree, dict)
+        or len(pairs) < len(entries)
+        or not all(isinstance(x, str) for pair in pairs for x in pair)
+    ):
+        raise ValueError("must be a list with a line for each class of the source model, - its name: ours")
+    return pairs
 
 
 class TrainingSection(Section):

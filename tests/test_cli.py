@@ -7,16 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
+import atp
 from atp.cli import app
 from atp.data.labels import LabelSpace
 from atp.doctor import Finding, examine
-from atp.models.checkpoint import save_checkpoint
+from atp.errors import InputError
+from atp.export import export_state
+from atp.models.checkpoint import load_checkpoint, save_checkpoint
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
+from tests.models import foreign
 
 SPACE = LabelSpace(("sky", "road", "car"), ((0, 0, 200), (90, 90, 90), (200, 0, 0)))
 CONFIG = NetworkConfig(backbone="resnet_small", output_stride=8, aspp_dilations=(1, 2), num_classes=3)
@@ -233,3 +238,156 @@ def test_doctor_finds_two_live_branches_of_four(project: Path) -> None:
     set_params(project, "model", aspp_dilations=[1, 2, 4, 6])
     give(project, trained.state_dict())
     assert any("only 2 of 4 ASPP branches are trained" in finding.text for finding in complaints())
+
+
+# A network of the user's own
+
+
+def own(project: Path, maker: str = "Small", **changes: object) -> None:
+    yaml = YAML(typ="safe")
+    params = yaml.load(project / "params.yaml")
+    params["model"] = {"factory": f"tests.models.foreign:{maker}", **changes}
+    yaml.dump(params, project / "params.yaml")
+
+
+def told(part: str) -> Finding:
+    (finding,) = (finding for finding in examine(Path("params.yaml")) if part in finding.text)
+    return finding
+
+
+def test_doctor_proposes_the_classifier(project: Path) -> None:
+    own(project, arguments={"aux": True})
+    assert told("model.classifier") == Finding(
+        "error",
+        "model.classifier: missing; decoder.3 (2 of 18 tensors, 12 of 384 parameters) makes the scores, or around it "
+        "decoder (9 of 18 tensors, 183 of 384 parameters); set one",
+    )
+    assert told("model.factory").text == "model.factory: tests.models.foreign:Small: 384 parameters, output stride 2"
+
+
+def test_doctor_says_what_would_be_frozen(project: Path) -> None:
+    own(project, classifier="decoder")
+    finding = told("model.classifier")
+    assert finding.level == "ok"
+    assert finding.text.startswith(
+        "model.classifier: frozen in align: decoder (9 of 16 tensors, 183 of 363 parameters)"
+    )
+    own(project, classifier="stem")
+    finding = told("model.classifier")
+    assert finding.level == "warning"
+    assert "stem is not what makes the scores, which then learn; decoder.3 (2 of 16" in finding.text
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_doctor_finds_the_divisor(project: Path, strict: bool) -> None:
+    own(project, "Skips", classifier="head", arguments={"strict": strict})
+    why = "fails at 12x8 (RuntimeError: sizes must be multiples of 32)"
+    if not strict:
+        why = "gives 32x32 scores for 12x8 pixels, so it crops or stretches"
+    (finding,) = (finding for finding in complaints() if finding.level == "error")
+    assert finding.text == (
+        f"model.factory: tests.models.foreign:Skips {why}, and works at multiples of 32; set model.divisor: 32"
+    )
+    own(project, "Skips", classifier="head", arguments={"strict": strict}, divisor=32)
+    assert not complaints()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"factory": "no_such_package:make"}, "no_such_package:make cannot be imported (ModuleNotFoundError"),
+        (
+            {"arguments": {"classes": 4}},
+            "gives scores of shape (1, 4, 32, 32), not (N, 3, h, w); check model.arguments",
+        ),
+        ({"arguments": {"output": "tuple in training"}}, "returns tuple; it must be a tensor of scores"),
+        ({"classifier": "decode"}, "has no decode with parameters; is it decoder?"),
+    ],
+)
+def test_doctor_tells_what_is_wrong_with_a_network(project: Path, changes: dict[str, object], message: str) -> None:
+    own(project, **{"classifier": "decoder", **changes})
+    (finding,) = (finding for finding in complaints() if message in finding.text)
+    assert finding.level == "error"
+
+
+def test_doctor_notices_a_factory_that_loads_weights(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "loading_net.py").write_text(
+        "import torch\nfrom tests.models.foreign import Small\n"
+        "def make(path):\n    torch.load(path, weights_only=True)\n    return Small()\n"
+    )
+    monkeypatch.syspath_prepend(str(project))
+    torch.save({}, project / "backbone.pth")
+    own(
+        project,
+        factory="loading_net:make",
+        arguments={"path": "backbone.pth"},
+        classifier="decoder",
+        code="loading_net.py",
+    )
+    assert "loading_net:make loads backbone.pth whenever it is called" in told("loads").text
+    del sys.modules["loading_net"]
+
+
+def test_doctor_checks_the_checkpoint_of_a_network_against_the_class_map(project: Path) -> None:
+    give(project, foreign.Small(classes=4).state_dict())
+    own(project, classifier="decoder", arguments={"classes": 4})
+    set_params(project, "data", class_map=[{"sky": "sky"}, {"road": "road"}, {"car": "car"}, {"bus": "car"}])
+    assert told("fits the network").level == "ok"
+    set_params(project, "data", class_map=[{"sky": "sky"}, {"road": "road"}, {"car": "car"}])
+    assert any("gives scores of shape (1, 4, 32, 32), not (N, 3" in finding.text for finding in complaints())
+    own(project, classifier="decoder", arguments={"classes": 3})
+    assert any("more classes in the checkpoint (4) than in the data (3)" in finding.text for finding in complaints())
+    set_params(project, "data", class_map=[{"sky": "sky"}, {"road": "road"}, {"car": "cars"}])
+    assert "class_map: car: cars: no such class in data.classes; is it car?" in complaints()[0].text
+
+
+@pytest.fixture
+def own_model(project: Path) -> Path:
+    """A checkpoint of a network of somebody else's."""
+    torch.manual_seed(0)
+    config = NetworkConfig(factory="tests.models.foreign:Small", classifier="decoder", num_classes=3)
+    save_checkpoint(project / "own.safetensors", build_network(config), config, SPACE, {})
+    return project / "own.safetensors"
+
+
+def test_predict_calls_nothing_that_only_a_file_names(own_model: Path, images: Path, tmp_path: Path) -> None:
+    command = ["predict", str(images), str(tmp_path / "out"), "--model", str(own_model)]
+    result = CliRunner().invoke(app, command)
+    assert "to make its network tests.models.foreign:Small would be called, which no params.yaml here names" in str(
+        result.exception
+    )
+    assert CliRunner().invoke(app, [*command, "--trust"]).exit_code == 0
+    shutil.rmtree(tmp_path / "out")
+    own(tmp_path, classifier="decoder")
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out/masks/a.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
+def test_export_is_what_the_networks_own_class_loads(own_model: Path, name: str) -> None:
+    out = own_model.with_name(name)
+    result = CliRunner().invoke(app, ["export", str(out), "--model", str(own_model)])
+    assert result.exit_code == 0, result.output
+    line = result.output.strip()
+    assert line.startswith(f"{out}: 16 tensors, 3 classes; load: tests.models.foreign.Small().load_state_dict(")
+    theirs = foreign.Small()
+    # The line is to be believed.
+    state = eval(line.split("load_state_dict")[1], {"torch": torch, "safetensors": safetensors})
+    theirs.load_state_dict(state, strict=True)
+    given = load_checkpoint(own_model).state
+    assert all(torch.equal(value, given[key]) for key, value in theirs.state_dict().items())
+
+
+def test_export_of_our_own_network(model: Path, tmp_path: Path) -> None:
+    line = export_state(tmp_path / "weights.pt", str(model))
+    maker = line.split("load: ")[1].split(".load_state_dict")[0]
+    again = eval(maker, {"atp": atp, "NetworkConfig": NetworkConfig})
+    again.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True), strict=True)
+
+
+def test_export_refuses_other_files(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"weights.onnx: must end in .safetensors or .pth or .pt"):
+        export_state(tmp_path / "weights.onnx", str(model))
+    with pytest.raises(InputError, match="nowhere: no such model"):
+        export_state(tmp_path / "weights.pth", "nowhere")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from atp.config import DataSection, load_params
+from atp.config import DataSection, Params, load_params
 from atp.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -184,3 +184,81 @@ def test_source_images_may_have_a_size_of_their_own(tree: Any, tmp_path: Path) -
     yaml.dump(tree, tmp_path / "params.yaml")
     data = load_params(tmp_path / "params.yaml").data
     assert (data.source_size, data.size) == ((128, 72), (160, 80))
+
+
+# The class map
+
+
+def mapped(tree: Any, tmp_path: Path, class_map: object) -> Params:
+    tree["data"]["classes"] = [{"name": name, "color": [0, 0, 0]} for name in ("sky", "road", "car")]
+    tree["data"]["class_map"] = class_map
+    tree["source"]["checkpoint"] = "data/source/model.pth"
+    YAML(typ="safe").dump(tree, tmp_path / "params.yaml")
+    return load_params(tmp_path / "params.yaml")
+
+
+def test_many_classes_become_few_and_none(tree: Any, tmp_path: Path) -> None:
+    pairs = [{"road": "road"}, {"bus": "car"}, {"sky": "sky"}, {"rider": "ignore"}, {"lane": "road"}]
+    assert mapped(tree, tmp_path, pairs).data.mapped_ids() == (1, 2, 0, 255, 1)
+    assert mapped(tree, tmp_path, None).data.mapped_ids() is None
+
+
+def test_a_class_map_can_be_a_file(tree: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = Path("data/source/map.yaml")
+    data = mapped(tree, tmp_path, str(file)).data
+    with pytest.raises(InputError, match=r"data/source/map.yaml: no such file"):
+        data.mapped_ids()
+    file.parent.mkdir(parents=True)
+    file.write_text("- heaven: sky\n- street: road\n- car: car\n- van: car\n")
+    assert data.mapped_ids() == (0, 1, 2, 2)
+    for text in ("- sky\n", "- heaven: 0\n", "heaven: sky\n", "- {heaven: sky, street: road}\n"):
+        file.write_text(text)
+        with pytest.raises(InputError, match=r"map.yaml: must be a list with a line for each class of the source"):
+            data.mapped_ids()
+    with pytest.raises(InputError, match=r"data.class_map other/map.yaml is not below data.source.root"):
+        mapped(tree, tmp_path, "other/map.yaml")
+
+
+@pytest.mark.parametrize(
+    ("class_map", "message"),
+    [
+        ([{"a": "sky"}, {"b": "rode"}, {"c": "car"}], "b: rode: no such class in data.classes; is it road?"),
+        ([{"a": "sky"}, {"b": "xyz"}, {"c": "car"}], "there are sky, road, car, and ignore"),
+        (
+            [{"a": "sky"}, {"b": "road"}, {"c": "ignore"}],
+            "no class of the source model becomes car, which would never be",
+        ),
+        ([{"a": "sky"}, {"b": "road"}, *[{"c": "car"}] * 254], "256 classes of the source"),
+    ],
+)
+def test_class_maps_that_do_not_fit(tree: Any, tmp_path: Path, class_map: object, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        mapped(tree, tmp_path, class_map).data.mapped_ids()
+    assert str(caught.value).startswith("params.yaml: data.class_map: ")
+    assert message in str(caught.value)
+
+
+def test_a_class_named_as_what_means_none(tree: Any, tmp_path: Path) -> None:
+    data = mapped(tree, tmp_path, [{"a": "sky"}, {"b": "road"}, {"c": "car"}]).data
+    entry = data.classes[0].model_copy(update={"name": "ignore"})  # type: ignore[union-attr]
+    with pytest.raises(InputError, match=r"ignore is a class of data.classes, and means none here; rename"):
+        data.model_copy(update={"classes": (*data.classes, entry)}).mapped_ids()  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "class_map", [3, True, ["sky"], {"sky": "sky"}, [{1: "road"}], [{"road": 3}], [{"road": None}]]
+)
+def test_class_maps_of_the_wrong_type(tree: Any, tmp_path: Path, class_map: object) -> None:
+    with pytest.raises(InputError, match=r"data.class_map: must be a list with a line for each class of the source"):
+        mapped(tree, tmp_path, class_map)
+
+
+def test_a_class_map_is_for_a_given_model(tree: Any, tmp_path: Path) -> None:
+    tree["data"]["class_map"] = [{"a": "sky"}]
+    assert complaint(tree, tmp_path) == (
+        "params.yaml: data.class_map is for a given model; set source.checkpoint, or leave it out"
+    )
+    tree["data"]["class_map"] = None
+    tree["model"]["class_map"] = [0, 1]
+    assert complaint(tree, tmp_path) == "params.yaml: model.class_map is worked out by ATP; give data.class_map"

@@ -1,6 +1,7 @@
 """What a network of the user's own shows when it is run once: where its scores are made, and at which stride."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,7 @@ def classifiers(model: nn.Module, images: Tensor, num_scores: int, name: str) ->
     held = _common(makers)
     parts = [part(model, ".".join(held[:length])) for length in range(len(held), 0, -1)]
     # Of two that hold the same the outer one has the name that people know.
-    return [one for one, outer in zip(parts, [*parts[1:], None], strict=True) if not outer or not _same(one, outer)]
+    return [one for one, outer in pairwise(parts) if not _same(one, outer)] + parts[-1:]
 
 
 def _same(one: Part, other: Part) -> bool:

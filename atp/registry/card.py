@@ -1,10 +1,11 @@
 """The model card: a version's description in the registry, in Markdown as MLflow's page shows it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
 from atp.config import Optimisation, Params, Section
+from atp.models.config import IGNORED
 
 LIMIT = 5000
 """Characters that MLflow's table has for a description; sqlite takes more, other databases do not."""
@@ -15,7 +16,13 @@ _GAP = "&ensp;"
 
 
 def model_card(
-    params: Params, tags: Mapping[str, str], metrics: Mapping[str, Any], *, images: int | None = None, picture: str = ""
+    params: Params,
+    tags: Mapping[str, str],
+    metrics: Mapping[str, Any],
+    *,
+    images: int | None = None,
+    picture: str = "",
+    class_map: Sequence[int] | None = None,
 ) -> str:
     """What a version is, what it was measured to do, and what was not measured.
 
@@ -24,6 +31,7 @@ def model_card(
         metrics: what is in ``runs/evaluate/metrics.json``; without labels there is no ``miou`` in it.
         images: how many test images there are.
         picture: address of one, left out if empty.
+        class_map: as the network has it.
 
     Returns:
         At most ``LIMIT`` characters; of very many classes the table shows those that changed most.
@@ -36,7 +44,7 @@ def model_card(
     for left_out in range(len(order) + 1):
         shown = set(order[left_out:])
         table = _table({name: (source.get(name), adapted[name]) for name in names if name in shown}, left_out)
-        card = "\n\n".join(_parts(params, tags, metrics, images, picture, table))
+        card = "\n\n".join(_parts(params, tags, metrics, images, picture, class_map, table))
         if len(card) <= LIMIT:
             return card
     return card[: LIMIT - 2] + "\n…"
@@ -56,6 +64,7 @@ def _parts(
     metrics: Mapping[str, Any],
     images: int | None,
     picture: str,
+    class_map: Sequence[int] | None,
     table: list[str],
 ) -> list[str]:
     return [
@@ -65,7 +74,7 @@ def _parts(
         "\n".join(_data(params, tags, images)),
         "### Method",
         "Align, Teach and Propagate (Wang, Liang, Zhang), without the source data and without labels of the target:",
-        "\n".join(_method(params)),
+        "\n".join(_method(params, class_map)),
         "The run's parameters have every setting.",
         *(["### IoU per class, percent", "\n".join(table)] if table else []),
         "### Limits",
@@ -108,9 +117,20 @@ def _source(params: Params, tags: Mapping[str, str]) -> str:
     return f"a black box, {params.query.box} `{where}`, of which only the answers were known: `{answers}`"
 
 
-def _method(params: Params) -> list[str]:
+def _class_map(class_map: Sequence[int] | None) -> list[str]:
+    if class_map is None:
+        return []
+    targets = len(set(class_map) - {IGNORED})
+    dropped = class_map.count(IGNORED)
+    none = f", and {dropped} of them none" if dropped else ""
+    return [f"- classes: the {len(class_map)} that the source model tells apart became these {targets}{none}"]
+
+
+def _method(params: Params, class_map: Sequence[int] | None) -> list[str]:
     network = params.model
-    lines = [f"- network: {network.backbone}, output stride {network.output_stride}"]
+    made = f"`{network.factory}`, classifier `{network.classifier}`"
+    ours = f"{network.backbone}, output stride {network.output_stride}"
+    lines = [f"- network: {made if network.factory else ours}", *_class_map(class_map)]
     first: dict[str, Section | None] = {"align": params.align, "distill": params.distill}
     stages: dict[str, Section] = {
         **{name: section for name, section in first.items() if section is not None},

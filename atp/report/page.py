@@ -272,6 +272,7 @@ def _provenance(results: Results) -> str:
     """Which data, parameters and libraries made this; nothing that differs when the same is made again."""
     params = results.params
     facts = {"data": _data_digest(params), "adapted model": _model_digest(results)}
+    facts["class map"] = _class_map(params)
     facts["Python"] = platform.python_version()
     facts |= {name: version(name) for name in LIBRARIES}
     rows = [[html.escape(name), f"<code>{html.escape(value)}</code>"] for name, value in facts.items() if value]
@@ -286,6 +287,13 @@ def _provenance(results: Results) -> str:
         f'<section id="provenance"><h2>What made this</h2>{_table(["", ""], rows)}'
         f"<details><summary>params.yaml, with every default</summary>{settings}</details></section>"
     )
+
+
+def _class_map(params: Params) -> str:
+    """Which of the source model's classes became which; the answers of a black box are mapped already."""
+    pairs = (None if params.black_box else params.data.mapped_names()) or []
+    sources = {target: [name for name, to in pairs if to == target] for _, target in pairs}
+    return "; ".join(f"{', '.join(names)} → {target}" for target, names in sources.items())
 
 
 def _data_digest(params: Params) -> str:

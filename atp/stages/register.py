@@ -98,18 +98,25 @@ def add_version(client: "MlflowClient", params: Params, tags: dict[str, str]) ->
     from atp.registry.package import log_registered_model
     from atp.tracking import open_tracker
 
-    name, names = params.register_.name, load_checkpoint(ADAPTED).label_space.names
+    name, adapted = params.register_.name, load_checkpoint(ADAPTED)
     with open_tracker("register", params, enabled=True) as tracker:
         now, miou = int(time.time() * 1000), read_metrics().get("miou", {})
         metrics = [Metric(f"miou_{stage}", value, now, 0) for stage, value in miou.items() if value is not None]
         # Before the model, which takes over the figures that its run has.
         client.log_batch(tracker.parent_id, metrics=metrics)
-        metadata = {"classes": list(names), "size": list(params.data.size or ())}
+        metadata = {"classes": list(adapted.label_space.names), "size": list(params.data.size or ())}
         run = client.get_run(tracker.parent_id)
         number = log_registered_model(client, run, ADAPTED, name, tags, metadata)
         for path in filter(Path.is_file, (Path("dvc.lock"), METRICS)):
             tracker.artifacts(path)
-        card = model_card(params, tags, read_metrics(), images=read_image_count(), picture=upload_picture(tracker))
+        card = model_card(
+            params,
+            tags,
+            read_metrics(),
+            images=read_image_count(),
+            picture=upload_picture(tracker),
+            class_map=adapted.config.class_map,
+        )
         client.update_model_version(name, number, card)
         tracker.finish(FOLDER, tags[FINGERPRINT_TAG])
     return _version(client.get_model_version(name, number))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from atp.config import Params, load_params
+from atp.models.config import NetworkConfig
 from atp.registry.card import LIMIT, artifact_address, model_card
 
 ROOT = Path(__file__).parents[2]
@@ -90,3 +91,12 @@ def test_of_a_black_box_the_answers_are_the_origin() -> None:
     assert f"- source model: {told}" in card
     assert "- distill: epochs 10" in card
     assert "secret" not in card
+
+
+def test_own_network_and_class_map(params: Params) -> None:
+    model = NetworkConfig(factory="my_networks:make", classifier="decoder.head")
+    own = params.model_copy(update={"model": model})
+    card = model_card(own, TAGS, METRICS, class_map=(0, 1, 1, 255, 2))
+    assert "- network: `my_networks:make`, classifier `decoder.head`\n" in card
+    assert "- classes: the 5 that the source model tells apart became these 3, and 1 of them none\n" in card
+    assert "became these" not in model_card(own, TAGS, METRICS)

@@ -183,3 +183,13 @@ def test_a_black_box_with_and_without_its_own_figure(finished: Finished, known: 
     assert ("the source model" if known else "distill, the first model known") in re.sub(r"\s+", " ", text)
     table = summary_table(json.loads((RUNS / "evaluate/metrics.json").read_text()))
     assert ("over source" in table) == bool(known)
+
+
+def test_page_has_the_class_map(finished: Finished) -> None:
+    params = finished()
+    names = params.data.label_space().names
+    targets = ({"a & b": names[0]}, *({name: name} for name in names), {"odd": "ignore"})
+    data = params.data.model_copy(update={"class_map": targets})
+    text = built(params.model_copy(update={"data": data}))[1]
+    assert f"class map</td><td><code>a &amp; b, {names[0]} → {names[0]}; " in text
+    assert "; odd → ignore</code>" in text

@@ -99,7 +99,7 @@ def test_all_images_are_asked_once_ever(boxed: Path, query: RunQuery) -> None:
         assert "12 answered before, 0 now, in 0 requests" in ended.output
         assert box.requests == 12
         # Another map asks nothing anew.
-        set_params(boxed, "data", class_map={"sky": "road", "road": "sky", "car": "car"})
+        set_params(boxed, "data", class_map=[{"sky": "road"}, {"road": "sky"}, {"car": "car"}])
         ended = query(boxed)
         assert ended.code == 0, ended.output
         set_params(boxed, "query", version="2")
@@ -230,7 +230,7 @@ def test_a_secret_in_the_wrong_place_is_refused_and_not_told(
 
 def test_a_folder_with_a_class_map(boxed: Path, query: RunQuery) -> None:
     """Five classes of the source model, of which two become one and one is ignored."""
-    class_map = {"air": "sky", "lane": "road", "path": "road", "rest": "ignore", "van": "car"}
+    class_map = [{"air": "sky"}, {"lane": "road"}, {"path": "road"}, {"rest": "ignore"}, {"van": "car"}]
     set_params(boxed, "data", class_map=class_map)
     set_params(boxed, "query", box="folder", folder="data/source/predictions", keep=2)
     folder = boxed / "data/source/predictions"
