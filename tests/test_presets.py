@@ -41,7 +41,8 @@ def test_it_leaves_no_setting_of_the_default_file_out(path: Path) -> None:
 
 
 def test_streets_is_the_default() -> None:
-    assert (ROOT / "presets/streets.yaml").read_text() == (ROOT / "params.yaml").read_text()
+    same = (ROOT / "presets/streets.yaml").read_text() == (ROOT / "params.yaml").read_text()
+    assert same, "params.yaml has changed: cp params.yaml presets/streets.yaml"
 
 
 @pytest.mark.parametrize(("name", "backbone"), [("paper", "resnet101"), ("paper-vgg16", "vgg16")])
