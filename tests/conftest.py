@@ -14,10 +14,12 @@ import pytest
 import torch
 from PIL import Image
 from ruamel.yaml import YAML
+from torch import nn
 
 from atp.data.labels import LabelSpace
 from atp.models.checkpoint import save_checkpoint
 from atp.models.network import NetworkConfig, build_network
+from atp.models.own import OwnNetwork
 from tests.clone import dvc, make_clone
 
 if TYPE_CHECKING:
@@ -105,6 +107,54 @@ def make_project(folder: Path, align_epochs: int = 4, miou: float = MIOU["propag
     return folder
 
 
+# A network of the user's own, in two modules of the project.
+NETS = {
+    "__init__.py": "",
+    "blocks.py": """
+from packaging.version import Version
+from torch import nn
+assert Version("2") > Version("1.9")
+def block(inputs, outputs):
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.BatchNorm2d(outputs), nn.ReLU())
+""",
+    "net.py": """
+from torch import nn
+from .blocks import block
+def make(classes):
+    return nn.Sequential(block(3, 8), nn.Conv2d(8, classes, 1))
+""",
+}
+OWN = NetworkConfig(
+    factory="nets.net:make",
+    arguments={"classes": 4},
+    classifier="1",
+    divisor=32,
+    code=Path("nets"),
+    num_classes=3,
+    class_map=(2, 0, 1, 0),
+)
+
+
+def make_own_project(folder: Path) -> Path:
+    """The same with a network of its own, whose classes are mapped, registered under another name."""
+    make_project(folder)
+    (folder / "nets").mkdir()
+    for name, text in NETS.items():
+        (folder / "nets" / name).write_text(text)
+    yaml = YAML(typ="safe")
+    params = yaml.load(folder / "params.yaml")
+    params["register"]["name"] = "own"
+    params["model"] = {**OWN.model_dump(mode="json", include={"factory", "arguments", "classifier", "divisor", "code"})}
+    yaml.dump(params, folder / "params.yaml")
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+    head = nn.Conv2d(8, 4, 1)
+    nn.init.normal_(head.weight, std=5)  # so that it does not say the same everywhere
+    network = OwnNetwork(nn.Sequential(layers, head), OWN)
+    save_checkpoint(folder / "runs/propagate/model.safetensors", network, OWN, SPACE, {"stage": "propagate"})
+    return folder
+
+
 @pytest.fixture
 def small_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project of its own, as the working folder."""
@@ -126,12 +176,13 @@ def mlflow_imported() -> None:
 @pytest.fixture(scope="session")
 def registered(tmp_path_factory: pytest.TempPathFactory, mlflow_imported: None) -> Path:
     """Three projects, ``first``, its ``twin`` and a better ``second`` with other parameters, that have all registered
-    their adapted model at the same moment in one new database, ``mlflow.db``; and ``user``, where
-    ``tests/registry/user.py`` has used it. Not to be changed.
+    their adapted model at the same moment in one new database, ``mlflow.db``; with them ``own``, whose network is its
+    own; and ``user``, where ``tests/registry/user.py`` has used them. Not to be changed.
     """
     root = tmp_path_factory.mktemp("registered")
     for name, epochs, miou in (("first", 4, 50.25), ("twin", 4, 50.25), ("second", 5, 51.5)):
         make_project(root / name, epochs, miou)
+    make_own_project(root / "own")
     (root / "user").mkdir()
     environment = {
         **os.environ,
@@ -141,7 +192,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory, mlflow_imported: None) 
         "OMP_NUM_THREADS": "1",
     }
     script = Path(__file__).parent / "registry/user.py"
-    folders = [root / name for name in ("user", "first", "twin", "second")]
+    folders = [root / name for name in ("user", "first", "twin", "second", "own")]
     done = subprocess.run(
         [sys.executable, "-c", RACE, script, *folders], env=environment, capture_output=True, text=True, check=False
     )

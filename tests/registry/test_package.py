@@ -1,12 +1,14 @@
 """The registered model: self-contained, without a pickle, images in and label maps out."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from atp.models.checkpoint import network_from_checkpoint
 from atp.registry.images import decode_image
@@ -90,7 +92,7 @@ def test_users_learn_size_and_classes(answer: dict[str, object]) -> None:
 
 def test_nothing_is_pickled_and_no_data_comes_along(registered: Path) -> None:
     models = [path.parent for path in registered.rglob("MLmodel")]
-    assert len(models) == 2
+    assert len(models) == 3
     for path in (path for model in models for path in model.rglob("*") if path.is_file()):
         assert path.suffix in (".py", ".json", ".yaml", ".txt", ".safetensors", ""), path
         assert b"source data" not in path.read_bytes()
@@ -100,3 +102,23 @@ def test_nothing_is_pickled_and_no_data_comes_along(registered: Path) -> None:
 def test_requirements_are_pinned_and_public() -> None:
     assert f"torch=={torch.__version__.split('+')[0]}" in requirements()
     assert all(line.count("==") == 1 and "+" not in line for line in requirements())
+
+
+def test_a_network_of_the_users_own_brings_its_code_and_its_packages(
+    registered: Path, answer: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert str(answer["nets"]).endswith("/artifacts/code/nets/blocks.py")
+    monkeypatch.syspath_prepend(str(registered / "own"))
+    network, _ = network_from_checkpoint(registered / "own/runs/propagate/model.safetensors")
+    images = np.random.default_rng(0).integers(0, 256, (2, 45, 31, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(images).permute(0, 3, 1, 2)).argmax(1).numpy()
+    assert (np.asarray(answer["own"]) == expected).mean() > 0.99
+    assert len(np.unique(expected)) > 1
+    (model,) = [path.parent for path in registered.rglob("MLmodel") if (path.parent / "code/nets").is_dir()]
+    assert {path.name for path in (model / "code").iterdir()} == {"atp", "nets"}
+    assert f"packaging=={version('packaging')}" in (model / "requirements.txt").read_text().splitlines()
+    client = MlflowClient(f"sqlite:///{registered}/mlflow.db")
+    card = client.get_model_version_by_alias("own", "candidate").description
+    assert "- network: `nets.net:make`, classifier `1`" in card
+    assert "- classes: the 4 that the source model tells apart became these 3\n" in card

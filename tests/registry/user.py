@@ -46,6 +46,9 @@ def main() -> None:
             answer[name] = str(error)
     example = model.input_example
     answer["example"] = [str(example.dtype), list(example.shape), [list(maps) for maps in model.predict(example)]]
+    own = mlflow.pyfunc.load_model("models:/own@candidate")
+    answer["own"] = own.predict(images).tolist()
+    answer["nets"] = sys.modules["nets.blocks"].__file__
     answer["atp"] = sys.modules["atp"].__file__
     answer["metadata"] = model.metadata.metadata
     Path("answer.json").write_text(json.dumps(answer))

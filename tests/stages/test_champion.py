@@ -1,6 +1,7 @@
 """The champion's weights in the evaluation of today."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from atp.stages import champion
 from atp.stages.champion import evaluate_again
 from atp.stages.evaluate import evaluate, percent
 from atp.training.runtime import Runtime
+from tests.conftest import make_own_project
 
 
 def test_weights_are_evaluated_anew_as_the_stage_does(small_project: Path) -> None:
@@ -56,3 +58,23 @@ def test_a_failed_process_is_a_reason(small_project: Path) -> None:
     again = evaluate_again(Path("runs/source/model.safetensors"))
     assert again.miou is None
     assert again.why == "params.yaml: no such file; run from the root of the project"
+
+
+def test_a_champion_with_a_network_of_its_own_brings_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, model = make_own_project(tmp_path / "project"), tmp_path / "model"
+    monkeypatch.chdir(project)
+    (model / "artifacts").mkdir(parents=True)
+    shutil.copy(project / "runs/propagate/model.safetensors", model / "artifacts")
+    checkpoint = model / "artifacts/model.safetensors"
+    # The project has another network by now.
+    Path("nets").rename("nets_of_old")
+    why = evaluate_again(checkpoint).why
+    assert why.startswith(
+        "model.factory: nets.net:make cannot be imported (ModuleNotFoundError: No module named 'nets')"
+    )
+    (model / "MLmodel").touch()
+    (model / "code").mkdir()
+    Path("nets_of_old").rename(model / "code/nets")
+    again = evaluate_again(checkpoint)
+    assert again.why == ""
+    assert again.miou is not None
