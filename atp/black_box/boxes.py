@@ -22,6 +22,8 @@ from atp.models.own import import_callable
 
 FORMATS = ("png", "npy", "npz")
 
+_OF_FILES = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+
 
 @dataclass(frozen=True)
 class Question:
@@ -155,11 +157,10 @@ class CallableBox:
         expected = Expected(self.num_classes, (image.size,), self.keep)
         try:
             returned = self.function(np.array(image))
-        except OSError as error:
-            # A library that asks elsewhere raises such when that does not work.
-            raise NoAnswerError(_told(error), down=True) from error
         except Exception as error:  # A user's code may raise anything.
-            raise NoAnswerError(_told(error), again=False) from error
+            # What a library raises that asks elsewhere, when that does not work.
+            elsewhere = isinstance(error, OSError) and not isinstance(error, _OF_FILES)
+            raise NoAnswerError(_told(error), again=elsewhere, down=elsewhere) from error
         try:
             return expected.answer(_as_array(returned))
         except WrongAnswerError as error:

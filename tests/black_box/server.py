@@ -139,6 +139,14 @@ class BoxServer:
             self.send(handler, 200, {}, self.good_body(image[:-1]))
         elif fault == "class":
             self.send(handler, 200, {}, self.good_body(image, 77))
+        elif fault == "chunked":
+            handler.send_response(200)
+            handler.send_header("Transfer-Encoding", "chunked")
+            handler.end_headers()
+            good = self.good_body(image)
+            for part in (good[:7], good[7:]):
+                handler.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+            handler.wfile.write(b"0\r\n\r\n")
         else:
             assert fault is None, fault
             self.send(handler, 200, {}, self.good_body(image))

@@ -127,6 +127,7 @@ def test_a_callable_gives_arrays_tensors_or_lists(question: Question, function: 
         (lambda image: ids_of(image)[1:], "shape", False),
         (lambda image: 9 * shares_of(image), "add up to 9", False),
         (fail(KeyError("weights\nand more")), "KeyError: 'weights", False),
+        (fail(FileNotFoundError(2, "No such file", "weights.pth")), "No such file", False),
         (fail(ConnectionError("gone")), "ConnectionError: gone", True),
         (fail(TimeoutError()), "TimeoutError", True),
     ],

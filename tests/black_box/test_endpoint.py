@@ -83,6 +83,13 @@ def test_every_protocol(tmp_path: Path, images: Images, answer: Any, soft: bool)
     assert "Authorization" not in box.headers
 
 
+def test_an_answer_in_chunks(tmp_path: Path, images: Images, box: BoxServer) -> None:
+    questions = images(1)
+    box.faults = ["chunked"]
+    assert ask(tmp_path, section_of(box), questions) == Asked(1, {})
+    check_answers(tmp_path, section_of(box), questions)
+
+
 FAULTS = [
     (500, {}, b"oops"),
     (503, {}, b""),

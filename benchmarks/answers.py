@@ -1,0 +1,249 @@
+"""The store of a black box's answers: how small, how fast, and what a student loses by learning from it.
+
+    python benchmarks/answers.py [--images 100]      sizes and times, a few minutes on one thread
+    python benchmarks/answers.py --forms             other forms of the same answers
+    python benchmarks/answers.py --students          students of float32 and of stored answers, over seeds
+                                 [--seeds 0 1 2] [--epochs 10] [--at-once 2] [--runs .atp/benchmarks/answers]
+
+Sizes are of predictions at 1024x512 with 19 classes, synthetic ones that stand for a trained network's (see
+``benchmarks/dump.py``). With ``--checkpoint runs/source``, the streets' source model (12 classes), also of a real one,
+on their target images enlarged to 1024x512.
+
+The students learn streets' target images from the answers of the source model, that of ``--checkpoint`` or one trained
+for each seed, as the section ``distill`` of black_box/params.yaml says, from the same initial weights and in the same
+order. What they differ in are the answers: all probabilities in float32; the store's; ids alone.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+import torch
+import zstandard
+from dump import CLASSES, forward, print_table, scene
+from experiment import SOURCE, Experiment, Row, machine, run_seeds
+from streets_seeds import on_streets
+from torch import Tensor
+
+from atp.black_box.answers import LEAST, Answer
+from atp.config import DistillSection, Params, load_params, needed
+from atp.data.folder import Sample, list_samples
+from atp.data.loading import Labels, mix_seed
+from atp.data.tensors import read_image
+from atp.models.checkpoint import network_from_checkpoint
+from atp.models.network import SegmentationNetwork, build_network
+from atp.stages.distill import distill
+from atp.training.prediction import Predictor
+
+SIZE = (1024, 512)
+KEEP = 4
+STREETS = Path("assets/streets")
+
+
+def synthetic(images: int) -> Iterator[Tensor]:
+    """Probabilities, (19, 512, 1024), one scene after the other."""
+    for index in range(images):
+        yield forward(scene(index, SIZE))
+
+
+def real(images: int, checkpoint: Path) -> Iterator[Tensor]:
+    """A network's probabilities on streets' target images at that size."""
+    network, _ = network_from_checkpoint(checkpoint / "model.safetensors")
+    network.eval()
+    for sample in list_samples(STREETS / "target/images")[:images]:
+        with torch.inference_mode():
+            yield network(read_image(sample.image, SIZE)[None]).float().softmax(1)[0]
+
+
+def lost(probabilities: Tensor, answer: Answer) -> float:
+    """KL of what is stored from what was said, nats a pixel."""
+    stored = answer.dense(len(probabilities)).clamp(min=1e-7)
+    return float((torch.xlogy(probabilities, probabilities) - probabilities * stored.log()).sum(0).mean())
+
+
+def write(path: Path, answer: Answer) -> None:
+    path.write_bytes(answer.to_bytes())
+
+
+def timed(function: Callable[[], object]) -> float:
+    """Processor time, ms."""
+    start = time.process_time()
+    function()
+    return 1e3 * (time.process_time() - start)
+
+
+def sizes(name: str, predictions: Iterator[Tensor]) -> None:
+    torch.set_num_threads(1)
+    rows: dict[str, dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.answer"
+        for probabilities in predictions:
+            answers = {f"soft, {keep} classes": Answer.of(probabilities, keep) for keep in (KEEP, 3)}
+            answers["ids alone"] = Answer.hard(probabilities.argmax(0).byte())
+            for kind, answer in answers.items():
+                row = rows.setdefault(kind, {"kB": [], "encode": [], "decode": [], "lost": []})
+                row["encode"].append(timed(partial(write, path, answer)))
+                row["decode"].append(timed(partial(Answer.read, path)))
+                row["kB"].append(path.stat().st_size / 1e3)
+                row["lost"].append(lost(probabilities, Answer.read(path)))
+    count = len(next(iter(rows.values()))["kB"])
+    print(f"\n**{name}**, {count} images, {SIZE[0]}x{SIZE[1]}\n")
+    print_table(
+        ["kept of each pixel", "kB an image", "largest", "encode, ms", "decode, ms", "KL, nats a pixel"],
+        [
+            [
+                kind,
+                f"{mean(row['kB']):.0f}",
+                f"{max(row['kB']):.0f}",
+                f"{statistics.median(row['encode']):.0f}",
+                f"{statistics.median(row['decode']):.0f}",
+                "" if kind == "ids alone" else f"{mean(row['lost']):.4f}",
+            ]
+            for kind, row in rows.items()
+        ],
+    )
+
+
+def forms(images: int) -> None:
+    """What the parts of the form are worth: bytes of codes and of classes, by filter, least probability and level."""
+    torch.set_num_threads(1)
+    scenes = [Answer.of(probabilities, KEEP) for probabilities in synthetic(images)]
+    zero = np.uint8(0)
+    filters: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "none": lambda codes: codes,
+        "left": partial(np.diff, axis=2, prepend=zero),
+        "up": partial(np.diff, axis=1, prepend=zero),
+        "left + up - upper left": lambda codes: np.diff(np.diff(codes, axis=2, prepend=zero), axis=1, prepend=zero),
+    }
+    rows = []
+    for least in (0.0, LEAST, 3 * LEAST):
+        for scale, power in (("root", 0.5), ("linear", 1.0)):
+            planes = [coded(answer, least, power) for answer in scenes]
+            for name, function in filters.items():
+                for level in (1, 9):
+                    squeeze = zstandard.ZstdCompressor(level=level).compress
+                    start = time.process_time()
+                    codes = mean(len(squeeze(function(part[1]).tobytes())) for part in planes) / 1e3
+                    took = 1e3 * (time.process_time() - start) / len(planes)
+                    classes = mean(len(squeeze(part[0].tobytes())) for part in planes) / 1e3
+                    ours = (least, scale, name, level) == (LEAST, "root", "left + up - upper left", 1)
+                    cells = [f"{least:g}", scale, name, str(level), f"{codes:.0f}", f"{classes:.0f}"]
+                    cells += [f"{codes + classes:.0f}", f"{took:.0f}"]
+                    rows.append([f"**{cell}**" if ours else cell for cell in cells])
+    print(f"\n**Forms**, {KEEP} classes a pixel, mean of {images} synthetic images, kB\n")
+    print_table(["least kept", "scale", "filter", "zstd", "codes", "classes", "together", "codes, ms"], rows)
+
+
+def coded(answer: Answer, least: float, power: float) -> tuple[np.ndarray, np.ndarray]:
+    """Classes and unfiltered codes as ``Answer.to_bytes`` makes them with these settings."""
+    kept = answer.probabilities.numpy().copy()
+    kept[1:][kept[1:] < least] = 0
+    ranks = np.arange(2, KEEP + 1)[:, None, None]
+    shares = np.concatenate([kept[1:] * ranks, np.clip(1 - kept.sum(0), 0, 1)[None]])
+    codes = np.rint(255 * np.clip(shares, 0, 1) ** power).astype(np.uint8)
+    classes = answer.classes.numpy().copy()
+    classes[1:][codes[:-1] == 0] = 255
+    return classes, codes
+
+
+@dataclass(frozen=True)
+class Given:
+    """Answers in memory, as a data set takes them; a class, so that workers can be sent it."""
+
+    answers: Mapping[str, Answer]
+    soft: bool = True
+
+    def __call__(self, sample: Sample) -> Labels:
+        answer = self.answers[sample.name]
+        if not self.soft:
+            return Labels(answer.classes[0])
+        return Labels(answer.classes[0], classes=answer.classes, probabilities=answer.probabilities)
+
+
+def student(e: Experiment, source: SegmentationNetwork, section: DistillSection, kind: str) -> SegmentationNetwork:
+    """A network like the source model's, of random weights, that learned its answers."""
+    predictor = Predictor([(source, 1.0)], e.runtime)
+    answers: dict[str, Answer] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.answer"
+        for sample in e.target:
+            image = read_image(sample.image, e.params.data.size)
+            probabilities = predictor.probabilities(image[None])[0].cpu()
+            if kind == "float32":
+                answers[sample.name] = Answer.of(probabilities, e.space.num_classes)
+            else:
+                path.write_bytes(Answer.of(probabilities, KEEP).to_bytes())
+                answers[sample.name] = Answer.read(path)
+    run = e.job("distill")
+    torch.manual_seed(mix_seed(run.seed, 1))
+    network = build_network(e.params.model.model_copy(update={"num_classes": e.space.num_classes}))
+    distill(network, e.images(e.target, section, Given(answers, kind != "ids")), section, run)
+    return network
+
+
+STUDENTS = {"student of float32": "float32", "student of the store": "store", "student of ids": "ids"}
+
+
+def rows(section: DistillSection, checkpoint: Path | None, e: Experiment) -> dict[str, Row]:
+    def source(made: Mapping[str, SegmentationNetwork]) -> SegmentationNetwork:
+        return e.source() if checkpoint is None else network_from_checkpoint(checkpoint / "model.safetensors")[0]
+
+    made: dict[str, Row] = {"source": Row(source, SOURCE)}
+    for name, kind in STUDENTS.items():
+        made[name] = Row(lambda made, kind=kind: student(e, made["source"], section, kind), SOURCE)  # type: ignore[misc]
+    return made
+
+
+def students(seeds: list[int], epochs: int, checkpoint: Path | None, runs: Path, at_once: int) -> None:
+    params: Params = load_params()
+    section = needed(load_params(Path("black_box/params.yaml")).distill, "distill").model_copy(
+        update={"epochs": epochs}
+    )
+    make = partial(rows, section, checkpoint)
+    folder = runs / sha256(f"{section} {checkpoint}".encode()).hexdigest()[:8]
+    jobs = [(on_streets(params, seed, "plain"), make, folder / f"seed-{seed}") for seed in seeds]
+    results = run_seeds(jobs, at_once)
+    print(f"\n**Students on streets**, {epochs} epochs, {len(seeds)} seeds\n")
+    reference = [result["student of float32"] for result in results]
+    table = []
+    for name in results[0]:
+        values = [result[name] for result in results]
+        lost = [a - b for a, b in zip(reference, values, strict=True)]
+        apart = f"{mean(lost):+.2f}" + (f" ± {stdev(lost):.2f}" if len(lost) > 1 else "")
+        each = " ".join(f"{value:.1f}" for value in values)
+        table.append([name, f"{mean(values):.2f}", apart if name.startswith("student of") else "", each])
+    print_table(["", "mIoU", "points lost against float32", "seeds"], table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--checkpoint", type=Path, help="folder of the streets' source model")
+    parser.add_argument("--forms", action="store_true")
+    parser.add_argument("--students", action="store_true")
+    parser.add_argument("--epochs", type=int, default=10, help="of the students")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, default=Path(".atp/benchmarks/answers"))
+    parser.add_argument("--at-once", type=int, default=2, help="seeds computed at the same time")
+    arguments = parser.parse_args()
+    print(machine())
+    if arguments.students:
+        students(arguments.seeds, arguments.epochs, arguments.checkpoint, arguments.runs, arguments.at_once)
+    elif arguments.forms:
+        forms(min(arguments.images, 10))
+    else:
+        sizes(f"Synthetic, {CLASSES} classes", synthetic(arguments.images))
+        if arguments.checkpoint:
+            sizes("Streets' source model", real(min(arguments.images, 16), arguments.checkpoint))
+
+
+if __name__ == "__main__":
+    main()
