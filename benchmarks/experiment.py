@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -44,6 +44,8 @@ from atp.training.run import Run
 from atp.training.runtime import Runtime, open_runtime
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 def with_changes(params: Params, changes: Mapping[str, Any]) -> Params:
@@ -280,14 +282,19 @@ def run_seeds(jobs: Sequence[tuple[Params, Rows, Path]], at_once: int) -> list[d
     A light network does not fill two cores: two trainings side by side with a thread each take about two thirds of the
     time that they take one after the other with two.
     """
+    return side_by_side(run_rows, jobs, at_once)
+
+
+def side_by_side(
+    function: Callable[..., Result], jobs: Sequence[tuple[Params, *tuple[Any, ...]]], at_once: int
+) -> list[Result]:
+    """``function`` of every job's arguments, see ``run_seeds``; the parameters get their share of the cores."""
     threads = max(1, (os.cpu_count() or 1) // at_once)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(at_once, spawn, initializer=die_with_parent, max_tasks_per_child=1) as pool:
         waiting = [
-            pool.submit(
-                run_rows, with_changes(params, {"runtime.threads": threads, "runtime.workers": 0}), rows, folder
-            )
-            for params, rows, folder in jobs
+            pool.submit(function, with_changes(params, {"runtime.threads": threads, "runtime.workers": 0}), *arguments)
+            for params, *arguments in jobs
         ]
         return [job.result() for job in waiting]
 

@@ -125,6 +125,21 @@ def test_a_stage_depends_on_the_code_that_it_imports(dag: Dag) -> None:
             assert {f"atp/stages/{module}.py" for module in seen} <= deps
 
 
+def test_a_training_stage_depends_on_what_judges_its_model(dag: Dag) -> None:
+    """Through ``atp.stages.stage``, on which no stage depends as a whole."""
+    judged = [name for name, stage in dag.stages.items() if "evidence" in stage["params"]]
+    assert judged[-2:] == ["teach", "propagate"]
+    assert set(judged[:-2]) == {"align", "distill"} & set(dag.stages)
+    for stage in judged:
+        assert {"atp/evidence", "atp/stages/guard.py"} <= dag.code(stage)
+
+
+@pytest.mark.parametrize(("folder", "first"), [("", "align"), ("black_box", "distill")])
+def test_evidence_is_a_metric(folder: str, first: str) -> None:
+    metrics = YAML(typ="safe").load(ROOT / folder / "dvc.yaml")["metrics"]
+    assert {f"{run}/evidence.json" for run in (f"runs/{first}", "${split.model}", "runs/propagate")} <= set(metrics)
+
+
 def test_code_deps_exist(dag: Dag) -> None:
     for stage in dag.stages:
         assert all((ROOT / dep).exists() for dep in dag.code(stage)), stage
@@ -150,7 +165,7 @@ LAYERS = (
     ("stages",),
     ("registry", "report", "tracking"),
     ("rivals",),
-    ("training", "pseudo_labels", "black_box"),
+    ("training", "pseudo_labels", "black_box", "evidence"),
     ("losses", "models", "data"),
 )
 

@@ -10,6 +10,7 @@ from atp.data.loading import Batch, TrainingImages
 from atp.losses.diversity import diversity_loss
 from atp.losses.entropy import curriculum_entropy_loss, rising_entropy_share
 from atp.models.network import SegmentationNetwork
+from atp.stages.guard import SOURCE
 from atp.stages.stage import Stage, run_stage
 from atp.training.loop import History, Training
 from atp.training.run import Run
@@ -61,17 +62,17 @@ def adapt_by_rival(network: SegmentationNetwork, images: TrainingImages, section
 
 
 def inputs(params: Params, key: str | None) -> list[Path]:
-    return [params.data.target.images, Path("runs/source")]
+    return [params.data.target.images, SOURCE]
 
 
 def body(stage: Stage) -> None:
     section, data = needed(stage.params.align, "align"), stage.params.data
-    network, source = stage.load(Path("runs/source"))
+    network, source = stage.begin(SOURCE)
     images = TrainingImages(
         stage.target_images(), section.augmentation, size=data.size, crop=data.crop, cache=stage.cache()
     )
     history = align(network, images, section, stage.run())
-    stage.save(network, source, history)
+    stage.hand_on(network, source, history)
 
 
 def main() -> None:

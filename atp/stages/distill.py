@@ -14,6 +14,7 @@ from atp.data.loading import Batch, Labels, TrainingImages
 from atp.losses.distillation import dense_probabilities, distillation_loss
 from atp.models.checkpoint import Checkpoint
 from atp.models.network import SegmentationNetwork, build_network
+from atp.stages.guard import Beginning
 from atp.stages.stage import Stage, run_stage
 from atp.training.loop import History, Training
 from atp.training.run import Run
@@ -71,7 +72,8 @@ def body(stage: Stage) -> None:
         cache=stage.cache(),
     )
     history = distill(network, images, section, stage.run())
-    stage.save(network, Checkpoint(config=config, label_space=space, state={}, made_by={}), history)
+    made_from = Checkpoint(config=config, label_space=space, state={}, made_by={})
+    stage.hand_on(network, Beginning(made_from), history)
 
 
 def main() -> None:

@@ -128,7 +128,7 @@ def inputs(params: Params, key: str | None) -> list[Path]:
 
 def body(stage: Stage) -> None:
     section, data = stage.params.propagate, stage.params.data
-    network, taught = stage.load(stage.params.split.model)
+    network, taught = stage.begin(stage.params.split.model)
     ranking = json.loads(Path("runs/split/ranking.json").read_text())
     store = PseudoLabelStore(Path("runs/split/labels"))
     samples = {sample.name: sample for sample in stage.target_images()}
@@ -140,7 +140,7 @@ def body(stage: Stage) -> None:
     hard = TrainingImages(hard_samples, section.augmentation, size=size, crop=crop, cache=cache)
     weights = rarity_weights([label_counts(store, sample.name) for sample in easy_samples], section.balance)
     handed_on, history = propagate(network, PairedImages(easy, hard), section, stage.run(), weights)
-    stage.save(handed_on, taught, history)
+    stage.hand_on(handed_on, taught, history)
 
 
 def main() -> None:

@@ -16,17 +16,22 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
+import torch
+
 import atp
 from atp.config import Params, load_params
 from atp.data.folder import Sample, list_samples
 from atp.data.labels import LabelSpace
 from atp.data.loading import ImageCache, mix_seed
 from atp.errors import InputError, exit_codes
+from atp.evidence.measure import spread
+from atp.evidence.record import Evidence, Shares, write_evidence
 from atp.files import digest
 from atp.models.checkpoint import Checkpoint, load_checkpoint, restored, save_checkpoint
 from atp.models.network import NetworkConfig, SegmentationNetwork
 from atp.models.own import check_code
 from atp.stages.beside import open_stage_tracker
+from atp.stages.guard import Beginning, beginning, evidence_of, reverted
 from atp.stages.process import STATE, die_with_parent, lock, output, remove_leftovers, seal, write_json
 from atp.tracking import Tracker
 from atp.training.loop import History
@@ -39,7 +44,7 @@ __all__ = ["CODE", "Stage", "forget", "run_stage", "write_history", "write_json"
 logger = logging.getLogger(__name__)
 
 CODE = ("black_box", "data", "losses", "models", "pseudo_labels", "rivals", "training")
-"""Folders of this package whose change changes a result."""
+"""Folders of this package whose change changes what is trained or dumped."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,11 @@ class Stage:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the inputs' bytes, the parameters and the code: equal fingerprints make equal results."""
+        """Of the inputs' bytes, the parameters and the code: equal fingerprints train equal models.
+
+        What the section ``evidence`` makes of a model is not among them: a training that the guard stopped is not
+        repeated where the guard is set otherwise.
+        """
         sections = self.params.model_dump(mode="json", by_alias=True, exclude={"runtime"})
         package = Path(atp.__file__).parent
         code = [path for folder in CODE for path in sorted((package / folder).rglob("*.py"))]
@@ -136,15 +145,88 @@ class Stage:
         checkpoint = load_checkpoint(path)
         return restored(checkpoint, path), checkpoint
 
-    def save(self, network: SegmentationNetwork, made_from: Checkpoint, history: History) -> None:
-        """Write the model and its history as this stage's result, and forget the training state."""
-        if self.runtime.is_main:
-            with self.output() as folder:
-                made_by = {"stage": self.label, "fingerprint": self.fingerprint, "atp": atp.__version__}
-                save_checkpoint(folder / "model.safetensors", network, made_from.config, made_from.label_space, made_by)
-                write_history(folder / "history.csv", history)
-            forget(self.label)
+    def begin(self, folder: Path) -> tuple[SegmentationNetwork, Beginning]:
+        """The model that a training stage takes up, and what was measured of it without labels.
+
+        Raises:
+            InputError: there is none, or nothing was measured of it that this stage could be compared with.
+        """
+        network, checkpoint = self.load(folder)
+        return network, beginning(folder, checkpoint, len(self._judged_on()))
+
+    def hand_on(self, network: SegmentationNetwork, begun: Beginning, history: History) -> None:
+        """Judge the model without labels, and write it, its history and the evidence as this stage's result.
+
+        Raises:
+            InputError: it collapsed and ``evidence.on_collapse`` is ``stop``. Nothing is written; the training state
+                stays, so that another setting of the guard does not train the same again.
+        """
+        judged = self._judge(network, begun) if self.runtime.is_main else None
+        # The others wait here for the first.
+        stopped = self.runtime.sum(torch.tensor(int(judged is not None and judged[2]), device=self.runtime.device))
+        if judged is None:
+            if stopped:
+                sys.exit(2)
+            self.runtime.barrier()
+            return
+        evidence, shares, stop = judged
+        if stop:
+            raise InputError(
+                f"{self.label}: its model collapsed, and nothing is handed on: {evidence['why']}; change the section "
+                f"{self.name}, or set evidence.on_collapse to revert or warn, which does not train it again"
+            )
+        if evidence["reverted"] and begun.folder is not None:
+            network, _ = self.load(begun.folder)
+        self._write(network, begun.checkpoint, history, (evidence, shares))
         self.runtime.barrier()
+
+    def _judge(self, network: SegmentationNetwork, begun: Beginning) -> tuple[Evidence, Shares, bool]:
+        """The evidence, told and tracked, and whether the stage stops because of it."""
+        started = self.load(begun.folder)[0] if begun.folder else None
+        evidence, shares = evidence_of(
+            network, started, begun, self._judged_on(), self.params.data.size, self.runtime, self.label
+        )
+        self.tracker.log(0, {f"evidence_{name}": value for name, value in evidence["after"].items()})
+        self.tracker.tag({"atp.verdict": evidence["verdict"]})
+        collapsed, guard = evidence["verdict"] == "collapsed", self.params.evidence.on_collapse
+        # A first model that collapsed has none to go back to.
+        stop = collapsed and (guard == "stop" or (guard == "revert" and begun.folder is None))
+        if collapsed and guard == "revert" and not stop:
+            evidence, shares = reverted(evidence, shares, begun)
+        if not stop:
+            logger.log(
+                logging.WARNING if collapsed else logging.INFO,
+                "%s: %s, seen without labels: %s",
+                self.label,
+                evidence["verdict"],
+                evidence["why"],
+            )
+        return evidence, shares, stop
+
+    def _judged_on(self) -> list[Sample]:
+        return spread(self.target_images(), self.params.evidence.images)
+
+    def save(self, network: SegmentationNetwork, made_from: Checkpoint, history: History) -> None:
+        """Write a model that nothing judges, and its history, as this stage's result."""
+        if self.runtime.is_main:
+            self._write(network, made_from, history, None)
+        self.runtime.barrier()
+
+    def _write(
+        self,
+        network: SegmentationNetwork,
+        made_from: Checkpoint,
+        history: History,
+        judged: tuple[Evidence, Shares] | None,
+    ) -> None:
+        """On the main process: all at once, and forget the training state."""
+        with self.output() as folder:
+            made_by = {"stage": self.label, "fingerprint": self.fingerprint, "atp": atp.__version__}
+            save_checkpoint(folder / "model.safetensors", network, made_from.config, made_from.label_space, made_by)
+            write_history(folder / "history.csv", history)
+            if judged is not None:
+                write_evidence(folder, *judged)
+        forget(self.label)
 
     def output(self) -> AbstractContextManager[Path]:
         """A temporary folder that becomes this stage's result if all goes well."""

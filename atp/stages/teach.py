@@ -74,7 +74,7 @@ def inputs(params: Params, key: str | None) -> list[Path]:
 def body(stage: Stage) -> None:
     assert stage.key is not None, "run_stage asks for it"
     section, data = stage.params.teach, stage.params.data
-    network, taught = stage.load(stage.params.rounds[stage.key].model)
+    network, taught = stage.begin(stage.params.rounds[stage.key].model)
     store = PseudoLabelStore(Path("runs/dump") / stage.key)
     images = TrainingImages(
         stage.target_images(),
@@ -85,7 +85,7 @@ def body(stage: Stage) -> None:
         cache=stage.cache(),
     )
     handed_on, history = teach(network, images, section, stage.params.dump.negative_threshold, stage.run())
-    stage.save(handed_on, taught, history)
+    stage.hand_on(handed_on, taught, history)
 
 
 def main() -> None:
