@@ -47,17 +47,16 @@ RAW: dict[str, Any] = {"model.mean": [0.0, 0.0, 0.0], "model.std": [1.0, 1.0, 1.
 VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},
     "entropy x100": {"align.alpha": 100.0},
-    "diversity 0": {"align.diversity": 0.0},
-    "diversity 1": {"align.diversity": 1.0},
     "diversity x100": {"align.diversity": 30.0},
-    "BatchNorm eval": {"align.batchnorm": "eval"},
-    "align rate x20": {"align.lr": 0.04},
-    "wrong normalisation": RAW,
-    "wrong channel order": {"model.channels": "bgr"},
     "K .02": {"dump.keep_ratio": 0.02},
+    "propagate rate x20": {"propagate.lr": 0.4},
+    "wrong normalisation": RAW,
+    "BatchNorm eval": {"align.batchnorm": "eval"},
     "teach rate x20": {"teach.lr": 0.4},
     "negatives x100": {"teach.negative": 100.0},
-    "propagate rate x20": {"propagate.lr": 0.4},
+    "align rate x20": {"align.lr": 0.04},
+    "wrong channel order": {"model.channels": "bgr"},
+    "diversity 0": {"align.diversity": 0.0},
 }
 SHORT: dict[str, dict[str, Any]] = {
     "streets": {
@@ -77,17 +76,9 @@ SHORT: dict[str, dict[str, Any]] = {
 }
 """Trainings of a minute instead of several; labels without averaging over flips and zooms."""
 
-BOTH = ("recipe", "entropy x100", "diversity x100", "BatchNorm eval", "align rate x20", "wrong normalisation", "K .02")
-
 GROUPS: dict[str, tuple[str, int, tuple[str, ...]]] = {
-    "streets": ("streets", 0, (*BOTH, "propagate rate x20", "diversity 0", "wrong channel order", "teach rate x20")),
-    "CamVid": ("CamVid", 0, (*BOTH, "propagate rate x20")),
-    "streets, robust source": (
-        "streets",
-        1,
-        ("recipe", "BatchNorm eval", "diversity 1", "diversity 0", "negatives x100", "entropy x100"),
-    ),
-    "CamVid, another seed": ("CamVid", 1, ("recipe", "BatchNorm eval", "diversity 1")),
+    "streets": ("streets", 0, tuple(VARIANTS)),
+    "CamVid": ("CamVid", 0, tuple(VARIANTS)),
 }
 """Data set, seed and variants that share a source model."""
 

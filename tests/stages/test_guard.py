@@ -1,0 +1,98 @@
+"""A stage whose model collapses: stopped, taken back or told, and nothing half-written."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.stages.launch import RunStage, set_params
+from tests.stages.test_stages import run_in_two, state
+
+
+@pytest.fixture
+def collapsing(adapted: Path, tmp_path: Path) -> Path:
+    """A project whose align will answer one class everywhere: entropy alone, at a rate that no model survives."""
+    project = Path(shutil.copytree(adapted, tmp_path / "project"))
+    shutil.rmtree(project / "runs/align")
+    set_params(project, "align", alpha=100.0, diversity=0.0, lr=2.0)
+    return project
+
+
+def evidence(project: Path, folder: str) -> Any:
+    return json.loads((project / "runs" / folder / "evidence.json").read_text())
+
+
+def guarded(project: Path, on_collapse: str) -> Path:
+    set_params(project, "evidence", on_collapse=on_collapse)
+    return project
+
+
+def test_evidence_is_carried_from_stage_to_stage(adapted: Path) -> None:
+    align, first, second, last = (evidence(adapted, f) for f in ("align", "teach/r01", "teach/r02", "propagate"))
+    assert align["before"] == align["source"] == first["source"] == second["source"] == last["source"]
+    assert (first["before"], second["before"], last["before"]) == (align["after"], first["after"], second["after"])
+    assert {tree["images"] for tree in (align, first, second, last)} == {8}
+    assert not (adapted / "runs/source/evidence.json").exists()
+    # Training has changed the model, and its predictions with it.
+    assert 0.5 < last["after"]["stability"] < 1
+
+
+def test_a_collapse_stops_the_stage_and_leaves_nothing(collapsing: Path, run_stage: RunStage) -> None:
+    ended = run_stage(guarded(collapsing, "stop"), "align")
+    assert ended.code == 2
+    assert "error: align: its model collapsed, and nothing is handed on: " in ended.output
+    assert not (collapsing / "runs/align").exists()
+    assert not list((collapsing / "runs").glob(".align*"))
+
+
+def test_a_stopped_training_is_not_repeated_for_another_guard(collapsing: Path, run_stage: RunStage) -> None:
+    run_stage(guarded(collapsing, "stop"), "align")
+    ended = run_stage(guarded(collapsing, "revert"), "align")
+    assert ended.code == 0
+    assert "align: continues at step 6 of 6" in ended.output
+    assert not list((collapsing / ".atp/state").glob("align*"))
+
+
+def test_a_collapsed_model_is_taken_back(collapsing: Path, run_stage: RunStage) -> None:
+    assert run_stage(guarded(collapsing, "revert"), "align").code == 0
+    before, after = state(collapsing, "source"), state(collapsing, "align")
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    told = evidence(collapsing, "align")
+    assert (told["verdict"], told["reverted"]) == ("collapsed", True)
+    assert told["after"] == told["before"]
+    # What follows builds on it.
+    assert run_stage(collapsing, "dump", "--round", "r01").code == 0
+    assert run_stage(collapsing, "teach", "--round", "r01").code == 0
+    assert evidence(collapsing, "teach/r01")["before"] == told["source"]
+
+
+def test_a_collapse_is_told_and_handed_on(collapsing: Path, run_stage: RunStage) -> None:
+    ended = run_stage(guarded(collapsing, "warn"), "align")
+    assert ended.code == 0
+    assert "align: collapsed, seen without labels: " in ended.output
+    told = evidence(collapsing, "align")
+    assert (told["verdict"], told["reverted"]) == ("collapsed", False)
+    assert told["after"]["classes"] < told["source"]["classes"]
+
+
+def test_of_two_processes_the_second_stops_with_the_first(collapsing: Path) -> None:
+    set_params(guarded(collapsing, "stop"), "runtime", processes=2)
+    done = run_in_two(collapsing, "-m", "atp.stages", "align")
+    assert done.returncode == 2
+    assert done.stderr.count("error: align: its model collapsed") == 1
+    assert "Traceback" not in done.stderr
+    assert not (collapsing / "runs/align").exists()
+
+
+def test_evidence_of_other_images_is_no_measure(adapted: Path, tmp_path: Path, run_stage: RunStage) -> None:
+    project = Path(shutil.copytree(adapted, tmp_path / "project"))
+    set_params(project, "evidence", images=4)
+    ended = run_stage(project, "teach", "--round", "r01")
+    assert ended.code == 2
+    assert (
+        "error: runs/align/evidence.json: measured on 8 images, but evidence.images in params.yaml makes it 4 now; "
+        "run that stage again, as dvc repro does" in ended.output
+    )
