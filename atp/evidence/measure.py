@@ -12,8 +12,6 @@ from atp.data.folder import Sample
 from atp.evidence.indicators import (
     class_iou,
     effective_classes,
-    lasting_iou,
-    lost_classes,
     marginal_divergence,
     neighbourhood_density,
     pixel_agreement,
@@ -175,28 +173,25 @@ def indicators(measured: Measurement, source: Tensor) -> dict[str, float]:
     """The indicators of a model, beside the source model.
 
     Args:
-        source: shares of the classes among those that the source model predicts, (C,).
+        source: mean probability of each class by the source model, (C,).
 
     Returns:
         ``augmentation_iou``: agreement under flips, scales and photometric change, mean of ``flip_iou``, ``scale_iou``
-        and ``photometric_iou``; ``lasting_iou``: the same over the source model's classes; ``density``; ``entropy``;
-        ``marginal_kl``; ``classes``: effective number; ``lost``: classes that are gone; ``stability`` and
-        ``stability_iou``: agreement with the model before, by pixels and by classes, 1 without one.
+        and ``photometric_iou``; ``density``; ``entropy``; ``marginal_kl``; ``classes``: effective number of those
+        predicted; ``stability`` and ``stability_iou``: agreement with the model before, by pixels and by classes, 1
+        without one.
     """
     kinds = {
         f"{kind}_iou": _mean([float(class_iou(measured.views[view])) for view in views])
         for kind, views in KINDS.items()
     }
-    lasting = [float(lasting_iou(counts, source)) for counts in measured.views.values()]
     figures = {
         "augmentation_iou": _mean(list(kinds.values())),
         **kinds,
-        "lasting_iou": _mean(lasting),
         "density": measured.density,
         "entropy": measured.entropy,
-        "marginal_kl": float(marginal_divergence(measured.shares, source)),
+        "marginal_kl": float(marginal_divergence(measured.marginal, source)),
         "classes": float(effective_classes(measured.shares)),
-        "lost": float(lost_classes(measured.shares, source)),
         "stability": 1.0 if measured.before is None else float(pixel_agreement(measured.before)),
         "stability_iou": 1.0 if measured.before is None else float(class_iou(measured.before)),
     }

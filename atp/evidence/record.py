@@ -44,7 +44,7 @@ class Evidence(TypedDict):
 
 
 Shares = dict[str, dict[str, float]]
-"""Of ``source`` and ``after`` the share of each class among the predicted pixels, by its name."""
+"""Of ``source`` and ``after`` the mean probability of each class, by its name."""
 
 
 def read_evidence(folder: Path) -> Evidence:

@@ -88,14 +88,14 @@ def evidence_of(
         source, before = begun.evidence["source"], begun.evidence["after"]
     else:
         first = own if started is None else measured(started, None, "the source model")
-        of_source = first.shares
+        of_source = first.marginal
         source = before = indicators(first, of_source)
     after = indicators(own, of_source)
-    verdict, why = judge(source, before, after)
+    verdict, why = judge(source, after, len(names))
     evidence = Evidence(
         images=len(samples), verdict=verdict, why=why, reverted=False, source=source, before=before, after=after
     )
-    return evidence, {"source": _named(names, of_source), "after": _named(names, own.shares)}
+    return evidence, {"source": _named(names, of_source), "after": _named(names, own.marginal)}
 
 
 def reverted(evidence: Evidence, shares: Shares, begun: Beginning) -> tuple[Evidence, Shares]:
