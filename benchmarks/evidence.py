@@ -307,7 +307,7 @@ def print_confusion(models: Sequence[Model]) -> None:
     for group in GROUPS:
         chosen = distinct([m for m in models if m.group == group])
         pairs = [(truth(m.miou - miou[m.source]), verdict_on(m, figures)[0]) for m in chosen]
-        words = ("improved", "unclear", "collapsed")
+        words: tuple[Verdict, ...] = ("improved", "unclear", "collapsed")
         print(f"\n| {group}: true, down; said, right | {' | '.join(words)} |\n|---|---|---|---|")
         for true in words:
             print(f"| {true} | {' | '.join(str(pairs.count((true, said))) for said in words)} |")

@@ -64,7 +64,7 @@ def test_every_pixel_is_counted_in_every_view(samples: list[Sample], measured: M
     assert float(measured.shares.sum()) == pytest.approx(1, abs=1e-6)
     # A view's pixels by class on the unchanged image are the shares.
     for counts in measured.views.values():
-        assert torch.allclose(counts.sum(0) / pixels, measured.shares)
+        assert torch.allclose(counts.double().sum(0) / pixels, measured.shares)
 
 
 def test_a_model_agrees_with_itself_before(samples: list[Sample]) -> None:
