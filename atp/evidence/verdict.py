@@ -15,7 +15,8 @@ class Thresholds:
     """Where the word changes.
 
     Attributes:
-        divergence: of the class marginal from the source model's, nats, from which a model counts as collapsed.
+        divergence: of the class marginal from the source model's, nats, from which a model counts as collapsed that
+            does not agree with itself more than the source model does.
         fall: of its agreement with itself at other scales, below the source model's, from which it does.
         rise: of that agreement, above the source model's, from which it counts as improved.
         few: share of the classes; a source model that predicts fewer in effect is no measure for marginals.
@@ -44,12 +45,16 @@ def judge(source: Figures, after: Figures, num_classes: int, at: Thresholds = TH
         if broken
         else ""
     )
-    if after["marginal_kl"] > at.divergence and not broken:
-        return "collapsed", f"its class shares are far from the source model's (KL {after['marginal_kl']:.2f} nats)"
+    far = after["marginal_kl"] > at.divergence and not broken
     rise = after["scale_iou"] - source["scale_iou"]
-    told = f"as it does at other scales (class-IoU {source['scale_iou']:.2f} to {after['scale_iou']:.2f}){doubt}"
+    told = f"as it does at other scales (class-IoU {source['scale_iou']:.2f} to {after['scale_iou']:.2f})"
+    shares = f"its class shares are far from the source model's (KL {after['marginal_kl']:.2f} nats)"
     if rise < -at.fall:
-        return "collapsed", f"it predicts less often than the source model the same {told}"
+        return "collapsed", f"it predicts less often than the source model the same {told}{doubt}"
+    if far and rise <= at.rise:
+        return "collapsed", f"{shares}, and it predicts no more often than that the same {told}"
+    if far:
+        return "unclear", f"it predicts more often than the source model the same {told}, but {shares}"
     if rise > at.rise:
-        return "improved", f"it predicts more often than the source model the same {told}"
-    return "unclear", f"it predicts about as often as the source model the same {told}"
+        return "improved", f"it predicts more often than the source model the same {told}{doubt}"
+    return "unclear", f"it predicts about as often as the source model the same {told}{doubt}"

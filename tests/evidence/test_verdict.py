@@ -19,8 +19,9 @@ def said(scale_iou: float, marginal_kl: float, source: Figures = SOURCE) -> tupl
         (0.46, 0.12, "unclear"),
         (0.45, 0.0, "unclear"),
         (0.40, 0.12, "collapsed"),
-        # Diversity at a hundred times its weight: it agrees with itself, on other classes than are there.
-        (0.54, 0.80, "collapsed"),
+        (0.46, 0.80, "collapsed"),
+        # Two signs against each other: diversity at a hundred times its weight, or a source model that was wrong.
+        (0.54, 0.80, "unclear"),
     ],
 )
 def test_verdicts(scale_iou: float, marginal_kl: float, expected: str) -> None:
@@ -50,4 +51,7 @@ def test_thresholds_are_no_hair() -> None:
     at = THRESHOLDS
     assert said(0.45 + at.rise - 1e-6, 0.0)[0] == "unclear"
     assert said(0.45 + at.rise + 1e-6, at.divergence - 1e-6)[0] == "improved"
-    assert said(0.45 + at.rise + 1e-6, at.divergence + 1e-6)[0] == "collapsed"
+    assert said(0.45 + at.rise + 1e-6, at.divergence + 1e-6)[0] == "unclear"
+    assert said(0.45 + at.rise - 1e-6, at.divergence + 1e-6)[0] == "collapsed"
+    assert said(0.45 - at.fall + 1e-6, 0.0)[0] == "unclear"
+    assert said(0.45 - at.fall - 1e-6, 0.0)[0] == "collapsed"
