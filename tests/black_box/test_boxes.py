@@ -1,6 +1,5 @@
 """Folders and callables: what they may hold and return, and what is said of anything else."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,7 +140,7 @@ def test_a_callable_that_fails(question: Question, function: Any, reason: str, a
 
 def test_code_lies_where_dvc_sees_it(tmp_path: Path, question: Question, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.syspath_prepend(tmp_path)
     for folder in ("watched_box", "other_box"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "code.py").write_text("def ids(image):\n    return image[..., 0] % 3\n")
