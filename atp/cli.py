@@ -5,12 +5,15 @@ import logging
 import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import atp
 from atp.errors import InputError, exit_codes
+
+if TYPE_CHECKING:
+    from atp.config import RegisterSection
 
 app = typer.Typer(
     help=atp.__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -155,11 +158,11 @@ def promote(
     why: Annotated[str, typer.Option(help="A sentence to keep with the version.")] = "",
 ) -> None:
     """Make a version the champion by hand; an older one's number goes back to it."""
-    from atp.config import ALIAS_PATTERN, RegisterSection, load_params
+    from atp.config import ALIAS_PATTERN
     from atp.registry.gate import promote_by_hand
     from atp.tracking import open_client, told
 
-    section = load_params().register_ if Path("params.yaml").is_file() else RegisterSection()
+    section = _register_section()
     if not re.fullmatch(ALIAS_PATTERN, alias or section.champion):
         raise InputError(f"--alias {alias}: must be a word, and not latest or v1, which are MLflow's own")
     client = open_client()
@@ -168,9 +171,21 @@ def promote(
     typer.echo(line)
 
 
+def _register_section() -> "RegisterSection":
+    """Of the params.yaml here, in the root or in a pipeline's folder; the defaults where there is none."""
+    from atp.config import RegisterSection, load_params
+
+    return load_params().register_ if Path("params.yaml").is_file() else RegisterSection()
+
+
 @app.command()
 def serve(
-    model: Annotated[str, typer.Argument(help="models:/NAME@ALIAS or models:/NAME/VERSION.")] = "models:/atp@champion",
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="models:/NAME@ALIAS, models:/NAME/VERSION, or a stage's folder; if empty the champion of params.yaml."
+        ),
+    ] = "",
     host: Annotated[str, typer.Option(help="Address to listen at; others than this machine's open it to all.")] = (
         "127.0.0.1"
     ),
@@ -178,9 +193,12 @@ def serve(
     workers: Annotated[int, typer.Option(min=1, help="Processes, each with a model of its own.")] = 1,
     max_body_mb: Annotated[int, typer.Option(min=1, help="Largest request in MiB.")] = 32,
 ) -> None:
-    """Serve a registered model as MLflow does, with a limit on requests: PNG or JPEG in, mask out."""
+    """Serve a model as MLflow does, with a limit on requests: PNG or JPEG in, mask out."""
     from atp.registry.server import serve as start
 
+    if not model:
+        section = _register_section()
+        model = f"models:/{section.name}@{section.champion}"
     start(model, host, port, workers, max_body_mb)
 
 

@@ -17,7 +17,7 @@ from atp.errors import InputError
 from atp.files import atomic_path
 from atp.models.checkpoint import load_checkpoint, restored
 from atp.models.network import NetworkConfig, SegmentationNetwork
-from atp.registry.package import download_model, find_checkpoint, use_code_of
+from atp.registry.package import download_model, find_checkpoint, local_checkpoint, use_code_of
 from atp.training.prediction import Predictor
 from atp.training.progress import Progress
 from atp.training.runtime import open_runtime
@@ -126,13 +126,7 @@ def find_model(model: str) -> Path:
     """
     if ":/" in model:
         return find_checkpoint(download_model(model), model)
-    path = Path(model)
-    path = path / "model.safetensors" if path.is_dir() else path
-    if not path.is_file():
-        raise InputError(
-            f"{path}: no such model; run dvc repro, or give --model a folder, a file or models:/atp@candidate"
-        )
-    return path
+    return local_checkpoint(model, "--model ")
 
 
 def write_overlay(path: Path, image: Tensor, ids: Tensor, space: LabelSpace) -> None:

@@ -1,6 +1,6 @@
 """The pipeline in Prefect: one task for each stage of DVC's graph, in its order.
 
-    python -m flows.adapt [--until STAGE] [--set teach.epochs=2] [--force]
+    python -m flows.adapt [--pipeline black_box/dvc.yaml] [--until STAGE] [--set teach.epochs=2] [--force]
 
 DVC stays the one graph and the one cache: what it finds unchanged shows as Cached. Each stage is a child process
 ``dvc repro --single-item``, and what it prints is the task's log.
@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import chdir, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def adapt(
     """Adapt a segmentation model to a new domain: run what DVC finds out of date.
 
     Args:
-        pipeline: path of the dvc.yaml, from the root of the project.
+        pipeline: path of the dvc.yaml, from the root of the project; `black_box/dvc.yaml` is the other one.
         until: the last stage wanted, as in `dvc dag`; all of them if empty.
         overrides: parameters to change for this run alone, `{"teach.epochs": 2}`.
         force: run the stages even if nothing changed.
@@ -112,9 +112,13 @@ def adapt(
             and `here` this machine.
     """
     try:
-        with lock("flow"):
+        path = Path(pipeline)
+        if not path.is_file():
+            raise InputError(f"{pipeline}: no such pipeline; give the path of a dvc.yaml")
+        # Parameters, results, lock and states of a pipeline lie in its own folder, and DVC names its stages from there.
+        with chdir(path.parent), lock("flow"):
             put_back()
-            return run_stages(pipeline, until, overrides, force, places)
+            return run_stages(path.name, until, overrides, force, places)
     except InputError as error:
         return Failed(name=BAD_INPUT, message=str(error))
 

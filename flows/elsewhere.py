@@ -7,6 +7,7 @@ reads, runs it, pushes what it made and sends the stage's entry of ``dvc.lock`` 
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import chdir
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from ruamel.yaml import YAML
 
 from atp.errors import InputError
 from atp.files import atomic_path
+from atp.project import project_root
 from atp.registry.origin import git
 from atp.stages.process import lock
 from flows.child import put_back
@@ -61,6 +63,7 @@ def run_elsewhere(
     wanted = {
         "name": name,
         "commit": commit,
+        "folder": Path.cwd().relative_to(project_root()).as_posix(),
         "lock_text": LOCK.read_text() if LOCK.exists() else "",
         "overrides": dict(overrides),
         "force": force,
@@ -98,18 +101,25 @@ def _wait(client: Any, run_id: object, every_s: float = 1.0) -> State[Any]:
 
 @flow(name="stage", persist_result=False)
 def stage_here(
-    name: str, commit: str, lock_text: str, overrides: dict[str, Any], force: bool, variables: dict[str, str]
+    name: str,
+    commit: str,
+    folder: str,
+    lock_text: str,
+    overrides: dict[str, Any],
+    force: bool,
+    variables: dict[str, str],
 ) -> State[Any]:
     """Run one stage of another machine's pipeline in this clone.
 
     Args:
         name: DVC's address of the stage.
         commit: that the clone must be at.
+        folder: of the pipeline, from the root of the clone.
         lock_text: dvc.lock, which names the stage's inputs.
         overrides, force, variables: see ``flows.stage.reproduce``.
     """
     try:
-        with lock("flow"):
+        with chdir(folder), lock("flow"):
             put_back()
             here = git("rev-parse", "HEAD")
             if here != commit:

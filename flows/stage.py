@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
@@ -26,6 +27,9 @@ BAD_INPUT, CACHED = "BadInput", "Cached"
 SKIPPED = ("didn't change, skipping", "is cached - skipping run, checking out outputs")
 """What DVC says when a stage's result is there already."""
 
+ROOT = Path(__file__).resolve().parents[1]
+"""Of the code that runs: a child in another pipeline's folder would not find it from there."""
+
 HINTS = ("To track the changes with git", "git add ", "To enable auto staging", "dvc config ", "Use `dvc push`")
 """What DVC tells a person at a terminal."""
 
@@ -33,6 +37,7 @@ HINTS = ("To track the changes with git", "git add ", "To enable auto staging", 
 @contextmanager
 def child(command: Sequence[str], overrides: Mapping[str, Any], **variables: str) -> Iterator["subprocess.Popen[str]"]:
     """A command under changed parameters, in a process group of its own; however this ends, the whole group ends."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH")]
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.child", "--set", json.dumps(overrides), *command],
         stdout=subprocess.PIPE,
@@ -40,7 +45,7 @@ def child(command: Sequence[str], overrides: Mapping[str, Any], **variables: str
         stdin=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
-        env={**os.environ, **variables},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **variables},
     )
     try:
         yield process
@@ -144,4 +149,4 @@ class ProgressArtifact:
 
 def slug(stage: str) -> str:
     """A stage's name as the key of an artifact: lower-case letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", stage.lower())
+    return re.sub(r"[^a-z0-9]+", "-", stage.lower()).strip("-")

@@ -17,6 +17,8 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,16 +74,10 @@ def log_registered_model(
     from mlflow import pyfunc
     from mlflow.models import Model
 
-    from atp.models.checkpoint import load_checkpoint  # torch, which a server's command need not wait for
-    from atp.registry.own_code import copy_own_code
-
     # Made beforehand, and not through `pyfunc.log_model`: that knows MLflow's active run and experiment only, globals
     # which the stages leave alone.
     logged = client.create_logged_model(run.info.experiment_id, "model", run.info.run_id, params=run.data.params)
-    with tempfile.TemporaryDirectory() as workplace:
-        code = Path(workplace)
-        needed = copy_own_code(load_checkpoint(checkpoint).config, code)
-        copy_code(code)
+    with packaged(checkpoint) as parts:
         info = Model.log(
             artifact_path=None,
             flavor=pyfunc,
@@ -90,15 +86,42 @@ def log_registered_model(
             registered_model_name=name,
             tags=tags,
             metadata=metadata,
-            python_model=str(MODEL_CODE),
-            artifacts={"model": str(checkpoint)},
-            code_paths=[str(path) for path in sorted(code.iterdir())],
-            model_config=LIMITS,
-            pip_requirements=sorted({*requirements(), *needed}),
-            signature=signature(),
-            input_example=input_example(),
+            **parts,
         )
     return str(info.registered_model_version)
+
+
+def save_model(checkpoint: Path, folder: Path) -> None:
+    """Write a checkpoint as a model that MLflow can serve, without a registry, into a new folder."""
+    from mlflow import pyfunc
+
+    with packaged(checkpoint) as parts:
+        pyfunc.save_model(str(folder), **parts)
+
+
+@contextmanager
+def packaged(checkpoint: Path) -> Iterator[dict[str, Any]]:
+    """What MLflow is to put together, as its arguments; the copies of the code are there as long as this is open.
+
+    Raises:
+        InputError: a network of the user's own whose code cannot come along.
+    """
+    from atp.models.checkpoint import load_checkpoint  # torch, which a server's command need not wait for
+    from atp.registry.own_code import copy_own_code
+
+    with tempfile.TemporaryDirectory() as workplace:
+        code = Path(workplace)
+        needed = copy_own_code(load_checkpoint(checkpoint).config, code)
+        copy_code(code)
+        yield {
+            "python_model": str(MODEL_CODE),
+            "artifacts": {"model": str(checkpoint)},
+            "code_paths": [str(path) for path in sorted(code.iterdir())],
+            "model_config": LIMITS,
+            "pip_requirements": sorted({*requirements(), *needed}),
+            "signature": signature(),
+            "input_example": input_example(),
+        }
 
 
 def download_model(address: str, to: Path | None = None) -> Path:
@@ -122,6 +145,24 @@ def download_model(address: str, to: Path | None = None) -> Path:
     except (MlflowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{address}: not in the registry at {uri} ({reason}); see atp@candidate") from error
+
+
+def local_checkpoint(model: str, option: str = "") -> Path:
+    """The checkpoint that a folder or a file is.
+
+    Args:
+        option: how the command calls the model, for the message.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = Path(model)
+    path = path / "model.safetensors" if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such model; run dvc repro, or give {option}a folder, a file or models:/atp@candidate"
+        )
+    return path
 
 
 def find_checkpoint(model: Path, address: str) -> Path:

@@ -1,14 +1,21 @@
 """``atp serve``: MLflow's model server behind our guard, in one process."""
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from atp.errors import InputError
 from atp.registry.guard import BODY_VARIABLE, GuardedProtocol
-from atp.registry.package import download_model
+from atp.registry.package import download_model, local_checkpoint, save_model
 
 
 def serve(model: str, host: str, port: int, workers: int, max_body_mb: int) -> None:
     """Serve a model as ``mlflow models serve`` does, behind the guard, until the process is ended.
+
+    Args:
+        model: an address in MLflow's registry, a folder with a model of MLflow's, or a stage's folder or checkpoint.
 
     Raises:
         InputError: there is no such model.
@@ -17,9 +24,26 @@ def serve(model: str, host: str, port: int, workers: int, max_body_mb: int) -> N
     # Threads that wait for their next piece would otherwise take the cores from those that compute.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    folder = download_model(model)
-    if not (folder / "MLmodel").is_file():
-        raise InputError(f"{model}: no model of MLflow's; give models:/NAME@ALIAS or models:/NAME/VERSION")
+    with _folder(model) as folder:
+        _serve(folder, host, port, workers)
+
+
+@contextmanager
+def _folder(model: str) -> Iterator[Path]:
+    """Of a model of MLflow's; made for a checkpoint, and then deleted when the server ends."""
+    if ":/" in model or (Path(model) / "MLmodel").is_file():
+        folder = download_model(model) if ":/" in model else Path(model).resolve()
+        if not (folder / "MLmodel").is_file():
+            raise InputError(f"{model}: no model of MLflow's; give models:/NAME@ALIAS or models:/NAME/VERSION")
+        yield folder
+        return
+    checkpoint = local_checkpoint(model)
+    with tempfile.TemporaryDirectory(prefix="atp-serve-") as workplace:
+        save_model(checkpoint, Path(workplace) / "model")
+        yield Path(workplace) / "model"
+
+
+def _serve(folder: Path, host: str, port: int, workers: int) -> None:
     import uvicorn
     from mlflow.pyfunc import scoring_server
 

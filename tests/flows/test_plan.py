@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from atp.errors import InputError
+from flows.adapt import make_plan
 from flows.plan import plan
 
 PIPELINE = Path("dvc.yaml")
@@ -44,3 +45,24 @@ def test_what_depends_on_a_change_is_to_be_done(changed: Path) -> None:
         plan(Path("other.yaml"), None)
     shutil.rmtree(changed / "runs/align")
     assert not next(step for step in plan(PIPELINE, None) if step.name == "align").clean
+
+
+def test_a_pipeline_in_a_folder_has_its_own_parameters(
+    make_project: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stages are called as in that folder; what a run changes is that folder's params.yaml, and only meanwhile."""
+    project = make_project()
+    monkeypatch.chdir(project / "black_box")
+    before = Path("params.yaml").read_bytes(), Path("../params.yaml").read_bytes()
+    steps = {step.name: step for step in make_plan("dvc.yaml", "", {"rounds.r02": {"model": "runs/distill"}})}
+    assert list(steps)[:3] == ["../data.dvc", "query", "distill"]
+    assert steps["../data.dvc"].clean
+    assert set(steps["teach@r02"].after) == {"../data.dvc", "distill", "dump@r02"}
+    assert not steps["propagate"].clean
+    assert (Path("params.yaml").read_bytes(), Path("../params.yaml").read_bytes()) == before
+    assert not list(Path(".atp").glob("params*"))
+    monkeypatch.chdir(project)
+    assert {step.name for step in plan(PIPELINE, None)} == {
+        "data.dvc", "source", "align", "dump@r01", "teach@r01", "dump@r02", "teach@r02", "split", "propagate",
+        "evaluate", "report", "register",
+    }  # fmt: skip

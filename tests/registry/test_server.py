@@ -15,6 +15,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pytest
 import torch
@@ -231,6 +232,31 @@ def test_atp_serve_starts_mlflows_application_guarded(copy: Path, monkeypatch: p
         "workers": 1,
         "http": "atp.registry.guard:GuardedProtocol",
     }
+
+
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred")
+def test_a_stages_folder_is_served_without_a_registry(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the server would load is there while it runs, answers as the network does, and is gone afterwards."""
+    served: list[Path] = []
+
+    def run(application: str, **options: object) -> None:
+        served.append(Path(os.environ["__pyfunc_model_path__"]))  # noqa: SIM112 - MLflow's name
+        (mask,) = mlflow.pyfunc.load_model(str(served[0])).predict(IMAGE[None])
+        network, _ = network_from_checkpoint(Path("runs/source/model.safetensors"))
+        with torch.inference_mode():
+            expected = network(torch.from_numpy(IMAGE).permute(2, 0, 1)[None]).argmax(1)[0]
+        assert (torch.from_numpy(mask) == expected).float().mean() > 0.99
+
+    monkeypatch.setattr("uvicorn.run", run)
+    before = dict(os.environ)
+    try:
+        result = CliRunner().invoke(app, ["serve", "runs/source"])
+        assert result.exit_code == 0, result.exception
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    assert served
+    assert not served[0].exists()
 
 
 @pytest.mark.parametrize("address", ["models:/atp@nobody", "models:/other/1", "nowhere"])
