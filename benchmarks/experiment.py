@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from atp.black_box.answers import AnswerStore
 from atp.config import Augmentation, DumpSection, Params, SourceSection, needed, replaced
 from atp.data.folder import Sample, list_samples
 from atp.data.labels import LabelSpace
@@ -32,6 +33,7 @@ from atp.files import atomic_path
 from atp.models.network import SegmentationNetwork, build_network
 from atp.pseudo_labels.store import PseudoLabelStore
 from atp.stages.align import align
+from atp.stages.distill import StoredAnswers, distill
 from atp.stages.dump import dump
 from atp.stages.evaluate import evaluate, label_accuracy
 from atp.stages.process import die_with_parent
@@ -117,6 +119,16 @@ class Experiment:
         reestimate_batchnorm(network, self.target, self.params.data.size, self.runtime)
         return network
 
+    def distill(self, answers: Path, **changes: Any) -> SegmentationNetwork:
+        """A student of a black box's answers."""
+        section = needed(self.params.distill, "distill").model_copy(update=changes)
+        run = self.job("distill")
+        torch.manual_seed(run.seed)
+        network = build_network(self.params.model.model_copy(update={"num_classes": self.space.num_classes}))
+        labels = StoredAnswers(AnswerStore(answers), soft=section.answers == "soft")
+        distill(network, self.images(self.target, section, labels), section, run)
+        return network
+
     def align(self, source: SegmentationNetwork, **changes: Any) -> SegmentationNetwork:
         section = needed(self.params.align, "align").model_copy(update=changes)
         network = copy.deepcopy(source)
@@ -194,15 +206,22 @@ class Row:
     Attributes:
         make: makes the row's network from those of the rows before it.
         sections: of params.yaml, on which the result depends beside data, model and training.
+        params: the row's own, if it is of another pipeline than the table.
+        also: what else it depends on.
+        miou: measures the row, in percent, if it is not the network that is to be measured.
     """
 
     make: Callable[[dict[str, SegmentationNetwork]], SegmentationNetwork]
     sections: tuple[str, ...]
+    params: Params | None = None
+    also: str = ""
+    miou: Callable[[], float] | None = None
 
     def key(self, name: str, params: Params) -> str:
         """A digest of all that decides the result."""
-        tree = params.model_dump(mode="json", include={"data", "model", "training", *self.sections})
-        return sha256(json.dumps([name, tree], sort_keys=True).encode()).hexdigest()[:16]
+        tree = (self.params or params).model_dump(mode="json", include={"data", "model", "training", *self.sections})
+        parts = [name, tree, *([self.also] if self.also else [])]
+        return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 SOURCE = ("source",)
@@ -261,14 +280,16 @@ def run_rows(params: Params, rows: Rows, folder: Path) -> dict[str, float]:
             if path.exists():
                 kept = torch.load(path, weights_only=True)
                 network = build_network(
-                    params.model.model_copy(update={"num_classes": experiment.space.num_classes, "weights": "none"})
+                    (row.params or params).model.model_copy(
+                        update={"num_classes": experiment.space.num_classes, "weights": "none"}
+                    )
                 )
                 network.load_state_dict(kept["network"])
                 results[name], made[name] = kept["miou"], network
                 continue
             begin = time.monotonic()
             made[name] = row.make(made)
-            results[name] = experiment.miou(made[name])
+            results[name] = row.miou() if row.miou else experiment.miou(made[name])
             with atomic_path(path) as temporary:
                 torch.save({"miou": results[name], "network": made[name].state_dict()}, temporary)
             logger.info("%s %s: %.1f (%.0f s)", folder.name, name, results[name], time.monotonic() - begin)

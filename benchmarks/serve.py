@@ -65,7 +65,7 @@ def main() -> None:
 
 
 @contextmanager
-def served(model: str, *, plain: bool) -> Iterator[tuple[int, int, float]]:
+def served(model: str, *, plain: bool, log: Path = Path("serve.log")) -> Iterator[tuple[int, int, float]]:
     """A server: its port, its process group, and when it was started."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -83,8 +83,8 @@ def served(model: str, *, plain: bool) -> Iterator[tuple[int, int, float]]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     began = time.monotonic()
-    with Path("serve.log").open("w") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    with log.open("w") as output:
+        server = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
     try:
         yield port, server.pid, began
     finally:

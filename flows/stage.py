@@ -52,6 +52,8 @@ def child(command: Sequence[str], overrides: Mapping[str, Any], **variables: str
         process.wait()
     finally:
         _end(process)
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def _end(process: "subprocess.Popen[str]") -> None:

@@ -107,6 +107,12 @@ def seal(params: Params, opened: Collection[Path] = ()) -> None:
     data = params.data
     closed = [path for path in (data.source.root, data.test.images) if path not in opened]
     closed += [BOX_ON_TEST, *(path for path in (data.target.labels, data.test.labels) if path is not None)]
+    close(closed, "sealed: this stage works without source data and target labels")
+
+
+def close(paths: Collection[Path], why: str) -> None:
+    """From here on this process cannot open these files, and what lies in these folders."""
+    closed = list(paths)
     prefixes = tuple(f"{path.resolve()}{os.sep}" for path in closed)
     files = {str(path.resolve()) for path in closed if path.is_file()}
 
@@ -115,6 +121,6 @@ def seal(params: Params, opened: Collection[Path] = ()) -> None:
             return
         path = os.path.abspath(os.fsdecode(arguments[0]))  # noqa: PTH100 - Path would do more work on every open
         if path.startswith(prefixes) or path in files:
-            raise PermissionError(errno.EACCES, "sealed: this stage works without source data and target labels", path)
+            raise PermissionError(errno.EACCES, why, path)
 
     sys.addaudithook(refuse)
