@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from atp.black_box.boxes import FolderBox, Question
+from atp.black_box.predictions import NoAnswerError
 from atp.config import Params, load_params
 from atp.data.folder import Sample, check_sizes, image_size, list_samples
 from atp.data.labels import LabelSpace
@@ -28,12 +30,18 @@ from atp.models.inspection import live_aspp_branches
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
 from atp.models.own import COARSEST, as_scores, call_factory, check_classifier, check_code, first_line
 from atp.models.trial import Part, classifiers, part, scores_size
+from atp.stages.query import check_listening, open_box, questions
 from atp.training.metrics import ConfusionMatrix
 from atp.training.prediction import Predictor
 from atp.training.runtime import Runtime
 
 BYTES_PER_PIXEL_AND_CLASS = 0.08
 """Of a half-done dump on disk: 755 kB for 1024x512 pixels and 19 classes, docs/pseudo_labels.md."""
+
+MOST_TOLD = 5
+"""Errors of one kind that are told one by one."""
+
+Listed = TypeVar("Listed")
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,7 @@ def examine(path: Path, sample: int = 0) -> list[Finding]:
         lambda: check_colours(params),
         lambda: check_own_network(params, space),
         lambda: check_checkpoint(params, space),
+        lambda: check_box(params, space, sample),
         lambda: check_machine(params, space),
     ]
     for check in checks:
@@ -111,7 +120,7 @@ def _folders(params: Params) -> dict[str, tuple[Path, Path | None]]:
     return folders
 
 
-def _spread(samples: Sequence[Sample], count: int) -> Sequence[Sample]:
+def _spread(samples: Sequence[Listed], count: int) -> Sequence[Listed]:
     if count <= 0 or count >= len(samples):
         return samples
     return [samples[index * len(samples) // count] for index in range(count)]
@@ -190,7 +199,9 @@ def check_colours(params: Params) -> Iterator[Finding]:
 
 
 def _network_config(params: Params, space: LabelSpace) -> NetworkConfig:
-    changes = {"num_classes": space.num_classes, "class_map": params.data.mapped_ids(), "weights": "none"}
+    # The answers of a black box are mapped before they are stored.
+    class_map = None if params.black_box else params.data.mapped_ids()
+    changes = {"num_classes": space.num_classes, "class_map": class_map, "weights": "none"}
     return params.model.model_copy(update=changes)
 
 
@@ -319,6 +330,50 @@ def check_checkpoint(params: Params, space: LabelSpace) -> Iterator[Finding]:
         yield from check_source_model(path, network, samples, params)
     else:
         yield Finding("ok", f"{path}: no labelled source images here, so its own mIoU is not known")
+
+
+def check_box(params: Params, space: LabelSpace, sample: int) -> Iterator[Finding]:
+    """A black box: predictions lie there and can be read; a callable or an endpoint answers about one image."""
+    section = params.query
+    if section is None:
+        return
+    box = open_box(section, len(params.data.mapped_ids() or space.names), params)
+    asked = questions(section, params)
+    if isinstance(box, FolderBox):
+        box.check_names(asked)
+        yield from _read_predictions(box, asked, sample)
+        return
+    image = asked[0].image()
+    what = f"{len(asked)} images of {', '.join(sorted({question.part for question in asked}))}"
+    how = f"{section.protocol} protocol" if section.box == "endpoint" else "calls"
+    where = f"query.{section.box}: {section.endpoint if section.box == 'endpoint' else section.callable}"
+    yield Finding(
+        "ok", f"{where}: the stage query would send {what}, by {how}, the first at {image.width}x{image.height}"
+    )
+    try:
+        if section.box == "endpoint":
+            check_listening(section)
+        answer = box.ask(asked[0])
+    except NoAnswerError as error:
+        yield Finding("error", f"{where}: asked about {asked[0].sample.image}: {error}")
+        return
+    kind = "probabilities" if bool((answer.probabilities[0] < 1).any()) else "ids alone"
+    yield Finding(
+        "ok", f"{where}: answered about {asked[0].sample.image}: {kind}, {len(answer.classes)} classes a pixel"
+    )
+
+
+def _read_predictions(box: FolderBox, asked: Sequence[Question], sample: int) -> Iterator[Finding]:
+    errors, chosen = 0, _spread(asked, sample)
+    for question in tqdm(chosen, desc="predictions", unit="image", disable=None, leave=False):
+        try:
+            box.ask(question)
+        except NoAnswerError as error:
+            errors += 1
+            if errors <= MOST_TOLD:
+                yield Finding("error", f"query.folder: {question.name}: {error}")
+    text = f"{box.folder}: predictions for {len(asked)} images wanted, {len(chosen)} looked at, {errors} with errors"
+    yield Finding("ok", text)
 
 
 def branches(path: Path, state: Mapping[str, Tensor], config: NetworkConfig) -> Iterator[Finding]:

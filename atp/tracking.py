@@ -123,7 +123,7 @@ def open_client() -> "MlflowClient":
     logging.getLogger("alembic").setLevel(logging.WARNING)
     uri = tracking_uri()
     with told():
-        _check_address(uri)
+        check_address(uri)
     import mlflow  # takes seconds, which a stage that only prints an error should not wait for
 
     # Several processes at once on a new sqlite file break its creation.
@@ -134,8 +134,12 @@ def open_client() -> "MlflowClient":
     return client
 
 
-def _check_address(uri: str) -> None:
-    """A wrong address is told in seconds; MLflow itself would try for minutes."""
+def check_address(uri: str) -> None:
+    """A wrong address is told in seconds; MLflow itself would try for minutes.
+
+    Raises:
+        OSError: nobody listens there; behind a proxy that cannot be known.
+    """
     database = sqlite_path(uri)
     if database is not None:
         database.parent.mkdir(parents=True, exist_ok=True)

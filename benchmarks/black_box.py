@@ -79,7 +79,7 @@ class Box:
         """The client, a process that knows the address and the images."""
         changes = {"query.endpoint": f"http://127.0.0.1:{port}/invocations", "query.version": version}
         params = with_changes(self.experiment.params, changes)
-        self.client.mkdir(parents=True, exist_ok=True)
+        (self.client / "box").mkdir(parents=True, exist_ok=True)
         YAML().dump(params.model_dump(mode="json", by_alias=True, exclude_none=True), self.client / "params.yaml")
         command = [sys.executable, __file__, "--ask", *(str(path.resolve()) for path in self.closed)]
         environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{self.client.resolve()}/mlflow.db"}

@@ -52,13 +52,6 @@ def test_run_in_its_folder_it_finds_everything_unchanged(clone: Path) -> None:
         assert f"Stage '{stage}' didn't change, skipping" in output
 
 
-def test_a_plain_repro_in_the_root_is_of_the_other_pipeline(clone: Path) -> None:
-    output = dvc(clone, "repro", "--dry")
-    assert "Running stage 'align'" in output
-    assert "black_box" not in output
-    assert "query" not in output
-
-
 # MLflow's own use of SQLAlchemy.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_it_is_registered_under_its_own_name_in_the_projects_database(clone: Path) -> None:

@@ -1,6 +1,7 @@
 """The command line: what it writes, and one line for what is wrong."""
 
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -391,3 +392,62 @@ def test_export_refuses_other_files(model: Path, tmp_path: Path) -> None:
         export_state(tmp_path / "weights.onnx", str(model))
     with pytest.raises(InputError, match="nowhere: no such model"):
         export_state(tmp_path / "weights.pth", "nowhere")
+
+
+@pytest.fixture
+def boxed(project: Path) -> Path:
+    """The project with a black box for its source: a folder of predictions, which are the labels."""
+    yaml = YAML(typ="safe")
+    params = yaml.load(project / "params.yaml")
+    del params["source"], params["align"]
+    params["data"] |= {"source": {"root": "box"}, "classes": "box/classes.yaml"}
+    params["query"] = {"box": "folder", "folder": "box/predictions"}
+    params["distill"] = {"epochs": 1, "batch_size": 1, "lr": 0.1}
+    params["rounds"]["r01"]["model"] = "runs/distill"
+    yaml.dump(params, project / "params.yaml")
+    (project / "data/source").rename(project / "box")
+    for part in ("target", "test"):
+        shutil.copytree(project / "data" / part / "labels", project / "box/predictions" / part)
+    return project
+
+
+def test_doctor_reads_the_predictions_of_a_box(boxed: Path) -> None:
+    assert complaints() == []
+    (boxed / "box/predictions/target/1.png").unlink()
+    Image.new("L", (12, 8), 9).save(boxed / "box/predictions/test/0.png")
+    texts = [finding.text for finding in complaints()]
+    assert len(texts) == 2
+    assert texts[0].startswith("query.folder: target/1: there must be one prediction")
+    assert texts[1].startswith("query.folder: test/0:")
+    shutil.rmtree(boxed / "box/predictions")
+    assert [finding.text for finding in complaints()] == [
+        "params.yaml: query.folder: box/predictions: no such folder of predictions"
+    ]
+
+
+def test_doctor_asks_a_callable_about_one_image_and_says_what_it_would_send(
+    boxed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (boxed / "box/answering.py").write_text(
+        "import numpy as np\ndef predict(image):\n    return np.zeros(image.shape[:2], np.uint8)\n"
+        "def fail(image):\n    raise ValueError('no model')\n"
+    )
+    monkeypatch.syspath_prepend(boxed / "box")
+    set_params(boxed, "query", box="callable", callable="answering:predict")
+    assert complaints() == []
+    said = "\n".join(finding.text for finding in examine(Path("params.yaml")))
+    assert "query.callable: answering:predict: the stage query would send 4 images of target, test" in said
+    assert "answered about data/target/images/0.png: ids alone, 1 classes a pixel" in said
+    set_params(boxed, "query", callable="answering:fail")
+    (finding,) = complaints()
+    assert finding.level == "error"
+    assert "asked about data/target/images/0.png: ValueError: no model" in finding.text
+
+
+def test_doctor_says_that_nobody_listens(boxed: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}/invocations"
+        set_params(boxed, "query", box="endpoint", endpoint=address)
+        (finding,) = complaints()
+    assert finding.text.startswith(f"params.yaml: query.endpoint: {address}: no server answers there (")

@@ -30,6 +30,7 @@ def test_every_stage_leaves_its_result(clone: Path) -> None:
         "register/version.json",
     ):
         assert (clone / "runs" / path).is_file(), path
+    assert not (clone / "black_box/runs").exists(), "a plain dvc repro is of this pipeline alone"
 
 
 def test_figures_are_as_promised(clone: Path) -> None:

@@ -16,6 +16,7 @@ from atp.data.folder import list_samples
 from atp.errors import InputError
 from atp.project import project_root
 from atp.stages.stage import Stage, run_stage
+from atp.tracking import check_address
 from atp.training.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,22 @@ def open_box(section: QuerySection, num_classes: int, params: Params) -> Box:
     if unencrypted(str(section.endpoint)) and box.credentials.any:
         logger.warning("query: %s is not encrypted: whoever is on the way reads the token", section.endpoint)
     return box
+
+
+def check_listening(section: QuerySection) -> None:
+    """Tell at once that nobody listens at the endpoint: one that works now and then is asked again and again.
+
+    Raises:
+        InputError: nobody does.
+    """
+    try:
+        check_address(str(section.endpoint))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(
+            f"params.yaml: query.endpoint: {section.endpoint}: no server answers there ({reason}); start it, or "
+            "correct the address"
+        ) from error
 
 
 def questions(section: QuerySection, params: Params) -> list[Question]:
@@ -98,6 +115,8 @@ def body(stage: Stage) -> None:
     # The same picture under two names is one question.
     named = {key: question for pairs in keys.values() for question, key in reversed(pairs)}
     missing = {key: question for key, question in named.items() if not cache.has(key)}
+    if section.box == "endpoint" and missing:
+        check_listening(section)
     with Progress(stage.label, len(named), len(named) - len(missing)) as progress:
         result = ask_all(box, missing, cache, section, progress)
     failed = [question.name for pairs in keys.values() for question, key in pairs if key in result.failures]
