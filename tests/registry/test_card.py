@@ -85,12 +85,12 @@ def test_a_picture_is_addressed_relative_to_mlflows_page() -> None:
 
 
 def test_of_a_black_box_the_answers_are_the_origin() -> None:
-    params = load_params(ROOT / "black_box/params.yaml", {"query.endpoint": "http://box:5001/invocations?key=secret"})
+    params = load_params(ROOT / "black_box/params.yaml", {"query.endpoint": "http://box:5001/invocations?v=private"})
     card = model_card(params, {"atp.source_answers": "sha256:89"}, METRICS)
     told = "a black box, endpoint `http://box:5001/invocations`, of which only the answers were known: `sha256:89`"
     assert f"- source model: {told}" in card
     assert "- distill: epochs 10" in card
-    assert "secret" not in card
+    assert "private" not in card
 
 
 def test_own_network_and_class_map(params: Params) -> None:
