@@ -46,7 +46,7 @@ def test_summary_data_method_and_limits(params: Params) -> None:
     assert "measured on the 100 images of `data/test/images` with `data/test/labels`" in card
     assert "md5:0123.dir" in card
     assert "commit `67ab`" in card
-    assert "- align: epochs 4, lr 0.002, batch_size 8, batchnorm train, alpha 1.0" in card
+    assert "- align: epochs 4, lr 0.002, batch_size 8, batchnorm train, method atp" in card
     assert "- dump: keep_ratio 0.65" in card
     assert "](get-artifact?x)" in card
     assert "- got worse: road (21.00 to 19.50)\n" in card
