@@ -387,6 +387,7 @@ def settings(prepared: Prepared, out: Path) -> str:
         + (f"{out}/target/labels}}" if prepared.labelled else "null}"),
         f"  test: {{images: {out}/test/images, labels: {out}/test/labels}}",
         f"  classes: {out}/source/classes.yaml",
+        "  class_map: null",
         f"  size: {list(prepared.size)}",
         "  crop: null",
     ]

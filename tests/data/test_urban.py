@@ -36,7 +36,10 @@ def project(out: Path, prepared: urban.Prepared) -> Path:
     """params.yaml for a prepared folder, with the printed section ``data``."""
     yaml = YAML(typ="safe")
     params = yaml.load(ROOT / "params.yaml")
-    params["data"] = yaml.load(settings(prepared, out))["data"]
+    data = yaml.load(settings(prepared, out))["data"]
+    # What dvc.yaml tracks must be there, else DVC refuses the stage.
+    assert params["data"].keys() <= data.keys()
+    params["data"] = data
     path = out.parent / "params.yaml"
     yaml.dump(params, path)
     return path

@@ -64,6 +64,13 @@ def test_page_begins_with_the_figures_and_what_they_mean(page: str) -> None:
     assert "<b>" not in page
 
 
+def test_page_gives_the_means_of_protocols_beside(page: str) -> None:
+    table = page[page.index("<table>") : page.index("</table>")]
+    assert "<th>&lt;few&gt;</th>" in table
+    assert "31.2" in table
+    assert "43.8" in table
+
+
 def test_page_says_what_made_it_but_not_what_changes_nothing(page: str) -> None:
     assert "keep_ratio: 0.65" in page[page.index("<details>") :]
     assert "data md5 0123abcd.dir" in page
