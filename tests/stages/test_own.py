@@ -1,14 +1,21 @@
 """The whole pipeline with networks that nobody here wrote, and with a source model that has other classes."""
 
+import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 from torch import nn
@@ -16,11 +23,14 @@ from torch.nn import functional as F
 from torchvision.models.segmentation import deeplabv3_resnet50, lraspp_mobilenet_v3_large
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from atp.data.tensors import read_image
+from atp.data.tensors import read_image, read_label
 from atp.export import export_state
 from atp.models.checkpoint import load_checkpoint, load_user_state, network_from_checkpoint
-from tests.stages.launch import ORDER, RunStage, set_params
+from atp.pseudo_labels.store import PseudoLabelStore
+from atp.training.metrics import ConfusionMatrix
+from tests.stages.launch import ORDER, RunStage, forkserver, set_params, stage_process
 
+ROOT = Path(__file__).parents[2]
 ONE_ROUND = [stage for stage in ORDER if stage[-1] != "r02"]
 SEGFORMER = {
     "num_labels": 3,
@@ -213,3 +223,158 @@ def test_the_whole_pipeline(case: Case, finished: Path) -> None:
 
 NORMAL = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 STAGES = ("source", "align")
+
+
+# A network in the project's own folder, and a source model of more classes
+
+
+NET = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, classes, 1))
+        self.auxiliary = nn.Conv2d(8, classes, 1)
+
+    def forward(self, images):
+        features = self.stem(images)
+        scores = self.head(features)
+        return {"out": scores, "aux": self.auxiliary(features)} if self.training else {"out": scores}
+"""
+STREETS = ROOT / "assets/streets"
+TARGETS = {
+    "ground": ["road", "sidewalk"],
+    "thing": ["building", "fence", "pole", "traffic sign", "person", "bicycle"],
+    "nature": ["vegetation", "sky"],
+    "vehicle": ["car", "truck"],
+}
+
+
+@pytest.fixture(scope="module")
+def mapped(smaller: Path, tmp_path_factory: pytest.TempPathFactory, run_stage: RunStage) -> Path:
+    """Streets with four classes, adapted from a source model that knows the twelve; not to be changed."""
+    project = tmp_path_factory.mktemp("mapped") / "project"
+    (project / "data/source").mkdir(parents=True)
+    yaml = YAML(typ="safe")
+    names = [entry["name"] for entry in yaml.load(STREETS / "source/classes.yaml")]
+    target_of = {name: target for target, names in TARGETS.items() for name in names}
+    # Of people nothing is asked in the target's labels either.
+    pairs = [{name: "ignore" if name == "person" else target_of[name]} for name in names]
+    (project / "data/source/class_map.yaml").write_text(
+        "".join(f"- {name}: {to}\n" for p in pairs for name, to in p.items())
+    )
+    ids = [255 if name == "person" else list(TARGETS).index(target_of[name]) for name in names]
+    table = np.array([*ids, *[255] * (256 - len(ids))], np.uint8)
+    for split, count in (("target", 4), ("test", 2)):
+        for kind in ("images", "labels"):
+            (project / "data" / split / kind).mkdir(parents=True)
+            for path in sorted((STREETS / split / kind).iterdir())[:count]:
+                if kind == "images":
+                    shutil.copy(path, project / "data" / split / kind)
+                    continue
+                with Image.open(path) as file:
+                    Image.fromarray(table[np.asarray(file)]).save(project / "data" / split / kind / path.name)
+    (project / "mapped_net.py").write_text(NET)
+    torch.manual_seed(0)
+    torch.save(own_net(len(names)).state_dict(), project / "data/source/model.pth")
+    for name in ("params.yaml", "mlflow.db"):
+        if (smaller / name).is_file():
+            shutil.copy(smaller / name, project)
+    colors = [{"name": name, "color": [60 * index, 90, 120]} for index, name in enumerate(TARGETS)]
+    set_params(project, "data", classes=colors, class_map="data/source/class_map.yaml", protocols={})
+    set_params(project, "source", checkpoint="data/source/model.pth")
+    arguments = {"classes": len(names)}
+    model = {"factory": "mapped_net:Net", "arguments": arguments, "classifier": "head", "code": "mapped_net.py"}
+    replace(project, model=model)
+    run_all(project, run_stage)
+    return project
+
+
+def own_net(classes: int) -> nn.Module:
+    namespace: dict[str, Any] = {}
+    exec(NET, namespace)
+    made: nn.Module = namespace["Net"](classes)
+    return made
+
+
+def test_twelve_classes_become_four(mapped: Path) -> None:
+    """The source model's figure is that of its own probabilities, added up by hand."""
+    metrics = json.loads((mapped / "runs/evaluate/metrics.json").read_text())
+    assert list(metrics["iou"]["propagate"]) == list(TARGETS)
+    names = [entry["name"] for entry in YAML(typ="safe").load(STREETS / "source/classes.yaml")]
+    model = own_net(12)
+    model.load_state_dict(load_user_state(mapped / "data/source/model.pth"))
+    confusion = ConfusionMatrix(4)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in NORMAL.values())
+    for path in sorted((mapped / "data/test/images").iterdir()):
+        image = read_image(path, (64, 48))[None].float() / 255
+        with torch.no_grad():
+            scores = F.interpolate(model.eval()((image - mean) / std)["out"], (48, 64), mode="bilinear")
+        probabilities = scores.softmax(1)
+        groups = [[names.index(name) for name in group if name != "person"] for group in TARGETS.values()]
+        summed = torch.stack([probabilities[:, group].sum(1) for group in groups], 1)
+        summed /= summed.sum(1, keepdim=True)
+        labels = read_label(mapped / "data/test/labels" / path.name, 4)
+        full = F.interpolate(summed, labels.shape, mode="bilinear")
+        confusion.update(full.argmax(1)[0].to(torch.uint8), labels)
+    assert metrics["miou"]["source"] == pytest.approx(100 * confusion.mean_iou(), abs=0.02)
+    store = PseudoLabelStore(mapped / "runs/dump/r01")
+    assert all(int(ids[ids != 255].max()) < 4 for ids in map(store.positive, store.names))
+    # The unused auxiliary classifier is handed on as it was.
+    adapted = load_checkpoint(mapped / "runs/propagate/model.safetensors").state
+    assert torch.equal(
+        adapted["auxiliary.weight"], load_user_state(mapped / "data/source/model.pth")["auxiliary.weight"]
+    )
+
+
+def test_killed_and_continued_it_ends_with_the_same_bits(mapped: Path, tmp_path: Path, run_stage: RunStage) -> None:
+    project = Path(shutil.copytree(mapped, tmp_path / "project"))
+    expected = (project / "runs/teach/r01/model.safetensors").read_bytes()
+    shutil.rmtree(project / "runs/teach")
+    set_params(project, "runtime", save_every_s=0)
+    arguments = (project, "teach", ("--round", "r01"), 0.3)
+    process = forkserver().Process(target=stage_process, args=arguments)
+    process.start()
+    while not list((project / ".atp/state").glob("teach*.pt")):
+        assert process.is_alive(), (project / "output.txt").read_text()
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    ended = run_stage(project, "teach", "--round", "r01")
+    assert ended.code == 0, ended.output
+    assert (project / "runs/teach/r01/model.safetensors").read_bytes() == expected
+
+
+def test_two_processes_leave_what_has_no_part_alone(mapped: Path, tmp_path: Path) -> None:
+    """DistributedDataParallel with parameters that get no gradient."""
+    project = Path(shutil.copytree(mapped, tmp_path / "project"))
+    shutil.rmtree(project / "runs/align")
+    set_params(project, "runtime", processes=2)
+    command = [sys.executable, "-m", "atp.stages", "align"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    before, after = (load_checkpoint(project / "runs" / stage / "model.safetensors").state for stage in STAGES)
+    for key, value in before.items():
+        assert torch.equal(value, after[key]) == key.startswith(("head.", "auxiliary.")), key
+
+
+def test_code_that_changes_makes_another_source_model(mapped: Path, tmp_path: Path, run_stage: RunStage) -> None:
+    """Else DVC would take what was made of the former code for the latter's."""
+    project = Path(shutil.copytree(mapped, tmp_path / "project"))
+    before = (project / "runs/source/model.safetensors").read_bytes()
+    (project / "mapped_net.py").write_text(
+        NET.replace("scores = self.head(features)", "scores = 2 * self.head(features)")
+    )
+    assert run_stage(project, "source").code == 0
+    assert (project / "runs/source/model.safetensors").read_bytes() != before
+    (project / "mapped_net.py").unlink()
+    ended = run_stage(project, "align")
+    assert ended.code == 2
+    (line,) = [line for line in ended.output.splitlines() if line.startswith("error: ")]
+    assert line.startswith(
+        "error: model.factory: mapped_net:Net cannot be imported (ModuleNotFoundError: No module named"
+    )

@@ -1,0 +1,61 @@
+"""docs/own-model.md: its settings are valid, and doctor prints what it says."""
+
+import re
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from atp.config import load_params
+from atp.doctor import check_own_network
+from atp.export import _maker
+from atp.models.config import NetworkConfig
+from tests.test_cli import write_project
+
+PAGE = (Path(__file__).parents[1] / "docs/own-model.md").read_text()
+BLOCKS = [
+    YAML(typ="safe").load(dedent(text))
+    for text in re.findall(r"^ *```yaml\n(.*?)^ *```", PAGE, re.DOTALL | re.MULTILINE)
+]
+NETWORKS = {block["model"]["factory"]: block["model"] for block in BLOCKS if "model" in block}
+
+
+def test_every_setting_is_valid() -> None:
+    assert len(NETWORKS) == 6
+    for model in NETWORKS.values():
+        NetworkConfig.model_validate(model)
+    (maker,) = re.findall(r"load: (.*)\.load_state_dict", PAGE)
+    assert maker == _maker(NetworkConfig.model_validate(NETWORKS["segmentation_models_pytorch:Unet"]))
+
+
+def changed(folder: Path, **sections: Any) -> Path:
+    yaml = YAML(typ="safe")
+    params = yaml.load(write_project(folder) / "params.yaml")
+    for name, values in sections.items():
+        params[name] = {**params[name], **values} if name == "data" else values
+    yaml.dump(params, folder / "params.yaml")
+    return folder / "params.yaml"
+
+
+@pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "FPN", "SegformerForSemanticSegmentation"])
+def test_doctor_prints_what_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (model,) = (model for factory, model in NETWORKS.items() if factory.endswith(f":{name}"))
+    shown = model | {"classifier": None, "divisor": 1}
+    classes = [{"name": str(index), "color": [0, 0, 0]} for index in range(12)]
+    params = load_params(changed(tmp_path, model=shown, data={"size": [160, 80], "classes": classes}))
+    found = [f"{finding.level:8}{finding.text}" for finding in check_own_network(params, params.data.label_space())]
+    assert "\n".join(found) in PAGE
+    # With what the page sets nothing is left to say.
+    params = load_params(changed(tmp_path, model=model, data={"size": [160, 80], "classes": classes}))
+    assert {finding.level for finding in check_own_network(params, params.data.label_space())} == {"ok"}
+
+
+def test_the_class_map(tmp_path: Path) -> None:
+    (listed,) = (block["data"]["class_map"] for block in BLOCKS if "class_map" in block.get("data", {}))
+    classes = [{"name": name, "color": [0, 0, 0]} for name in ("ground", "thing", "sky")]
+    path = changed(tmp_path, data={"class_map": listed, "classes": classes})
+    params = load_params(path, {"source.checkpoint": "data/source/model.pth"})
+    assert params.data.mapped_ids() == (0, 0, 1, 2, 255)
