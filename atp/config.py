@@ -619,6 +619,16 @@ class Params(Section):
         """Where the model lies that the first round begins with."""
         return Path("runs/distill" if self.black_box else "runs/align")
 
+    def network(self, space: LabelSpace) -> NetworkConfig:
+        """The section ``model``, for the classes of the data and those that a given model has.
+
+        Raises:
+            InputError: a class map that does not fit.
+        """
+        # The answers of a black box are mapped before they are stored.
+        class_map = None if self.black_box else self.data.mapped_ids()
+        return self.model.model_copy(update={"num_classes": space.num_classes, "class_map": class_map})
+
     @model_validator(mode="after")
     def _one_kind_of_source(self) -> Self:
         white, black = {"source", "align"}, {"query", "distill"}

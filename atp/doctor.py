@@ -198,16 +198,9 @@ def check_colours(params: Params) -> Iterator[Finding]:
         )
 
 
-def _network_config(params: Params, space: LabelSpace) -> NetworkConfig:
-    # The answers of a black box are mapped before they are stored.
-    class_map = None if params.black_box else params.data.mapped_ids()
-    changes = {"num_classes": space.num_classes, "class_map": class_map, "weights": "none"}
-    return params.model.model_copy(update=changes)
-
-
 def check_own_network(params: Params, space: LabelSpace) -> Iterator[Finding]:
     """A network of the user's own: can be made, takes the images' size, gives scores, and has that classifier."""
-    config = _network_config(params, space)
+    config = params.network(space)
     if config.factory is None:
         return
     with noticed_loading() as loaded:
@@ -318,7 +311,7 @@ def check_checkpoint(params: Params, space: LabelSpace) -> Iterator[Finding]:
     path = params.source.checkpoint if params.source else None
     if path is None or (params.model.factory and params.model.classifier is None):
         return
-    config = _network_config(params, space)
+    config = params.network(space).model_copy(update={"weights": "none"})
     network = build_network(config)
     state = load_user_state(path)
     load_into(network, state, path)

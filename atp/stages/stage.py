@@ -132,10 +132,7 @@ class Stage:
         Raises:
             InputError: a class map that does not fit, or code of the network's that DVC does not watch.
         """
-        # The answers of a black box are mapped before they are stored.
-        class_map = None if self.params.black_box else self.params.data.mapped_ids()
-        changes = {"num_classes": space.num_classes, "class_map": class_map}
-        config = self.params.model.model_copy(update=changes)
+        config = self.params.network(space)
         check_code(config)
         return config
 
