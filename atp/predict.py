@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from atp.config import RuntimeSection, TrainingSection, load_params
+from atp.config import RuntimeSection, TrainingSection
 from atp.data.folder import SUFFIXES, Sample, list_samples
 from atp.data.labels import LabelSpace
 from atp.data.masks import write_mask
@@ -16,8 +16,14 @@ from atp.data.tensors import read_image
 from atp.errors import InputError
 from atp.files import atomic_path
 from atp.models.checkpoint import load_checkpoint, restored
-from atp.models.network import NetworkConfig, SegmentationNetwork
-from atp.registry.package import download_model, find_checkpoint, local_checkpoint, use_code_of
+from atp.models.network import SegmentationNetwork
+from atp.registry.package import (
+    check_callables,
+    download_model,
+    find_checkpoint,
+    local_checkpoint,
+    use_code_of,
+)
 from atp.training.prediction import Predictor
 from atp.training.progress import Progress
 from atp.training.runtime import open_runtime
@@ -93,8 +99,7 @@ def load_model(model: str, *, trust: bool = False) -> tuple[SegmentationNetwork,
     """The network that ``model`` means, in evaluation mode, and its classes.
 
     Raises:
-        InputError: there is none, or its file wants something called that nobody here has named: a file of somebody
-            else's could name anything.
+        InputError: there is none, or its file wants something called that nobody here has named.
     """
     path = find_model(model)
     checkpoint = load_checkpoint(path)
@@ -102,20 +107,8 @@ def load_model(model: str, *, trust: bool = False) -> tuple[SegmentationNetwork,
         # The registry's models bring code along in any case.
         use_code_of(path)
     elif not trust:
-        _check_callables(checkpoint.config, path)
+        check_callables(checkpoint.config, path)
     return restored(checkpoint, path).eval(), checkpoint.label_space
-
-
-def _check_callables(config: NetworkConfig, path: Path) -> None:
-    if not config.callables:
-        return
-    own = load_params().model.callables if Path("params.yaml").is_file() else ()
-    unknown = [address for address in config.callables if address not in own]
-    if unknown:
-        raise InputError(
-            f"{path}: to make its network {unknown[0]} would be called, which no params.yaml here names; "
-            "add --trust if you trust the file"
-        )
 
 
 def find_model(model: str) -> Path:

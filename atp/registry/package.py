@@ -27,7 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import atp
+from atp.config import load_params
 from atp.errors import InputError
+from atp.models.config import NetworkConfig
 from atp.registry.images import encode_image
 from atp.registry.origin import MODEL_CODE
 from atp.tracking import tracking_uri
@@ -92,9 +94,16 @@ def log_registered_model(
 
 
 def save_model(checkpoint: Path, folder: Path) -> None:
-    """Write a checkpoint as a model that MLflow can serve, without a registry, into a new folder."""
+    """Write a checkpoint as a model that MLflow can serve, without a registry, into a new folder.
+
+    Raises:
+        InputError: a network of the user's own whose code cannot come along, or that nobody here has named.
+    """
     from mlflow import pyfunc
 
+    from atp.models.checkpoint import load_checkpoint
+
+    check_callables(load_checkpoint(checkpoint).config, checkpoint)
     with packaged(checkpoint) as parts:
         pyfunc.save_model(str(folder), **parts)
 
@@ -175,6 +184,23 @@ def find_checkpoint(model: Path, address: str) -> Path:
     if not found:
         raise InputError(f"{address}: holds no model.safetensors, so ATP did not make it")
     return found[0]
+
+
+def check_callables(config: NetworkConfig, path: Path) -> None:
+    """Refuse to call what nothing but a model's file names: one of somebody else's could name anything.
+
+    Raises:
+        InputError: params.yaml, if there is one here, names something else.
+    """
+    if not config.callables:
+        return
+    own = load_params().model.callables if Path("params.yaml").is_file() else ()
+    unknown = [address for address in config.callables if address not in own]
+    if unknown:
+        raise InputError(
+            f"{path}: to make its network {unknown[0]} would be called, which no params.yaml here names; "
+            "name it there, or give atp predict --trust, if you trust the file"
+        )
 
 
 def use_code_of(checkpoint: Path) -> None:

@@ -6,10 +6,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from torch import nn
 
+from atp.data.labels import LabelSpace
 from atp.errors import InputError
+from atp.models.checkpoint import save_checkpoint
 from atp.models.network import NetworkConfig
+from atp.models.own import OwnNetwork
+from atp.predict import load_model
 from atp.registry.own_code import copy_own_code
+from atp.registry.package import save_model
 
 NET = "from torch import nn\nfrom packaging import version\nimport json, {other}\nmake = nn.Identity\n"
 
@@ -69,3 +75,14 @@ def test_what_is_neither_here_nor_installed_cannot_come_along(folder: Path, monk
     config = NetworkConfig(factory="travel_c:make", classifier="x")
     with pytest.raises(InputError, match=r"travel_c\.py is of no installed package and not in the project"):
         copy_own_code(config, folder / "out")
+
+
+def test_no_model_is_made_by_what_only_its_file_names(folder: Path) -> None:
+    config = NetworkConfig(factory="os:system", arguments={"command": "touch done"}, classifier="x", num_classes=2)
+    space = LabelSpace(("a", "b"), ((0, 0, 0), (1, 1, 1)))
+    save_checkpoint(folder / "evil.safetensors", OwnNetwork(nn.Conv2d(3, 2, 1), config), config, space, {})
+    with pytest.raises(InputError, match=r"to make its network os:system would be called, which no params.yaml here"):
+        save_model(folder / "evil.safetensors", folder / "model")
+    with pytest.raises(InputError, match="os:system"):
+        load_model(str(folder / "evil.safetensors"))
+    assert not (folder / "done").exists()
