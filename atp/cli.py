@@ -110,8 +110,8 @@ def report(
 @app.command()
 def select(
     grid: Annotated[
-        list[str], typer.Option(help="NAME=VALUE,VALUE of params.yaml; several make every combination.")
-    ] = [],  # noqa: B006 - typer copies it
+        list[str] | None, typer.Option(help="NAME=VALUE,VALUE of params.yaml; several make every combination.")
+    ] = None,
     seeds: Annotated[str, typer.Option(help="Values of training.seed, 0,1: a further dimension of the grid.")] = "",
     run: Annotated[bool, typer.Option("--run", help="Run the grid now, one experiment after the other.")] = False,
     by: Annotated[str, typer.Option(help="Indicator to rank by; if empty the best that docs/evidence.md found.")] = "",
@@ -133,7 +133,7 @@ def select(
     logging.getLogger("atp").setLevel(logging.INFO)
     valid_stage(stage)
     if grid or seeds:
-        cells = make_cells(grid, seeds, Path("params.yaml"), code_changes(), pipeline_name())
+        cells = make_cells(grid or [], seeds, Path("params.yaml"), code_changes(), pipeline_name())
         typer.echo(queued_lines(enqueue(cells), run=run), err=as_json)
         if not run:
             return
