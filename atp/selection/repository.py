@@ -17,6 +17,9 @@ from atp.project import project_root
 from atp.registry.origin import git
 
 WORKSPACE = "workspace"
+AFTER = ("evaluate", "report", "register")
+"""Stages that change no evidence."""
+
 State = Literal["finished", "queued", "running", "failed"]
 
 
@@ -171,10 +174,12 @@ def _workspace(prefix: Path, stage: str) -> Experiment:
 
 
 def _edited(params: Mapping[str, Any], lock: str | None, stage: str) -> bool:
-    """Whether a parameter is not what the stage, or one in the lock file before it, last ran with."""
+    """Whether a parameter is not what the stage, or one before it, last ran with."""
     stages = YAML(typ="safe", pure=True).load(lock or "{}").get("stages", {})
     for name, entry in stages.items():
-        if name.partition("@")[0] in ("evaluate", "report", "register"):
+        own, _, key = name.partition("@")
+        # DVC keeps the entries of rounds that are gone.
+        if own in AFTER or (key and key not in params.get("rounds", {})):
             continue
         for dotted, value in entry.get("params", {}).get("params.yaml", {}).items():
             node: Any = params

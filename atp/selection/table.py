@@ -10,6 +10,9 @@ ORACLE = (
     "not to make it."
 )
 
+SHOWN = ("entropy", "density", "marginal_kl", "classes", "stability")
+"""Indicators beside the one that ranks; --json has all of them."""
+
 
 def choice_table(choice: Choice, stage: str) -> str:
     """The ranking without labels, and apart from it what labels say."""
@@ -25,9 +28,8 @@ def choice_table(choice: Choice, stage: str) -> str:
 
 
 def _ranking(choice: Choice) -> str:
-    names = [choice.by]
-    for place in choice.places:
-        names += [name for name in indicators(place.run) if name not in names]
+    known = {name for place in choice.places for name in indicators(place.run)}
+    names = [choice.by, *(name for name in SHOWN if name in known and name != choice.by)]
     differing = differences([place.run for place in choice.places])
     params = list(next(iter(differing.values())))
     rows = []

@@ -144,6 +144,19 @@ def test_an_edited_workspace_is_not_taken_for_what_it_ran(project: Project) -> N
     path.write_text(text)
 
 
+def test_a_round_that_is_gone_does_not_count_as_an_edit(project: Project) -> None:
+    """DVC keeps its entry in dvc.lock."""
+    path = project.folder / "dvc.lock"
+    text = path.read_text()
+    gone = (
+        "  teach@r09:\n    cmd: python stage.py teach\n    params:\n      params.yaml:\n        teach: {epochs: 99}\n"
+    )
+    path.write_text(text.replace("stages:\n", f"stages:\n{gone}"))
+    assert path.read_text() != text
+    assert "workspace: not ranked" not in project.select()[0]
+    path.write_text(text)
+
+
 def test_the_picked_one_is_taken(project: Project) -> None:
     """Last: it changes the workspace."""
     out, _ = project.select("--apply")
