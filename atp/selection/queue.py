@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -167,13 +168,17 @@ def _start_worker() -> None:
     """One worker, that ends by itself when the queue is empty."""
     # Its stages are started as `python` and `dvc`, which must be this environment's, activated or not.
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "queue", "start", "--jobs", "1"],
-        cwd=project_root(),
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise InputError(f"dvc queue start: {done.stderr.strip() or done.stdout.strip()}")
+    # A file and no pipe: the worker inherits it, and a pipe would be read until that ends.
+    with tempfile.TemporaryFile("w+") as said:
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", "queue", "start", "--jobs", "1"],
+            cwd=project_root(),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        if done.returncode:
+            said.seek(0)
+            raise InputError(f"dvc queue start: {' '.join(said.read().split())}")

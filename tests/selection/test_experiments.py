@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
@@ -24,14 +25,14 @@ class Project:
 
     folder: Path
 
-    def atp(self, *arguments: str) -> "subprocess.Popen[str]":
+    def atp(self, *arguments: str, stderr: Any = subprocess.PIPE) -> "subprocess.Popen[str]":
         environment = {**os.environ, "ATP_TEST_LOG": str(self.log)}
         return subprocess.Popen(
             [sys.executable, "-m", "atp.cli", *arguments],
             cwd=self.folder,
             env={**environment, "PYTHONPATH": str(Path(__file__).parents[2])},
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
         )
 
@@ -60,11 +61,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         make_project(project.folder)
     hold = project.folder.parent / "hold-evaluate"
     hold.touch()
-    process = project.atp("select", *GRID, "--run")
+    shown = project.folder.parent / "shown"
+    with shown.open("w") as file:
+        process = project.atp("select", *GRID, "--run", stderr=file)
     deadline = time.monotonic() + 300
-    while not project.started("evaluate 0.2"):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
+    # Started, and shown while it runs.
+    while not (project.started("evaluate 0.2") and "stage evaluate 0.2" in shown.read_text()):
+        assert process.poll() is None, shown.read_text()
+        assert time.monotonic() < deadline, shown.read_text()
         time.sleep(0.1)
     worker = json.loads((project.folder / ".dvc/tmp/exps/celery/dvc-exp-worker-1.json").read_text())["pid"]
     runs = [json.loads(path.read_text()) for path in (project.folder / ".dvc/tmp/exps/run").glob("*/*.json")]
