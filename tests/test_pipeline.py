@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,15 @@ def test_only_what_depends_on_a_parameter_runs_again(clone: Path) -> None:
     changed = {name for name, reasons in json.loads(status).items() if reasons != ["always changed"]}
     assert "propagate" in changed
     assert not changed & {"source", "align", "dump@r01", "teach@r01", "split"}
+
+
+def test_the_run_is_ranked_without_labels(reproduced: Path) -> None:
+    command = [sys.executable, "-m", "atp.cli", "select", "--json"]
+    done = subprocess.run(command, cwd=reproduced, capture_output=True, text=True, check=True)
+    choice = json.loads(done.stdout)
+    assert [(row["name"], row["rank"]) for row in choice["runs"]] == [("workspace", 1)]
+    metrics = json.loads((reproduced / "runs/evaluate/metrics.json").read_text())
+    assert choice["oracle"]["runs"][0]["miou"] == metrics["miou"]["propagate"]
 
 
 # MLflow's own use of SQLAlchemy.

@@ -9,8 +9,8 @@ from atp.errors import InputError
 from atp.selection.repository import WORKSPACE, Experiment
 from atp.tracking import flatten
 
-INDICATOR = "augmentation_iou"
-"""What runs are ranked by where nothing else is said: docs/evidence.md has the measurements."""
+INDICATOR = "scale_iou"
+"""What runs are ranked by where nothing else is said: it followed the truth most closely in docs/evidence.md."""
 
 LOWER_IS_BETTER = ("entropy", "marginal_kl")
 COLLAPSED = "collapsed"
@@ -98,14 +98,14 @@ def _order(
 
 def indicators(run: Experiment) -> Mapping[str, float]:
     """Of the model that the stage handed on."""
-    after: Mapping[str, float] = (run.evidence or {})["after"]
-    return after
+    return run.evidence["after"] if run.evidence else {}
 
 
 def verdict(run: Experiment) -> str:
     """On what the stage made; ``reverted`` where that had collapsed and the model before it was handed on."""
-    evidence = run.evidence or {}
-    return "reverted" if evidence.get("reverted") else str(evidence["verdict"])
+    if run.evidence is None:
+        return ""
+    return "reverted" if run.evidence["reverted"] else run.evidence["verdict"]
 
 
 def figure(run: Experiment, by: str) -> float | None:
@@ -136,7 +136,7 @@ def to_json(choice: Choice, stage: str) -> dict[str, Any]:
                 "rank": place.rank,
                 "name": place.run.name,
                 "verdict": verdict(place.run),
-                "why": (place.run.evidence or {}).get("why", ""),
+                "why": place.run.evidence["why"] if place.run.evidence else "",
                 "indicators": dict(indicators(place.run)),
                 "params": differing[place.run.name],
             }

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 
 from atp.config import read_params
 from atp.errors import InputError
+from atp.evidence.record import FILE, Evidence
 from atp.project import project_root
 from atp.registry.origin import git
 
@@ -31,8 +33,7 @@ class Experiment:
         name: DVC's, or ``workspace`` for what lies in the working folder.
         state: of its run.
         params: its params.yaml.
-        evidence: what a stage measured without labels: ``verdict``, ``why``, and indicators ``source`` and ``after``;
-            None where there is none.
+        evidence: what a stage measured without labels; None where there is none.
         miou: of that stage's model on the test images, percent; None without labels.
         why: it failed, or is not to be ranked.
     """
@@ -40,7 +41,7 @@ class Experiment:
     name: str
     state: State
     params: Mapping[str, Any]
-    evidence: Mapping[str, Any] | None = None
+    evidence: Evidence | None = None
     miou: float | None = None
     why: str = ""
 
@@ -155,7 +156,7 @@ def _read(repo: Any, prefix: Path, stage: str, name: str, state: State, why: str
         name,
         state,
         params,
-        _evidence(text(prefix / folder(stage) / "evidence.json"), name),
+        _evidence(text(prefix / folder(stage) / FILE), name),
         _miou(text(prefix / "runs/evaluate/metrics.json"), stage),
     )
 
@@ -165,7 +166,7 @@ def _workspace(prefix: Path, stage: str) -> Experiment:
         return path.read_text() if path.is_file() else None
 
     params = read_params(prefix / "params.yaml")
-    evidence = _evidence(text(prefix / folder(stage) / "evidence.json"), WORKSPACE)
+    evidence = _evidence(text(prefix / folder(stage) / FILE), WORKSPACE)
     if evidence is not None and _edited(params, text(prefix / "dvc.lock"), stage):
         return Experiment(WORKSPACE, "finished", params, why="params.yaml was changed since; dvc repro runs it anew")
     return Experiment(
@@ -197,18 +198,13 @@ def folder(stage: str) -> Path:
     return Path("runs") / stage.replace("@", "/")
 
 
-def _evidence(text: str | None, name: str) -> Mapping[str, Any] | None:
+def _evidence(text: str | None, name: str) -> Evidence | None:
     if text is None:
         return None
     try:
-        tree: Mapping[str, Any] = json.loads(text)
-        if not all(isinstance(tree[part], dict) for part in ("source", "after")) or not isinstance(
-            tree["verdict"], str
-        ):
-            raise ValueError("not as the stages write it")
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{name}: its evidence.json is damaged ({error}); dvc repro writes it anew") from error
-    return tree
+        return TypeAdapter(Evidence).validate_json(text)
+    except ValidationError as error:
+        raise InputError(f"{name}: its evidence.json is damaged or of another version; run it again") from error
 
 
 def _miou(text: str | None, stage: str) -> float | None:

@@ -10,7 +10,7 @@ ORACLE = (
     "not to make it."
 )
 
-SHOWN = ("entropy", "density", "marginal_kl", "classes", "stability")
+SHOWN = ("augmentation_iou", "entropy", "marginal_kl", "classes")
 """Indicators beside the one that ranks; --json has all of them."""
 
 
@@ -44,10 +44,8 @@ def _ranking(choice: Choice) -> str:
 def _reference(choice: Choice) -> str:
     """The source model as it was given, beside the picked run: whether adapting it was worth it at all."""
     picked = choice.picked
-    if picked is None:
-        return ""
-    source = (picked.evidence or {})["source"].get(choice.by)
-    if source is None:
+    source = picked.evidence["source"].get(choice.by) if picked and picked.evidence else None
+    if picked is None or source is None:
         return ""
     return f"the source model of {picked.name} has {choice.by} {source:.3f}"
 

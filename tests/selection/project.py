@@ -37,9 +37,9 @@ while Path(os.environ["ATP_TEST_LOG"]).with_name(f"hold-{stage}").exists():
 out = Path("runs") / stage
 out.mkdir(parents=True)
 if stage == "propagate":
-    figures = {"augmentation_iou": 0.9 if collapsed else lr, "entropy": 0.5 - lr / 2}
-    tree = {"images": 4, "verdict": "collapsed" if collapsed else "improved", "why": "because"}
-    tree |= {"source": {"augmentation_iou": 0.05, "entropy": 0.6}, "before": figures, "after": figures}
+    figures = {"scale_iou": 0.9 if collapsed else lr, "entropy": 0.5 - lr / 2}
+    tree = {"images": 4, "verdict": "collapsed" if collapsed else "improved", "why": "because", "reverted": False}
+    tree |= {"source": {"scale_iou": 0.05, "entropy": 0.6}, "before": figures, "after": figures}
     (out / "evidence.json").write_text(json.dumps(tree))
 else:
     (out / "metrics.json").write_text(json.dumps({"miou": {"source": 20.0, "propagate": 60 - 100 * abs(lr - 0.2)}}))

@@ -167,7 +167,7 @@ def test_the_picked_one_is_taken(project: Project) -> None:
     assert "applied: lr=0.2-" in out
     assert YAML(typ="safe", pure=True).load(project.folder / "params.yaml")["propagate"]["lr"] == 0.2
     evidence = json.loads((project.folder / "runs/propagate/evidence.json").read_text())
-    assert evidence["after"]["augmentation_iou"] == 0.2
+    assert evidence["after"]["scale_iou"] == 0.2
     assert "lies here already" in project.select()[0]
 
 

@@ -5,15 +5,20 @@ from typing import Any
 import pytest
 
 from atp.errors import InputError
+from atp.evidence.record import Evidence, Verdict
 from atp.selection.ranking import choose, to_json
 from atp.selection.repository import Experiment, valid_stage
 from atp.selection.table import ORACLE, choice_table
 
 
-def run(name: str, iou: float | None, miou: float | None = None, verdict: str = "improved", **more: Any) -> Experiment:
-    after = {"entropy": 0.5 if iou is None else 1 - iou} | ({} if iou is None else {"augmentation_iou": iou})
-    evidence = {"verdict": verdict, "why": "", "source": {"augmentation_iou": 0.3}, "after": after}
-    return Experiment(name, "finished", {"teach": {"lr": iou}}, evidence, miou, **more)
+def run(
+    name: str, iou: float | None, miou: float | None = None, verdict: Verdict = "improved", reverted: bool = False
+) -> Experiment:
+    after = {"entropy": 0.5 if iou is None else 1 - iou} | ({} if iou is None else {"scale_iou": iou})
+    evidence = Evidence(
+        images=4, verdict=verdict, why="", reverted=reverted, source={"scale_iou": 0.3}, before=after, after=after
+    )
+    return Experiment(name, "finished", {"teach": {"lr": iou}}, evidence, miou)
 
 
 RUNS = [
@@ -30,16 +35,15 @@ def names(places: Any) -> list[str]:
 
 
 def test_collapsed_runs_come_last_whatever_their_figure() -> None:
-    choice = choose(RUNS, "augmentation_iou", "propagate")
+    choice = choose(RUNS, "scale_iou", "propagate")
     assert names(choice.places) == ["good", "better", "workspace", "unmeasured", "broken"]
     assert choice.picked == RUNS[1]
     assert choice.places[3].rank is None
 
 
 def test_a_reverted_run_counts_as_the_model_that_it_handed_on() -> None:
-    back = run("back", 0.65, verdict="collapsed")
-    back = Experiment(back.name, back.state, back.params, {**(back.evidence or {}), "reverted": True})
-    assert names(choose([*RUNS, back], "augmentation_iou", "propagate").places)[:3] == ["good", "back", "better"]
+    back = run("back", 0.65, verdict="collapsed", reverted=True)
+    assert names(choose([*RUNS, back], "scale_iou", "propagate").places)[:3] == ["good", "back", "better"]
 
 
 def test_an_indicator_that_falls_is_ranked_downwards() -> None:
@@ -47,15 +51,13 @@ def test_an_indicator_that_falls_is_ranked_downwards() -> None:
 
 
 def test_equal_figures_share_a_rank_and_what_lies_here_comes_first() -> None:
-    choice = choose(
-        [run("b", 0.5), run("a", 0.5), run("workspace", 0.5), run("c", 0.4)], "augmentation_iou", "propagate"
-    )
+    choice = choose([run("b", 0.5), run("a", 0.5), run("workspace", 0.5), run("c", 0.4)], "scale_iou", "propagate")
     assert [(place.run.name, place.rank) for place in choice.places] == [("workspace", 1), ("a", 1), ("b", 1), ("c", 4)]
     assert "lies here already" in choice_table(choice, "propagate")
 
 
 def test_the_oracle_stands_apart_and_says_what_the_choice_costs() -> None:
-    choice = choose(RUNS, "augmentation_iou", "propagate")
+    choice = choose(RUNS, "scale_iou", "propagate")
     assert names(choice.oracle)[:2] == ["better", "good"]
     ranking, oracle = choice_table(choice, "propagate").split(ORACLE)
     assert "mIoU" not in ranking
@@ -65,8 +67,8 @@ def test_the_oracle_stands_apart_and_says_what_the_choice_costs() -> None:
 
 def test_labels_do_not_move_the_choice() -> None:
     without = [Experiment(r.name, r.state, r.params, r.evidence) for r in RUNS]
-    choice = choose(without, "augmentation_iou", "propagate")
-    assert names(choice.places) == names(choose(RUNS, "augmentation_iou", "propagate").places)
+    choice = choose(without, "scale_iou", "propagate")
+    assert names(choice.places) == names(choose(RUNS, "scale_iou", "propagate").places)
     assert not choice.oracle
     assert choice.cost is None
     assert "oracle" not in choice_table(choice, "propagate")
@@ -74,7 +76,7 @@ def test_labels_do_not_move_the_choice() -> None:
 
 
 def test_nothing_is_picked_where_all_collapsed() -> None:
-    choice = choose([run("a", 0.9, verdict="collapsed")], "augmentation_iou", "propagate")
+    choice = choose([run("a", 0.9, verdict="collapsed")], "scale_iou", "propagate")
     assert choice.picked is None
     assert "every run that could be is collapsed" in choice_table(choice, "propagate")
 
@@ -85,7 +87,7 @@ def test_failed_queued_and_unmeasured_runs_are_told() -> None:
         Experiment("y", "queued", {}),
         Experiment("z", "finished", {}),
     ]
-    text = choice_table(choose([*RUNS, *others], "augmentation_iou", "propagate"), "propagate")
+    text = choice_table(choose([*RUNS, *others], "scale_iou", "propagate"), "propagate")
     assert "x: failed: propagate: collapsed" in text
     assert "y: queued" in text
     assert "z: not ranked: no evidence" in text
@@ -98,7 +100,7 @@ def test_what_differs_stands_beside_each_run() -> None:
 
 @pytest.mark.parametrize("by", ["miou", "augmentation"])
 def test_an_indicator_that_is_not_there_is_refused(by: str) -> None:
-    with pytest.raises(InputError, match="there are entropy, augmentation_iou"):
+    with pytest.raises(InputError, match="there are entropy, scale_iou"):
         choose(RUNS, by, "propagate")
 
 
