@@ -22,6 +22,7 @@ from atp.errors import InputError
 from atp.export import export_state
 from atp.models.checkpoint import load_checkpoint, save_checkpoint
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
+from tests.black_box.server import BoxServer, png
 from tests.models import foreign
 
 SPACE = LabelSpace(("sky", "road", "car"), ((0, 0, 200), (90, 90, 90), (200, 0, 0)))
@@ -451,3 +452,13 @@ def test_doctor_says_that_nobody_listens(boxed: Path) -> None:
         set_params(boxed, "query", box="endpoint", endpoint=address)
         (finding,) = complaints()
     assert finding.text.startswith(f"params.yaml: query.endpoint: {address}: no server answers there (")
+
+
+def test_what_doctor_asked_an_endpoint_is_kept_and_not_asked_again(boxed: Path) -> None:
+    with BoxServer(lambda image: png(np.zeros(image.shape[:2], np.uint8))) as box:
+        set_params(boxed, "query", box="endpoint", endpoint=box.address, protocol="plain")
+        for _ in range(5):
+            assert complaints() == []
+        said = "\n".join(finding.text for finding in examine(Path("params.yaml")))
+    assert "has answered about all 4 images before" in said
+    assert list(box.good.values()) == [1] * 4
