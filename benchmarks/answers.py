@@ -185,6 +185,8 @@ def student(e: Experiment, source: SegmentationNetwork, section: DistillSection,
     run = e.job("distill")
     torch.manual_seed(mix_seed(run.seed, 1))
     network = build_network(e.params.model.model_copy(update={"num_classes": e.space.num_classes}))
+    if kind == "ids":
+        section = section.model_copy(update={"answers": "hard"})
     distill(network, e.images(e.target, section, Given(answers, kind != "ids")), section, run)
     return network
 
