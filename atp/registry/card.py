@@ -145,7 +145,8 @@ def _method(params: Params, class_map: Sequence[int] | None) -> list[str]:
         keys = [*(key for key in ("epochs", "lr", "batch_size", "batchnorm") if key in shared), *own]
         values = section.model_dump(mode="json")
         rounds = f" x {len(params.rounds)} rounds" if name in ("dump", "teach") and len(params.rounds) > 1 else ""
-        lines.append(f"- {name}{rounds}: " + ", ".join(f"{key} {_plain(values[key])}" for key in keys))
+        told = (f"{key} {_plain(values[key])}" for key in keys if values[key] != {})
+        lines.append(f"- {name}{rounds}: " + ", ".join(told))
     return [*lines, f"- seed {params.training.seed}, {params.training.precision}"]
 
 
