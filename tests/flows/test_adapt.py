@@ -69,7 +69,9 @@ def test_a_full_run_shows_its_stages_and_results(
     assert found["info"]["status"] == "FINISHED"
     assert found["info"]["run_name"] == served.run(full_run)["name"]
     # DVC takes what the flow made for its own.
-    assert all(reasons == ["always changed"] for reasons in json.loads(dvc(project, "status", "--json")).values())
+    assert all(
+        reasons == ["always changed"] for reasons in json.loads(dvc(project, "status", "--json", "dvc.yaml")).values()
+    )
 
 
 def test_a_run_with_nothing_to_do_is_cached(served: Prefect, project: Path) -> None:
