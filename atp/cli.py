@@ -95,6 +95,7 @@ def report(
 ) -> None:
     """Draw the report of a finished run anew, print mIoU per stage and where the pictures are."""
     from atp.config import load_params
+    from atp.evidence.record import read_all
     from atp.report.page import build_report, summary_table
 
     metrics = runs / "evaluate/metrics.json"
@@ -102,8 +103,10 @@ def report(
         raise InputError(f"{metrics}: no such file; run dvc repro first")
     out = runs / "report"
     out.mkdir(exist_ok=True)
-    build_report(load_params(), runs, out)
-    typer.echo(f"\n{summary_table(json.loads(metrics.read_text()))}\n")
+    params = load_params()
+    build_report(params, runs, out)
+    verdicts = {name: told["verdict"] for name, told in read_all(runs, list(params.rounds)).items()}
+    typer.echo(f"\n{summary_table(json.loads(metrics.read_text()), verdicts)}\n")
     typer.echo(f"pictures: {out.resolve()}/*.png\npage:     {(out / 'index.html').resolve()}")
 
 

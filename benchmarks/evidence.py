@@ -59,7 +59,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "align rate x20": {"align.lr": 0.04},
     "wrong channel order": {"model.channels": "bgr"},
     "diversity 0": {"align.diversity": 0.0},
-    "diversity 1": {"align.diversity": 1.0},
 }
 SHORT: dict[str, dict[str, Any]] = {
     "streets": {
@@ -79,12 +78,9 @@ SHORT: dict[str, dict[str, Any]] = {
 }
 """Trainings of a minute instead of several; labels without averaging over flips and zooms."""
 
-FITTED = tuple(name for name in VARIANTS if name != "diversity 1")
 GROUPS: dict[str, tuple[str, int, tuple[str, ...]]] = {
-    "streets": ("streets", 0, FITTED),
-    "CamVid": ("CamVid", 0, FITTED),
-    "streets, robust source": ("streets", 1, ("recipe", "diversity 1", "BatchNorm eval", "teach rate x20")),
-    "CamVid, seed 1": ("CamVid", 1, ("recipe", "diversity 1", "BatchNorm eval", "entropy x100")),
+    "streets": ("streets", 0, tuple(VARIANTS)),
+    "CamVid": ("CamVid", 0, tuple(VARIANTS)),
 }
 """Data set, seed and variants that share a source model."""
 
@@ -220,7 +216,7 @@ def settings(runs: Path, camvid: Path) -> dict[str, Params]:
     found = {}
     for group, (data, seed, _) in GROUPS.items():
         if data == "streets":
-            own = on_streets(params, seed, "robust" if "robust" in group else "plain")
+            own = on_streets(params, seed, "plain")
             places: dict[str, Any] = {
                 "data.target": {part: str(streets / "target" / part) for part in ("images", "labels")},
                 "data.test": {part: str(streets / "test" / part) for part in ("images", "labels")},

@@ -4,12 +4,14 @@ import base64
 import io
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
+from atp.evidence.record import Evidence, read_all
 from atp.tracking import tracking_uri
 from flows.ui import MLFLOW_UI
 
@@ -33,6 +35,9 @@ def show_results(runs: Path, run: "Run | None") -> None:
     tables = {name: table for name, table in tables.items() if table}
     if tables:
         create_table_artifact(label_table(tables), key="pseudo-labels", description="thresholds and coverage per round")
+    evidence = read_all(runs, sorted(path.name for path in runs.glob("teach/*")))
+    if evidence:
+        create_table_artifact(evidence_table(evidence), key="evidence", description="measured without labels")
     picture = runs / "report/predictions.png"
     if picture.is_file():
         create_markdown_artifact(f"![before and after]({data_uri(picture)})", key="predictions")
@@ -57,6 +62,14 @@ def miou_table(miou: dict[str, float]) -> list[dict[str, Any]]:
         {"model": name, "mIoU, %": value, "over source": "" if source is None else f"{value - source:+.1f}"}
         for name, value in miou.items()
     ]
+
+
+def evidence_table(evidence: Mapping[str, Evidence]) -> list[dict[str, Any]]:
+    """One row a model, the first one's source before it: the verdict, why, and every indicator."""
+    first = next(iter(evidence.values()))
+    rows: list[dict[str, Any]] = [{"model": "to compare with", "verdict": "", "why": "", **first["source"]}]
+    rows += [{"model": n, "verdict": e["verdict"], "why": e["why"], **e["after"]} for n, e in evidence.items()]
+    return rows
 
 
 def label_table(tables: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """``evidence.json``, as every training stage leaves it beside its model; without PyTorch, for who only reads it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -59,6 +59,22 @@ def read_evidence(folder: Path) -> Evidence:
 def read_shares(folder: Path) -> Shares:
     """The classes' shares beside it; raises as ``read_evidence``."""
     return _read(folder / SHARES, TypeAdapter(Shares))
+
+
+def read_all(runs: Path, rounds: Sequence[str]) -> dict[str, Evidence]:
+    """What the training stages of a run left, in their order, by the names that ``evaluate`` gives their models.
+
+    Args:
+        runs: a run of the first stages alone has fewer, one of an earlier version none.
+        rounds: their keys.
+
+    Raises:
+        InputError: damaged.
+    """
+    names = [*(f"teach_{key}" for key in rounds[:-1]), "teach"]
+    taught = {name: f"teach/{key}" for name, key in zip(names, rounds, strict=False)}
+    folders = {"align": "align", "distill": "distill", **taught, "propagate": "propagate"}
+    return {name: read_evidence(runs / folder) for name, folder in folders.items() if (runs / folder / FILE).is_file()}
 
 
 def write_evidence(folder: Path, evidence: Evidence, shares: Shares) -> None:

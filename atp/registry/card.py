@@ -5,6 +5,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from atp.config import Optimisation, Params, Section
+from atp.evidence.record import Evidence
 from atp.models.config import IGNORED
 
 LIMIT = 5000
@@ -23,6 +24,7 @@ def model_card(
     images: int | None = None,
     picture: str = "",
     class_map: Sequence[int] | None = None,
+    evidence: Evidence | None = None,
 ) -> str:
     """What a version is, what it was measured to do, and what was not measured.
 
@@ -32,6 +34,7 @@ def model_card(
         images: how many test images there are.
         picture: address of one, left out if empty.
         class_map: as the network has it.
+        evidence: what was seen of the model without labels.
 
     Returns:
         At most ``LIMIT`` characters; of very many classes the table shows those that changed most.
@@ -44,7 +47,7 @@ def model_card(
     for left_out in range(len(order) + 1):
         shown = set(order[left_out:])
         table = _table({name: (source.get(name), adapted[name]) for name in names if name in shown}, left_out)
-        card = "\n\n".join(_parts(params, tags, metrics, images, picture, class_map, table))
+        card = "\n\n".join(_parts(params, tags, metrics, images, picture, class_map, evidence, table))
         if len(card) <= LIMIT:
             return card
     return card[: LIMIT - 2] + "\n…"
@@ -65,10 +68,12 @@ def _parts(
     images: int | None,
     picture: str,
     class_map: Sequence[int] | None,
+    evidence: Evidence | None,
     table: list[str],
 ) -> list[str]:
     return [
         _summary(metrics.get("miou", {})),
+        *_seen(evidence),
         *([f"![Target images, labels where there are any, and predictions]({picture})"] if picture else []),
         "### Data",
         "\n".join(_data(params, tags, images)),
@@ -91,6 +96,16 @@ def _summary(miou: Mapping[str, float | None]) -> str:
         return "A segmentation model adapted to new images. **How good it is was not measured: no labels.**"
     than = "" if source is None else f", its source model **{source:.2f} %**"
     return f"A segmentation model adapted to new images: **{adapted:.2f} % mIoU** on held-out ones{than}."
+
+
+def _seen(evidence: Evidence | None) -> list[str]:
+    """The verdict where there are no labels, and where there are."""
+    if evidence is None:
+        return []
+    return [
+        f"Seen without labels, on {evidence['images']} target images: **{evidence['verdict']}**; {evidence['why']}. "
+        "That is a guess from figures that followed the truth elsewhere, not a measurement."
+    ]
 
 
 def _data(params: Params, tags: Mapping[str, str], images: int | None) -> list[str]:

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from atp.data.folder import open_image
+from atp.evidence.record import Evidence
 from atp.report.pictures import fitted
 from atp.report.results import LabelRound, Ranking, Results
 from atp.report.style import (
@@ -303,6 +304,30 @@ def _largest_classes(
         np.add.at(result, (groups[:, None], groups[None]), matrix)
         merged[model] = result
     return merged, [*(names[i] for i in kept), f"{len(names) - len(kept)} others"]
+
+
+def evidence_lines(evidence: Mapping[str, Evidence]) -> Figure:
+    """Agreement under changes and the distance of the class shares, from the source model on through the stages."""
+    first = next(iter(evidence.values()))
+    steps = {"source" if "align" in evidence else "start": first["source"]}
+    steps |= {display_name(name): told["after"] for name, told in evidence.items()}
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    shown = {"scale_iou": MODELS["propagate"], "flip_iou": MODELS["teach"], "photometric_iou": MODELS["align"]}
+    for name, color in shown.items():
+        values = [figures[name] for figures in steps.values()]
+        left.plot(range(len(steps)), values, "o-", color=color, label=name.removesuffix("_iou"))
+    left.set_ylim(0, 1)
+    left.legend(title="class-IoU under", fontsize=8)
+    left.set_title("agreement with itself")
+    shares = [figures["marginal_kl"] for figures in steps.values()]
+    right.bar(range(len(steps)), shares, 0.55, color=ACCENT)
+    right.set_ylim(0, max(0.5, 1.1 * max(shares)))
+    right.set_title("class shares' distance from the source's (KL, nats)")
+    for axes in (left, right):
+        axes.set_xticks(range(len(steps)), list(steps), rotation=20, ha="right")
+        axes.grid(axis="x", visible=False)
+    return figure
 
 
 def histories(curves: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> Figure:

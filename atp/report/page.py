@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from PIL import Image
@@ -56,11 +57,12 @@ code { overflow-wrap: anywhere; font-size: .88rem; }
 """
 
 
-def summary_table(metrics: Mapping[str, Any]) -> str:
+def summary_table(metrics: Mapping[str, Any], verdicts: Mapping[str, str] = MappingProxyType({})) -> str:
     """mIoU of every model and its gain over the source model, as text in columns; without labels the entropies.
 
     Args:
         metrics: what is in ``runs/evaluate/metrics.json``.
+        verdicts: what was said of some of the models without labels, by name.
     """
     miou = known(metrics["miou"])
     values, heading, digits = (miou, "mIoU, %", 1) if miou else (metrics["entropy"], "entropy", 3)
@@ -69,15 +71,16 @@ def summary_table(metrics: Mapping[str, Any]) -> str:
     protocols = {protocol: known(values) for protocol, values in metrics.get("protocols", {}).items()}
     heads = "".join(f"{protocol:>{len(protocol) + 2}}" for protocol in protocols)
     lines = [f"{'':{width}}{heading:>8}" + ("  over source" if "source" in miou else "") + heads]
+    lines[0] += "  without labels" if verdicts else ""
+    padded = 13 if "source" in miou and (protocols or verdicts) else 0
     for name in names:
         gain = f"{miou[name] - miou['source']:+13.1f}" if "source" in miou and name != "source" else ""
         others = "".join(
             f"{means[name]:{len(protocol) + 2}.1f}" if name in means else " " * (len(protocol) + 2)
             for protocol, means in protocols.items()
         )
-        lines.append(
-            f"{name:{width}}{values[name]:8.{digits}f}{gain:{13 if others and 'source' in miou else 0}}{others}"
-        )
+        said = f"  {verdicts[name]}" if name in verdicts else ""
+        lines.append(f"{name:{width}}{values[name]:8.{digits}f}{gain:{padded if others or said else 0}}{others}{said}")
     if not miou:
         lines.append(
             "The test images have no labels, so there is no mIoU; entropy says how sure a model is, not how right."
@@ -144,6 +147,7 @@ def draw(results: Results) -> dict[str, bytes]:
             "labels": figures.label_quality(rounds, class_names(results.space)) if rounds else None,
             "ranking": figures.ranking_curve(ranking),
             "confusion": figures.confusion(results) if results.labelled else None,
+            "evidence": figures.evidence_lines(results.evidence) if results.evidence else None,
             "history": figures.histories(curves) if curves else None,
         }
         charted = {name: figures.to_png(figure) for name, figure in drawn.items() if figure}
@@ -159,6 +163,7 @@ def page(results: Results, pictures: Mapping[str, bytes]) -> str:
         _models(results),
         f'<p class="verdict">{html.escape(verdict(results.miou, results.shown[-1]))}</p>',
         f"<nav>{links}</nav>",
+        _evidence(results),
         _classes(results),
         *(_picture(name, *told[name], data) for name, data in pictures.items()),
         _provenance(results),
@@ -193,6 +198,11 @@ def _told(results: Results) -> dict[str, tuple[str, str]]:
             "Confusion",
             f"Of each true class, the share of its pixels that is predicted as each class.{some}",
         ),
+        "evidence": (
+            "Without labels, stage by stage",
+            "How far each model agrees with itself on changed images (class-IoU), and how far its class shares are "
+            "from the source model's. Higher agreement went with higher mIoU where that could be measured.",
+        ),
         "history": ("Training", "The loss of every training stage and its parts, as means over some steps."),
     }
 
@@ -211,6 +221,28 @@ def _models(results: Results) -> str:
         others = [f"{means[name]:.1f}" if name in means else "" for means in results.protocols.values()]
         rows.append([_model(name), f"{value:.1f}", gain, *others, bar])
     return _table(["model", "mIoU, %", "over source", *map(html.escape, results.protocols), ""], rows)
+
+
+def _evidence(results: Results) -> str:
+    """What each stage's model looks like without labels, and the verdict in words."""
+    if not results.evidence:
+        return ""
+    first = next(iter(results.evidence.values()))
+    start = "source" if "align" in results.evidence else "before the first stage"
+    names = list(first["source"])
+    rows = [[_model(start), *(f"{first['source'][name]:.3f}" for name in names), "", ""]]
+    for model, told in results.evidence.items():
+        kind = {"improved": "up", "collapsed": "down"}.get(told["verdict"], "none")
+        word = f'<span class="{kind}">{told["verdict"]}</span>' + (", taken back" if told["reverted"] else "")
+        figures_of = (f"{told['after'][name]:.3f}" for name in names)
+        rows.append([_model(model), *figures_of, word, f'<td class="name">{html.escape(told["why"])}</td>'])
+    heads = [name.replace("_", " ") for name in names]
+    note = (
+        f"Measured on {first['images']} unlabelled target images. Of these figures agreement at other scales (scale "
+        "iou) followed the truth best where labels were at hand; that a model is sure (entropy) or dense says nothing "
+        "about it. The verdict is a guess from figures like these, not a measurement."
+    )
+    return f"<h2>Without labels</h2><p>{note}</p>{_table(['model', *heads, 'verdict', 'why'], rows)}"
 
 
 def _model(name: str) -> str:

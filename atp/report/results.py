@@ -15,6 +15,7 @@ from atp.config import Params
 from atp.data.folder import Sample, list_samples
 from atp.data.labels import LabelSpace
 from atp.errors import InputError
+from atp.evidence.record import Evidence, read_all
 
 BATCHNORM_ONLY = "batchnorm_only"
 
@@ -134,6 +135,11 @@ class Results:
             tuple(tree["entropy"][name] for name in names),
             len(tree["easy"]),
         )
+
+    @cached_property
+    def evidence(self) -> dict[str, Evidence]:
+        """What was measured without labels, by model; empty for a run of an earlier version."""
+        return read_all(self.runs, list(self.params.rounds))
 
     def histories(self) -> dict[str, dict[str, dict[str, list[float]]]]:
         """By stage and round (``""`` where there are none), the columns of the training's records."""

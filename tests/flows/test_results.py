@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flows.results import PICTURE_WIDTH, data_uri, label_table, miou_table
+from atp.evidence.record import Evidence
+from flows.results import PICTURE_WIDTH, data_uri, evidence_table, label_table, miou_table
 from flows.stage import slug
 
 
@@ -30,6 +31,22 @@ def test_labels_of_all_rounds_share_one_table() -> None:
         "split: threshold": "never predicted",
         "split: kept, %": 50.0,
     }
+
+
+def test_evidence_is_told_beside_what_it_is_compared_with() -> None:
+    align = Evidence(
+        images=8,
+        verdict="improved",
+        why="agrees more",
+        reverted=False,
+        source={"scale_iou": 0.4},
+        before={"scale_iou": 0.4},
+        after={"scale_iou": 0.5},
+    )
+    assert evidence_table({"align": align}) == [
+        {"model": "to compare with", "verdict": "", "why": "", "scale_iou": 0.4},
+        {"model": "align", "verdict": "improved", "why": "agrees more", "scale_iou": 0.5},
+    ]
 
 
 def test_the_picture_lies_in_its_address(tmp_path: Path) -> None:

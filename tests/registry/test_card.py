@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from atp.config import Params, load_params
+from atp.evidence.record import Evidence
 from atp.models.config import NetworkConfig
 from atp.registry.card import LIMIT, artifact_address, model_card
 
@@ -57,6 +58,16 @@ def test_summary_data_method_and_limits(params: Params) -> None:
 def test_no_class_got_worse(params: Params) -> None:
     iou = {"source": {"sky": 60.0}, "propagate": {"sky": 60.0}}
     assert "- no class got worse" in model_card(params, TAGS, METRICS | {"iou": iou})
+
+
+EVIDENCE = Evidence(images=64, verdict="unclear", why="about as before", reverted=False, source={}, before={}, after={})
+
+
+@pytest.mark.parametrize("metrics", [METRICS, {"miou": {}, "iou": {}}])
+def test_what_was_seen_without_labels_is_told(params: Params, metrics: dict[str, Any]) -> None:
+    card = model_card(params, TAGS, metrics, evidence=EVIDENCE)
+    assert "Seen without labels, on 64 target images: **unclear**; about as before. That is a guess" in card
+    assert "Seen without labels" not in model_card(params, TAGS, metrics)
 
 
 def test_without_labels_it_says_so(params: Params) -> None:

@@ -101,6 +101,13 @@ def make_run(
         path = folder / "runs" / stage / "history.csv"
         path.parent.mkdir(parents=True)
         path.write_text("step,loss,part\n2,0.5,0.25\n4,0.4,-0.125\n")
+    figures = {"scale_iou": 0.4, "flip_iou": 0.5, "photometric_iou": 0.6, "marginal_kl": 0.0}
+    for index, stage in enumerate(("distill" if black_box else "align", "teach/r01", "teach/r02", "propagate"), 1):
+        after = figures | {"scale_iou": 0.4 + index / 20, "marginal_kl": index / 10}
+        told = {"images": 8, "verdict": "improved", "why": "more & more", "reverted": False}
+        write_json(
+            folder / "runs" / stage / "evidence.json", {**told, "source": figures, "before": figures, "after": after}
+        )
     # A source model that was given has no history.
     (folder / "runs/source").mkdir()
     (folder / "runs/source/history.csv").write_text("\n")

@@ -13,7 +13,7 @@ from atp.report.page import build_report, summary_table, verdict
 from atp.report.results import read_results
 
 RUNS = Path("runs")
-LABELLED = {"predictions", "iou", "labels", "ranking", "confusion", "history"}
+LABELLED = {"predictions", "iou", "labels", "ranking", "confusion", "evidence", "history"}
 Finished = Callable[..., Params]
 
 
@@ -137,6 +137,30 @@ def test_summary_table() -> None:
         "batchnorm_only      45.2         +5.2",
         "teach_r01           46.5         +6.5",
         "propagate           39.2         -0.8",
+    ]
+
+
+def test_what_is_seen_without_labels_stands_beside_the_source(page: str) -> None:
+    table = page[page.index("<h2>Without labels</h2>") : page.index("<h2>Classes</h2>")]
+    assert "8 unlabelled target images" in table
+    assert [row.count("improved") for row in table.split("<tr>")[2:]] == [0, 1, 1, 1, 1]
+    assert table.index(">source<") < table.index(">align<") < table.index(">teach r01<") < table.index(">propagate<")
+    assert "more &amp; more" in table
+
+
+def test_a_run_without_evidence_has_a_report(finished: Finished) -> None:
+    params = finished()
+    for path in RUNS.rglob("evidence.json"):
+        path.unlink()
+    assert "Without labels" not in built(params)[1]
+
+
+def test_summary_table_with_verdicts() -> None:
+    miou = {"source": 40.0, "propagate": 52.25}
+    assert summary_table({"miou": miou, "entropy": {}}, {"propagate": "improved"}).splitlines() == [
+        "             mIoU, %  over source  without labels",
+        "source         40.0",
+        "propagate      52.2        +12.2  improved",
     ]
 
 
