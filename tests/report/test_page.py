@@ -158,7 +158,7 @@ def test_a_run_without_evidence_has_a_report(finished: Finished) -> None:
 def test_summary_table_with_verdicts() -> None:
     miou = {"source": 40.0, "propagate": 52.25}
     assert summary_table({"miou": miou, "entropy": {}}, {"propagate": "improved"}).splitlines() == [
-        "             mIoU, %  over source  without labels",
+        "            mIoU, %  over source  without labels",
         "source         40.0",
         "propagate      52.2        +12.2  improved",
     ]
