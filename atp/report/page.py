@@ -229,20 +229,21 @@ def _evidence(results: Results) -> str:
         return ""
     first = next(iter(results.evidence.values()))
     start = "source" if "align" in results.evidence else "before the first stage"
-    names = list(first["source"])
-    rows = [[_model(start), *(f"{first['source'][name]:.3f}" for name in names), "", ""]]
+    columns = [first["source"], *(told["after"] for told in results.evidence.values())]
+    rows = [[name.replace("_", " "), *(f"{column[name]:.3f}" for column in columns)] for name in first["source"]]
+    words, reasons = [""], []
     for model, told in results.evidence.items():
         kind = {"improved": "up", "collapsed": "down"}.get(told["verdict"], "none")
         word = f'<span class="{kind}">{told["verdict"]}</span>' + (", taken back" if told["reverted"] else "")
-        figures_of = (f"{told['after'][name]:.3f}" for name in names)
-        rows.append([_model(model), *figures_of, word, f'<td class="name">{html.escape(told["why"])}</td>'])
-    heads = [name.replace("_", " ") for name in names]
+        words.append(word)
+        reasons.append(f"<li>{_model(model)}: {word}: {html.escape(told['why'])}</li>")
     note = (
         f"Measured on {first['images']} unlabelled target images. Of these figures agreement at other scales (scale "
         "iou) followed the truth best where labels were at hand; that a model is sure (entropy) or dense says nothing "
         "about it. The verdict is a guess from figures like these, not a measurement."
     )
-    return f"<h2>Without labels</h2><p>{note}</p>{_table(['model', *heads, 'verdict', 'why'], rows)}"
+    table = _table(["", *map(_model, [start, *results.evidence])], [*rows, ["verdict", *words]])
+    return f"<h2>Without labels</h2><p>{note}</p>{table}<ul>{''.join(reasons)}</ul>"
 
 
 def _model(name: str) -> str:
