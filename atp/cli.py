@@ -31,6 +31,11 @@ def root(version: Annotated[bool, typer.Option("--version", help="Show the versi
         raise typer.Exit
 
 
+def _name(model: str) -> None:
+    """Say which model is used: a run that stopped early has not made the default one anew."""
+    typer.echo(f"model: {model}", err=True)
+
+
 @app.command()
 def predict(
     images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
@@ -48,6 +53,7 @@ def predict(
     """Predict the class of every pixel: palette PNGs of class ids at the images' own sizes, and overlays to look at."""
     from atp.predict import predict_images  # torch takes seconds, which --help should not
 
+    _name(model)
     written, refused = predict_images(images, out, model, size, overlay=overlay, device=device, trust=trust)
     typer.echo(f"{written} masks in {out / 'masks'}" + (f", overlays in {out / 'overlays'}" if overlay else ""))
     if refused:
@@ -64,6 +70,7 @@ def export(
     """Write the adapted weights under the names of the network's own class, for whoever has that class."""
     from atp.export import export_state
 
+    _name(model)
     typer.echo(export_state(out, model))
 
 

@@ -371,7 +371,8 @@ def test_export_is_what_the_networks_own_class_loads(own_model: Path, name: str)
     out = own_model.with_name(name)
     result = CliRunner().invoke(app, ["export", str(out), "--model", str(own_model)])
     assert result.exit_code == 0, result.output
-    line = result.output.strip()
+    assert result.stderr == f"model: {own_model}\n"
+    line = result.stdout.strip()
     assert line.startswith(f"{out}: 16 tensors, 3 classes; load: tests.models.foreign.Small().load_state_dict(")
     theirs = foreign.Small()
     # The line is to be believed.
