@@ -18,8 +18,9 @@ def tree(path: Path) -> dict[str, Any]:
     return YAML(typ="safe", pure=True).load(path)
 
 
-def test_there_are_four() -> None:
-    assert {path.stem for path in PRESETS} == {"official", "paper", "paper-vgg16", "streets"}
+def test_there_are_six() -> None:
+    names = {"official", "paper", "paper-cross-city", "paper-synthia", "paper-vgg16", "streets"}
+    assert {path.stem for path in PRESETS} == names
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
@@ -45,7 +46,26 @@ def test_streets_is_the_default() -> None:
     assert same, "params.yaml has changed: cp params.yaml presets/streets.yaml"
 
 
-@pytest.mark.parametrize(("name", "backbone"), [("paper", "resnet101"), ("paper-vgg16", "vgg16")])
+@pytest.mark.parametrize("name", ["paper-synthia", "paper-cross-city"])
+def test_another_pair_s_preset_differs_in_its_data_alone(name: str) -> None:
+    paper, other = tree(ROOT / "presets/paper.yaml"), tree(ROOT / f"presets/{name}.yaml")
+    assert paper["register"].pop("name") != other["register"].pop("name")
+    # As many steps on a source of another size.
+    images = {"paper-synthia": 9400, "paper-cross-city": 2975}[name]
+    assert other["source"].pop("epochs") * images == pytest.approx(paper["source"].pop("epochs") * 24966, rel=0.02)
+    assert paper.pop("data") != other.pop("data")
+    assert paper == other
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone"),
+    [
+        ("paper", "resnet101"),
+        ("paper-synthia", "resnet101"),
+        ("paper-cross-city", "resnet101"),
+        ("paper-vgg16", "vgg16"),
+    ],
+)
 def test_the_text_s_values(name: str, backbone: str) -> None:
     params = load_params(ROOT / f"presets/{name}.yaml")
     assert params.model.backbone == backbone

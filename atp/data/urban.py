@@ -391,9 +391,8 @@ def settings(prepared: Prepared, out: Path) -> str:
         f"  size: {list(prepared.size)}",
         "  crop: null",
     ]
-    if prepared.protocols:
-        lines.append("  protocols:")
-        lines += [f"    {name}: [{', '.join(names)}]" for name, names in prepared.protocols.items()]
+    lines.append("  protocols:" if prepared.protocols else "  protocols: {}")
+    lines += [f"    {name}: [{', '.join(names)}]" for name, names in prepared.protocols.items()]
     return "\n".join(lines)
 
 
