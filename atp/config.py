@@ -4,6 +4,7 @@ import copy
 import difflib
 import re
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
@@ -732,9 +733,24 @@ def load_params(path: Path = Path("params.yaml"), overrides: Mapping[str, Any] =
                 f"{path}: rounds.{key}: DVC drops keys that are no words without an error; call it r{key:0>2}"
             )
     try:
-        return Params.model_validate(tree)
+        params = Params.model_validate(tree)
     except ValidationError as error:
         raise InputError(f"{path}: {_explain(error)}") from error
+    if params.align and params.align.rival:
+        rival_settings(params.align, path)
+    return params
+
+
+def rival_settings(align: AlignSection, path: Path = Path("params.yaml")) -> RivalSettings:
+    """The settings of the rival that takes the place of align.
+
+    Raises:
+        InputError: the rival has no such setting, or it is of the wrong type or out of range.
+    """
+    # Here, as it imports PyTorch.
+    rival = import_module(f"atp.rivals.{align.method}")
+    settings: RivalSettings = checked(rival.Settings, align.rival, f"{path}: align.rival")
+    return settings
 
 
 def read_params(path: Path, overrides: Mapping[str, Any] = EMPTY) -> dict[str, Any]:
@@ -757,6 +773,14 @@ def replaced(tree: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
             raise InputError(f"{dotted}: there is no {'.'.join(path)} in the parameters to change")
         node[last] = value
     return tree
+
+
+def setting(params: Mapping[str, Any], dotted: str) -> Any:
+    """An entry of params.yaml by its dotted name; None where there is none."""
+    node: Any = params
+    for part in dotted.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
 
 
 def _read_yaml(path: Path) -> object:

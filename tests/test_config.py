@@ -71,6 +71,20 @@ def test_wrong_type_or_value(tree: Any, tmp_path: Path, section: str, key: str, 
     assert complaint(tree, tmp_path).startswith(f"params.yaml: {section}.{key}")
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epoch": 3}, "params.yaml: align.rival.epoch: unknown key; is it epochs?"),
+        ({"lr_factor": "fast"}, "params.yaml: align.rival.lr_factor: input should be a valid number, not 'fast'"),
+    ],
+)
+def test_settings_of_a_rival_are_checked_with_the_rest(
+    tree: Any, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    tree["align"] |= {"method": "tent", "rival": settings}
+    assert complaint(tree, tmp_path) == message
+
+
 @pytest.mark.parametrize("key", ["alias", "champion"])
 @pytest.mark.parametrize("alias", ["latest", "Latest", "v12", "two words", ""])
 def test_aliases_that_mlflow_does_not_take(tree: Any, tmp_path: Path, key: str, alias: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from atp.config import ATP, AlignSection, Params, checked, needed
+from atp.config import ATP, AlignSection, Params, needed, rival_settings
 from atp.data.loading import Batch, TrainingImages
 from atp.losses.diversity import diversity_loss
 from atp.losses.entropy import curriculum_entropy_loss, rising_entropy_share
@@ -52,8 +52,7 @@ def adapt_by_rival(network: SegmentationNetwork, images: TrainingImages, section
     Raises:
         InputError: the rival has no such setting, or cannot adapt this network.
     """
-    rival = import_module(f"atp.rivals.{section.method}")
-    settings = checked(rival.Settings, section.rival, "params.yaml: align.rival")
+    rival, settings = import_module(f"atp.rivals.{section.method}"), rival_settings(section)
     epochs, lr = settings.epochs or section.epochs, section.lr * settings.lr_factor
     history: History = rival.adapt(
         network, images, section.model_copy(update={"epochs": epochs, "lr": lr}), settings, run
