@@ -11,6 +11,7 @@ import typer
 
 import atp
 from atp.errors import InputError, exit_codes
+from atp.evidence.record import INDICATORS
 
 if TYPE_CHECKING:
     from atp.config import RegisterSection
@@ -32,8 +33,19 @@ def root(version: Annotated[bool, typer.Option("--version", help="Show the versi
 
 
 def _name(model: str) -> None:
-    """Say which model is used: a run that stopped early has not made the default one anew."""
+    """Say which model is used, and whether it is of an earlier run: one that stopped early has not made it anew."""
     typer.echo(f"model: {model}", err=True)
+    earlier = "" if ":/" in model else _earlier(Path(model))
+    if earlier:
+        typer.echo(f"warning: {earlier}", err=True)
+
+
+def _earlier(result: Path) -> str:
+    """That a result is of an earlier run, why, and what to do; empty if it is of the last."""
+    from atp.lockfile import outdated_result
+
+    why = outdated_result(result)
+    return f"{result} is of an earlier run: {why}; dvc repro makes it anew" if why else ""
 
 
 @app.command()
@@ -91,9 +103,13 @@ def doctor(
         typer.echo(f"{finding.level:8}{finding.text}")
     errors = sum(finding.level == "error" for finding in findings)
     warnings = sum(finding.level == "warning" for finding in findings)
-    typer.echo(f"{errors} errors, {warnings} warnings")
+    typer.echo(f"{_count(errors, 'error')}, {_count(warnings, 'warning')}")
     if errors:
         raise typer.Exit(2)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 @app.command()
@@ -111,7 +127,14 @@ def report(
     out = runs / "report"
     out.mkdir(exist_ok=True)
     params = load_params()
-    build_report(params, runs, out)
+    earlier = _earlier(metrics.parent)
+    try:
+        build_report(params, runs, out)
+    except InputError as error:
+        # The images of another run, for one, are not there.
+        raise InputError(earlier or str(error)) from error
+    if earlier:
+        typer.echo(f"warning: {earlier}", err=True)
     verdicts = {name: told["verdict"] for name, told in read_all(runs, list(params.rounds)).items()}
     typer.echo(f"\n{summary_table(json.loads(metrics.read_text()), verdicts)}\n")
     typer.echo(f"pictures: {out.resolve()}/*.png\npage:     {(out / 'index.html').resolve()}")
@@ -124,7 +147,12 @@ def select(
     ] = None,
     seeds: Annotated[str, typer.Option(help="Values of training.seed, 0,1: a further dimension of the grid.")] = "",
     run: Annotated[bool, typer.Option("--run", help="Run the grid now, one experiment after the other.")] = False,
-    by: Annotated[str, typer.Option(help="Indicator to rank by; if empty the best that docs/evidence.md found.")] = "",
+    by: Annotated[
+        str,
+        typer.Option(
+            help=f"Indicator to rank by: {', '.join(INDICATORS)}; if empty scale_iou, the best of docs/evidence.md."
+        ),
+    ] = "",
     stage: Annotated[str, typer.Option(help="Whose evidence: propagate, teach@r01, align, distill.")] = "propagate",
     everything: Annotated[bool, typer.Option("--all", help="Also experiments that began at other commits.")] = False,
     apply: Annotated[bool, typer.Option("--apply", help="Take the picked one: dvc exp apply.")] = False,
@@ -134,7 +162,14 @@ def select(
     from atp.selection.grid import make_cells
     from atp.selection.queue import enqueue, work
     from atp.selection.ranking import INDICATOR, choose, to_json
-    from atp.selection.repository import WORKSPACE, code_changes, pipeline_name, read_experiments, valid_stage
+    from atp.selection.repository import (
+        WORKSPACE,
+        code_changes,
+        pipeline_name,
+        read_experiments,
+        valid_indicator,
+        valid_stage,
+    )
     from atp.selection.repository import apply as take
     from atp.selection.table import choice_table, queued_lines
 
@@ -142,6 +177,8 @@ def select(
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.CRITICAL)
     logging.getLogger("atp").setLevel(logging.INFO)
     valid_stage(stage)
+    if by:
+        valid_indicator(by)
     if grid or seeds:
         cells = make_cells(grid or [], seeds, Path("params.yaml"), code_changes(), pipeline_name())
         typer.echo(queued_lines(enqueue(cells), run=run), err=as_json)

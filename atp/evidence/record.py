@@ -15,6 +15,20 @@ Kind = TypeVar("Kind")
 FILE = "evidence.json"
 SHARES = "shares.json"
 
+INDICATORS = (
+    "augmentation_iou",
+    "flip_iou",
+    "scale_iou",
+    "photometric_iou",
+    "density",
+    "entropy",
+    "marginal_kl",
+    "classes",
+    "stability",
+    "stability_iou",
+)
+"""All that are measured of every model: see ``atp.evidence.measure.indicators``."""
+
 Verdict = Literal["improved", "unclear", "collapsed"]
 
 Figures = dict[str, float]

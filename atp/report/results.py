@@ -101,7 +101,8 @@ class Results:
         """
         data = self.params.data.test
         samples = {sample.name: sample for sample in list_samples(data.images, data.labels)}
-        return {name: _present(samples, name, data.images) for name in self.image_entropy[self.shown[-1]]}
+        measured = self.runs / "evaluate"
+        return {name: _present(samples, name, data.images, measured) for name in self.image_entropy[self.shown[-1]]}
 
     def prediction(self, model: str, name: str) -> Path:
         """Where a model's prediction of a test image lies, a PNG of class ids."""
@@ -131,7 +132,7 @@ class Results:
         samples = {sample.name: sample for sample in list_samples(images)}
         names = [*tree["easy"], *tree["hard"]]
         return Ranking(
-            tuple(_present(samples, name, images) for name in names),
+            tuple(_present(samples, name, images, self.runs / "split") for name in names),
             tuple(tree["entropy"][name] for name in names),
             len(tree["easy"]),
         )
@@ -196,9 +197,12 @@ def known(values: Mapping[str, float | None]) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
 
 
-def _present(samples: Mapping[str, Sample], name: str, folder: Path) -> Sample:
+def _present(samples: Mapping[str, Sample], name: str, folder: Path, result: Path) -> Sample:
     if name not in samples:
-        raise InputError(f"{folder}: the image {name} of this run is no longer there; run dvc repro")
+        raise InputError(
+            f"{folder}: there is no image {name}, which {result} has figures of: the images were changed after it was "
+            "made, and no run has come so far since; dvc repro makes it anew"
+        )
     return samples[name]
 
 

@@ -1,9 +1,10 @@
 """DVC's experiments of this project: which there are, in which state, and what each left."""
 
+import difflib
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,12 @@ from ruamel.yaml import YAML
 
 from atp.config import read_params
 from atp.errors import InputError
-from atp.evidence.record import FILE, Evidence
+from atp.evidence.record import FILE, INDICATORS, Evidence
+from atp.lockfile import Listing, outdated, read_stages, why_unmatched
 from atp.project import project_root
 from atp.registry.origin import git
 
 WORKSPACE = "workspace"
-AFTER = ("evaluate", "report", "register")
-"""Stages that change no evidence."""
 
 State = Literal["finished", "queued", "running", "failed"]
 
@@ -36,6 +36,7 @@ class Experiment:
         evidence: what a stage measured without labels; None where there is none.
         miou: of that stage's model on the test images, percent; None without labels.
         why: it failed, or is not to be ranked.
+        unmatched: why there is no mIoU although one was measured: not of the model that the evidence is of.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Experiment:
     evidence: Evidence | None = None
     miou: float | None = None
     why: str = ""
+    unmatched: str = ""
 
 
 @contextmanager
@@ -84,7 +86,7 @@ def read_experiments(stage: str, *, everything: bool = False) -> list[Experiment
         InputError: not a repository.
     """
     with open_repository() as (repo, prefix):
-        found = [_workspace(prefix, stage)]
+        found = [_workspace(repo, prefix, stage)]
         names = finished(repo, prefix, everything=everything)
         for name, rev in names.items():
             with repo.switch(rev):
@@ -152,45 +154,22 @@ def _read(repo: Any, prefix: Path, stage: str, name: str, state: State, why: str
     params = YAML(typ="safe", pure=True).load(text(prefix / "params.yaml") or "{}")
     if state != "finished":
         return Experiment(name, state, params, why=why)
-    return Experiment(
-        name,
-        state,
-        params,
-        _evidence(text(prefix / folder(stage) / FILE), name),
-        _miou(text(prefix / "runs/evaluate/metrics.json"), stage),
-    )
+    evidence = _evidence(text(prefix / folder(stage) / FILE), name)
+    miou, unmatched = _miou(repo, prefix, stage, text)
+    return Experiment(name, state, params, evidence, miou, unmatched=unmatched)
 
 
-def _workspace(prefix: Path, stage: str) -> Experiment:
+def _workspace(repo: Any, prefix: Path, stage: str) -> Experiment:
     def text(path: Path) -> str | None:
         return path.read_text() if path.is_file() else None
 
     params = read_params(prefix / "params.yaml")
     evidence = _evidence(text(prefix / folder(stage) / FILE), WORKSPACE)
-    if evidence is not None and _edited(params, text(prefix / "dvc.lock"), stage):
-        return Experiment(WORKSPACE, "finished", params, why="params.yaml was changed since; dvc repro runs it anew")
-    return Experiment(
-        WORKSPACE, "finished", params, evidence, _miou(text(prefix / "runs/evaluate/metrics.json"), stage)
-    )
-
-
-def _edited(params: Mapping[str, Any], lock: str | None, stage: str) -> bool:
-    """Whether a parameter is not what the stage, or one before it, last ran with."""
-    stages = YAML(typ="safe", pure=True).load(lock or "{}").get("stages", {})
-    for name, entry in stages.items():
-        own, _, key = name.partition("@")
-        # DVC keeps the entries of rounds that are gone.
-        if own in AFTER or (key and key not in params.get("rounds", {})):
-            continue
-        for dotted, value in entry.get("params", {}).get("params.yaml", {}).items():
-            node: Any = params
-            for part in dotted.split("."):
-                node = node.get(part) if isinstance(node, Mapping) else None
-            if node != value:
-                return True
-        if name == stage:
-            break
-    return False
+    changed = outdated(read_stages(text(prefix / "dvc.lock")), params, stage)
+    if evidence is not None and changed:
+        return Experiment(WORKSPACE, "finished", params, why=f"{changed}; dvc repro runs it anew")
+    miou, unmatched = _miou(repo, prefix, stage, text)
+    return Experiment(WORKSPACE, "finished", params, evidence, miou, unmatched=unmatched)
 
 
 def folder(stage: str) -> Path:
@@ -207,10 +186,22 @@ def _evidence(text: str | None, name: str) -> Evidence | None:
         raise InputError(f"{name}: its evidence.json is damaged or of another version; run it again") from error
 
 
-def _miou(text: str | None, stage: str) -> float | None:
-    """Of the stage's model; evaluate names a round's ``teach_r01``, the last round's ``teach``."""
-    figures = json.loads(text or "{}").get("miou", {})
-    return next((figures[key] for key in (stage.replace("@", "_"), stage.partition("@")[0]) if key in figures), None)
+def _miou(repo: Any, prefix: Path, stage: str, text: Callable[[Path], str | None]) -> tuple[float | None, str]:
+    """Of the stage's model, and why there is none although one was measured.
+
+    Evaluate names a round's model ``teach_r01``, and the last round's ``teach``.
+    """
+
+    def listing(digest: str) -> Listing | None:
+        path = Path(repo.cache.local.oid_to_path(digest))
+        files: Listing | None = json.loads(path.read_text()) if path.is_file() else None
+        return files
+
+    figures = json.loads(text(prefix / "runs/evaluate/metrics.json") or "{}").get("miou", {})
+    names = (stage.replace("@", "_"), stage.partition("@")[0])
+    miou = next((figures[name] for name in names if name in figures), None)
+    unmatched = why_unmatched(read_stages(text(prefix / "dvc.lock")), stage, listing) if miou is not None else ""
+    return None if unmatched else miou, unmatched
 
 
 def pipeline_name() -> str:
@@ -234,6 +225,15 @@ def apply(name: str) -> None:
     with open_repository() as (repo, _):
         # A grid's experiments end with evaluate: neither report nor register need be there.
         repo.experiments.apply(name, allow_missing=True)
+
+
+def valid_indicator(by: str) -> str:
+    """Raises InputError if nothing of that name is measured."""
+    if by not in INDICATORS:
+        near = difflib.get_close_matches(by, INDICATORS, n=1)
+        hint = f"is it {near[0]}? " if near else ""
+        raise InputError(f"--by {by}: no such indicator; {hint}there are {', '.join(INDICATORS)}")
+    return by
 
 
 def valid_stage(stage: str) -> str:

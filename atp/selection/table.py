@@ -23,7 +23,10 @@ def choice_table(choice: Choice, stage: str) -> str:
     if choice.oracle:
         rows = [[_rank(place.rank), place.run.name, f"{place.value:.2f}"] for place in choice.oracle]
         parts += [ORACLE, _columns(["", "run", "mIoU"], rows), _cost(choice)]
-    parts.append(_what_next(choice))
+    parts += [
+        "\n".join(f"{p.run.name}: no mIoU: {p.run.unmatched}" for p in choice.places if p.run.unmatched),
+        _what_next(choice),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 

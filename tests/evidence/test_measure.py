@@ -10,6 +10,7 @@ from PIL import Image
 
 from atp.data.folder import Sample, list_samples
 from atp.evidence.measure import Measurement, brighter, darker, indicators, measure, spread
+from atp.evidence.record import INDICATORS
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
 from atp.training.runtime import Runtime
 
@@ -53,6 +54,10 @@ def test_json_and_back(measured: Measurement) -> None:
     back = Measurement.from_json(measured.to_json())
     assert back.to_json() == measured.to_json()
     assert indicators(back, back.marginal) == indicators(measured, measured.marginal)
+
+
+def test_the_indicators_are_those_that_can_be_asked_for(measured: Measurement) -> None:
+    assert set(indicators(measured, measured.marginal)) == set(INDICATORS)
 
 
 def test_every_pixel_is_counted_in_every_view(samples: list[Sample], measured: Measurement) -> None:

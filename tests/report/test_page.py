@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from atp.cli import app
 from atp.config import Params
 from atp.errors import InputError
 from atp.report.page import build_report, summary_table, verdict
@@ -125,8 +127,20 @@ def test_unfinished_run_is_told(finished: Finished, missing: str) -> None:
 def test_image_that_is_gone_is_told(finished: Finished) -> None:
     params = finished()
     Path("data/test/images/b/3.png").unlink()
-    with pytest.raises(InputError, match="b/3 of this run is no longer there"):
+    with pytest.raises(InputError, match="there is no image b/3, which runs/evaluate has figures of"):
         built(params)
+
+
+def test_after_a_partial_run_the_command_says_what_is_of_an_earlier_one(finished: Finished) -> None:
+    finished()
+    Path("dvc.lock").write_text("stages: {evaluate: {deps: [{path: data, md5: old}]}}\n")
+    Path("data.dvc").write_text("outs: [{path: data, md5: new}]\n")
+    said = "runs/evaluate is of an earlier run: data was brought in anew since; dvc repro makes it anew"
+    result = CliRunner().invoke(app, ["report"])
+    assert result.exit_code == 0, result.output
+    assert result.stderr == f"warning: {said}\n"
+    Path("data/test/images/b/3.png").unlink()
+    assert str(CliRunner().invoke(app, ["report"]).exception) == said
 
 
 def test_summary_table() -> None:

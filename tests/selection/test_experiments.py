@@ -131,7 +131,11 @@ def test_a_bad_grid_is_refused_before_anything_is_queued(project: Project) -> No
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["--stage", "align", "--apply"], "no run is picked"), (["--run"], "--run runs a grid")],
+    [
+        (["--stage", "align", "--apply"], "no run is picked"),
+        (["--run"], "--run runs a grid"),
+        (["--by", "foo", *GRID], "--by foo: no such indicator; there are "),
+    ],
 )
 def test_what_is_wrong_is_told(project: Project, arguments: list[str], said: str) -> None:
     _, error = project.select(*arguments, code=2)
@@ -144,7 +148,18 @@ def test_an_edited_workspace_is_not_taken_for_what_it_ran(project: Project) -> N
     text = path.read_text()
     path.write_text(text.replace("confidence: 0.9", "confidence: 0.8"))
     assert path.read_text() != text
-    assert "workspace: not ranked: params.yaml was changed since" in project.select()[0]
+    assert "workspace: not ranked: propagate.confidence in params.yaml was changed since" in project.select()[0]
+    path.write_text(text)
+
+
+def test_what_was_measured_of_an_earlier_model_is_not_shown(project: Project) -> None:
+    path = project.folder / "dvc.lock"
+    text = path.read_text()
+    lock = YAML(typ="safe").load(text)
+    lock["stages"]["propagate"]["outs"][0]["md5"] = "0" * 32 + ".dir"
+    YAML().dump(lock, path)
+    choice = json.loads(project.select("--json")[0])
+    assert [row["name"].partition("-")[0] for row in choice["oracle"]["runs"]] == ["lr=0.2"]
     path.write_text(text)
 
 

@@ -1,13 +1,14 @@
 """The order without labels, and the oracle's apart from it."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from atp.errors import InputError
-from atp.evidence.record import Evidence, Verdict
+from atp.evidence.record import INDICATORS, Evidence, Verdict
 from atp.selection.ranking import choose, to_json
-from atp.selection.repository import Experiment, valid_stage
+from atp.selection.repository import Experiment, valid_indicator, valid_stage
 from atp.selection.table import ORACLE, choice_table
 
 
@@ -102,6 +103,21 @@ def test_what_differs_stands_beside_each_run() -> None:
 def test_an_indicator_that_is_not_there_is_refused(by: str) -> None:
     with pytest.raises(InputError, match="there are entropy, scale_iou"):
         choose(RUNS, by, "propagate")
+
+
+def test_every_indicator_can_be_asked_for_and_no_other() -> None:
+    assert [valid_indicator(by) for by in INDICATORS] == list(INDICATORS)
+    with pytest.raises(InputError, match=r"--by density_iou: no such indicator; is it .*there are augmentation_iou, "):
+        valid_indicator("density_iou")
+
+
+def test_a_figure_of_another_model_is_not_shown_and_the_reason_is() -> None:
+    another = replace(run("workspace", 0.5), unmatched="runs/evaluate is of another model")
+    choice = choose([another, RUNS[1]], "scale_iou", "align")
+    assert names(choice.oracle) == ["good"]
+    assert "workspace: no mIoU: runs/evaluate is of another model" in choice_table(choice, "align")
+    assert "good: no mIoU" not in choice_table(choice, "align")
+    assert [row["unmatched"] for row in to_json(choice, "align")["runs"]] == ["", "runs/evaluate is of another model"]
 
 
 def test_a_stage_without_evidence_is_refused() -> None:
