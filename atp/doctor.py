@@ -3,6 +3,7 @@
 Every check is a function that returns findings; one that cannot go on says why and stops nothing else.
 """
 
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from atp.black_box.boxes import FolderBox, Question
 from atp.black_box.cache import AnswerCache, identity
 from atp.black_box.predictions import NoAnswerError
-from atp.config import Params, load_params
+from atp.config import Params, load_params, read_params, setting
 from atp.data.folder import Sample, check_sizes, image_size, list_samples
 from atp.data.labels import LabelSpace
 from atp.data.tensors import read_image, read_label
@@ -41,6 +42,12 @@ BYTES_PER_PIXEL_AND_CLASS = 0.08
 
 MOST_TOLD = 5
 """Errors of one kind that are told one by one."""
+
+CHECKPOINTS = (".pth", ".pt", ".safetensors", ".ckpt", ".bin")
+"""Endings of files that may be a given model."""
+
+TRIAL = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+"""Images to try a network on."""
 
 Listed = TypeVar("Listed")
 
@@ -68,6 +75,8 @@ def examine(path: Path, sample: int = 0) -> list[Finding]:
         return [Finding("error", str(error))]
     findings = [Finding("ok", f"{path}: valid; {space.num_classes} classes")]
     checks: list[Callable[[], Iterator[Finding]]] = [
+        lambda: check_pipeline(params, path),
+        lambda: check_import(params),
         lambda: check_images(params, space, sample),
         lambda: check_domains(params),
         lambda: check_colours(params),
@@ -83,6 +92,60 @@ def examine(path: Path, sample: int = 0) -> list[Finding]:
             findings.append(Finding("error", str(error)))
     # Two checks may stumble over the same file.
     return list(dict.fromkeys(findings))
+
+
+def check_pipeline(params: Params, path: Path) -> Iterator[Finding]:
+    """What dvc.yaml takes from params.yaml stands there: DVC knows none of the defaults, and ends at the first gap."""
+    pipeline = path.with_name("dvc.yaml")
+    if not pipeline.is_file():
+        return
+    given, defaults = read_params(path), params.model_dump(mode="json", by_alias=True)
+    for name in dict.fromkeys(re.findall(r"\$\{(\w+(?:\.\w+)*)\}", pipeline.read_text())):
+        # Those of a foreach.
+        if name.partition(".")[0] not in ("key", "item") and setting(given, name) is None:
+            default = setting(defaults, name)
+            yield Finding(
+                "error",
+                f"{path}: {name}: missing, and {pipeline} needs it; add it"
+                + (f", {name.rpartition('.')[2]}: {default}" if default is not None else ""),
+            )
+
+
+def check_import(params: Params) -> Iterator[Finding]:
+    """``data/`` is what ``data.dvc`` would bring in now; what changed at its origin is not there before it is."""
+    root = params.data.root
+    described = root.with_name(f"{root.name}.dvc")
+    if not described.is_file():
+        return
+    # Takes a second.
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.scm import SCMError
+
+    try:
+        with Repo(str(described.parent)) as repo:
+            (stage,) = repo.stage.load_file(str(described))
+            local = [dep for dep in stage.deps if dep.protocol == "local"]
+            changes = {str(one): state for dep in local for one, state in dep.workspace_status().items()}
+            touched = stage.outs[0].workspace_status().values()
+    except (DvcException, SCMError, ValueError) as error:
+        yield Finding("warning", f"{described}: DVC cannot read it ({first_line(error)})")
+        return
+    origin = next(iter(changes), "")
+    if changes.get(origin) == "deleted" and not stage.frozen:
+        yield Finding(
+            "error",
+            f"{described}: {origin}, which it imports, is not there, and dvc repro would end; put it back, or dvc "
+            f"freeze {described}",
+        )
+    elif changes.get(origin) == "modified":
+        how = f"dvc update {described}" if stage.frozen else f"dvc repro {described}"
+        yield Finding("warning", f"{root}: older than {origin}, which {described} imports; {how} brings it in anew")
+    if "modified" in touched:
+        yield Finding(
+            "warning",
+            f"{root}: changed since {described} brought it in, which the next import undoes; change what it imports",
+        )
 
 
 def examine_data_set(name: str, root: Path) -> list[Finding]:
@@ -131,9 +194,9 @@ def check_images(params: Params, space: LabelSpace, sample: int) -> Iterator[Fin
     """Missing, unreadable and mismatched files; label values; classes that never occur; sizes; odd image modes."""
     for split, (images, labels) in _folders(params).items():
         try:
-            samples = list_samples(images, labels)
+            samples = list_samples(images, labels, optional=split != "source")
         except InputError as error:
-            yield Finding("error", str(error))
+            yield Finding("error", f"{error}{_given_model(params) if split == 'source' else ''}")
             continue
         chosen = _spread(samples, sample)
         pixels = torch.zeros(256, dtype=torch.int64)
@@ -162,6 +225,16 @@ def check_images(params: Params, space: LabelSpace, sample: int) -> Iterator[Fin
         absent = [name for name, count in zip(space.names, pixels.tolist(), strict=False) if not count]
         if labels is not None and absent:
             yield Finding("warning", f"{labels}: classes that never occur: {', '.join(absent)}; is their order right?")
+
+
+def _given_model(params: Params) -> str:
+    """What to write where a checkpoint lies in the place of source images."""
+    root = params.data.source.root
+    found = sorted(path for path in root.rglob("*") if path.suffix in CHECKPOINTS) if root.is_dir() else []
+    if params.source is None or params.source.checkpoint is not None or not found:
+        return ""
+    others = f" (or another of {len(found)})" if len(found) > 1 else ""
+    return f"; to start from the model that lies there, set source.checkpoint: {found[0]}{others}"
 
 
 def check_domains(params: Params) -> Iterator[Finding]:
@@ -215,11 +288,10 @@ def check_own_network(params: Params, space: LabelSpace) -> Iterator[Finding]:
             "registered model; give it an argument that loads nothing (weights_backbone: null, encoder_weights: null) "
             "and the weights as source.checkpoint",
         )
-    trial = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     try:
         stride = 64 / scores_size(model, (64, 64), config.num_scores, name)[0]
         # Some networks return something else in training mode.
-        as_scores(model.train()(trial), name, config.num_scores)
+        as_scores(model.train()(TRIAL), name, config.num_scores)
     except InputError:
         raise
     except Exception as error:  # A user's code may raise anything.
@@ -227,7 +299,7 @@ def check_own_network(params: Params, space: LabelSpace) -> Iterator[Finding]:
     whole = part(model)
     yield Finding("ok", f"model.factory: {name}: {_millions(whole.parameters)} parameters, output stride {stride:g}")
     yield from _check_divisor(params, model, stride, config.num_scores)
-    yield from _check_classifier(config, model, trial, whole)
+    yield from _check_classifier(config, model, whole)
 
 
 def _check_divisor(params: Params, model: nn.Module, stride: float, num_scores: int) -> Iterator[Finding]:
@@ -258,9 +330,9 @@ def _check_divisor(params: Params, model: nn.Module, stride: float, num_scores: 
         )
 
 
-def _check_classifier(config: NetworkConfig, model: nn.Module, trial: Tensor, whole: Part) -> Iterator[Finding]:
+def _check_classifier(config: NetworkConfig, model: nn.Module, whole: Part) -> Iterator[Finding]:
     """What the setting ``classifier`` would freeze, or what it should be."""
-    held = classifiers(model, trial[:1], config.num_scores, str(config.factory))
+    held = classifiers(model, TRIAL[:1], config.num_scores, str(config.factory))
 
     def told(one: Part) -> str:
         numbers = f"{_millions(one.parameters)} of {_millions(whole.parameters)} parameters"
@@ -310,9 +382,15 @@ def noticed_loading() -> Iterator[list[str]]:
 def check_checkpoint(params: Params, space: LabelSpace) -> Iterator[Finding]:
     """A given source model: loads, fits, uses all its branches, and knows its own domain where that is there."""
     path = params.source.checkpoint if params.source else None
-    if path is None or (params.model.factory and params.model.classifier is None):
+    if path is None:
         return
     config = params.network(space).model_copy(update={"weights": "none"})
+    if config.factory and config.classifier is None:
+        # Any will do to read a checkpoint.
+        proposed = classifiers(call_factory(config), TRIAL[:1], config.num_scores, config.factory)
+        if not proposed:
+            return
+        config = config.model_copy(update={"classifier": proposed[0].name})
     network = build_network(config)
     state = load_user_state(path)
     load_into(network, state, path)

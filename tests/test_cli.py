@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from dvc.repo import Repo
 from PIL import Image
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
@@ -82,6 +83,24 @@ def test_an_unreadable_image_is_named_and_the_others_are_done(images: Path, mode
     assert (tmp_path / "out/masks/a.png").is_file()
 
 
+@pytest.mark.parametrize("command", ["predict", "export"])
+def test_a_model_of_an_earlier_run_is_told(
+    command: str, images: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs/propagate").mkdir(parents=True)
+    model.rename("runs/propagate/model.safetensors")
+    Path("params.yaml").write_text("propagate: {lr: 0.1}\n")
+    Path("dvc.lock").write_text("stages: {propagate: {params: {params.yaml: {propagate: {lr: 0.1}}}}}\n")
+    arguments = [command, *([str(images), "out"] if command == "predict" else ["out.pth"])]
+    assert CliRunner().invoke(app, arguments).stderr == "model: runs/propagate\n"
+    Path("params.yaml").write_text("propagate: {lr: 0.2}\n")
+    assert CliRunner().invoke(app, arguments).stderr.splitlines()[1:] == [
+        "warning: runs/propagate is of an earlier run: propagate.lr in params.yaml was changed since; dvc repro makes "
+        "it anew"
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -144,6 +163,60 @@ def test_doctor_finds_nothing_in_a_good_project(project: Path) -> None:
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 0
     assert "0 errors, 0 warnings" in result.output
+    set_params(project, "align", epoch=3)
+    assert "1 error, 0 warnings" in CliRunner().invoke(app, ["doctor"]).output
+
+
+def test_doctor_finds_what_dvc_would_not_find_in_params(project: Path) -> None:
+    shutil.copy(Path(__file__).parents[1] / "dvc.yaml", project)
+    assert complaints() == []
+    yaml = YAML(typ="safe")
+    params = yaml.load(project / "params.yaml")
+    del params["model"]["code"], params["data"]["root"]
+    yaml.dump(params, project / "params.yaml")
+    assert {finding.text for finding in complaints()} == {
+        "params.yaml: model.code: missing, and dvc.yaml needs it; add it, code: atp/models/own.py",
+        "params.yaml: data.root: missing, and dvc.yaml needs it; add it, root: data",
+    }
+
+
+def test_doctor_finds_data_that_are_not_what_is_imported(project: Path) -> None:
+    (project / "data").rename(project / "mydata")
+    with Repo.init(no_scm=True) as repo:
+        repo.imp_url("mydata", "data")
+        repo.freeze("data.dvc")
+        assert complaints() == []
+        (project / "mydata/source/model.pth").touch()
+        assert [finding.text for finding in complaints()] == [
+            "data: older than mydata, which data.dvc imports; dvc update data.dvc brings it in anew"
+        ]
+        repo.unfreeze("data.dvc")
+    assert told("older than").text.endswith("; dvc repro data.dvc brings it in anew")
+    (project / "data/source/mine.pth").touch()
+    assert told("data: changed since data.dvc brought it in").level == "warning"
+    shutil.rmtree(project / "mydata")
+    assert told("mydata, which it imports, is not there").level == "error"
+
+
+def test_doctor_proposes_the_checkpoint_that_lies_there(project: Path) -> None:
+    for kind in ("images", "labels"):
+        shutil.rmtree(project / "data/source" / kind)
+    assert "set source.checkpoint" not in told("data/source/images: no such folder").text
+    torch.save(network().state_dict(), project / "data/source/model.pth")
+    assert told("data/source/images: no such folder").text.endswith(
+        "; to start from the model that lies there, set source.checkpoint: data/source/model.pth"
+    )
+    set_params(project, "source", checkpoint="data/source/model.pth")
+    assert complaints() == []
+
+
+def test_doctor_says_how_to_do_without_labels(project: Path) -> None:
+    shutil.rmtree(project / "data/test/labels")
+    (project / "data/target/labels/1.png").unlink()
+    for part in ("data/test/labels: no such folder of labels", "data/target/images/1.png: no label for this image"):
+        assert told(part).text.endswith("; if there are none, set labels: null beside it in params.yaml")
+    (project / "data/source/labels/1.png").unlink()
+    assert "labels: null" not in told("data/source/images/1.png: no label").text
 
 
 def test_doctor_finds_every_broken_file_at_once(project: Path) -> None:
@@ -265,6 +338,15 @@ def test_doctor_proposes_the_classifier(project: Path) -> None:
         "decoder (9 of 18 tensors, 183 of 384 parameters); set one",
     )
     assert told("model.factory").text == "model.factory: tests.models.foreign:Small: 384 parameters, output stride 2"
+
+
+def test_doctor_reads_a_checkpoint_before_the_classifier_is_set(project: Path) -> None:
+    give(project, foreign.Small(classes=3).state_dict())
+    own(project)
+    assert told("model.classifier: missing").level == "error"
+    assert told("data/source/model.pth: fits the network").level == "ok"
+    give(project, foreign.Small(classes=4).state_dict())
+    assert told("data/source/model.pth: more classes in the checkpoint (4)").level == "error"
 
 
 def test_doctor_says_what_would_be_frozen(project: Path) -> None:

@@ -36,16 +36,20 @@ class Sample:
     label: Path | None
 
 
-def list_samples(images: Path, labels: Path | None = None) -> list[Sample]:
+def list_samples(images: Path, labels: Path | None = None, *, optional: bool = False) -> list[Sample]:
     """All images below ``images``, sorted by name, each with its label from ``labels`` if that is given.
+
+    Args:
+        optional: params.yaml need not give these labels, which is told where they are missing.
 
     Raises:
         InputError: no such folder, no images in it, two images of one name, or an image without its label.
     """
+    advice = "; if there are none, set labels: null beside it in params.yaml" if optional else ""
     if not images.is_dir():
         raise InputError(f"{images}: no such folder; set its path under data in params.yaml or fetch it with dvc")
     if labels is not None and not labels.is_dir():
-        raise InputError(f"{labels}: no such folder of labels; set its path under data in params.yaml")
+        raise InputError(f"{labels}: no such folder of labels; set its path under data in params.yaml{advice}")
     samples: dict[str, Sample] = {}
     for path in sorted(p for p in images.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")):
         name = path.relative_to(images).with_suffix("").as_posix()
@@ -55,7 +59,7 @@ def list_samples(images: Path, labels: Path | None = None) -> list[Sample]:
         if label is not None and not label.is_file():
             near = difflib.get_close_matches(label.name, [p.name for p in _labels_near(label)], n=1)
             hint = f"; is it {near[0]}?" if near else ""
-            raise InputError(f"{path}: no label for this image at {label}{hint}")
+            raise InputError(f"{path}: no label for this image at {label}{hint}{advice}")
         samples[name] = Sample(name, path, label)
     if not samples:
         raise InputError(f"{images}: no images here ({', '.join(sorted(SUFFIXES))}); check the path under data")

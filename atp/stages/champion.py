@@ -44,7 +44,7 @@ def main() -> None:
         if space.names != load_checkpoint(ADAPTED).label_space.names:
             print(json.dumps({"miou": None, "why": f"its classes are others: {', '.join(space.names)}"}))
             return
-        samples = list_samples(params.data.test.images, params.data.test.labels)
+        samples = list_samples(params.data.test.images, params.data.test.labels, optional=True)
         with open_runtime(params.training, params.runtime) as runtime:
             result = evaluate(network, samples, params.data.size, runtime, flip=params.evaluate.flip, name="champion")
         print(json.dumps({"miou": percent(result.confusion.mean_iou())}))

@@ -206,7 +206,7 @@ def body(stage: Stage) -> None:
     if not runtime.is_main:
         return
     protocols = data.protocol_ids()
-    samples = list_samples(data.test.images, data.test.labels)
+    samples = list_samples(data.test.images, data.test.labels, optional=True)
     check_sizes(samples)
     with stage.output() as folder:
         results: dict[str, Evaluation] = {}
@@ -268,7 +268,7 @@ def rounds_summary(params: Params, space: LabelSpace) -> dict[str, Any]:
     """Coverage of every round's labels, and their accuracy where the target has labels."""
     data = params.data
     folders = {key: Path("runs/dump") / key for key in params.rounds} | {"split": Path("runs/split/labels")}
-    samples = list_samples(data.target.images, data.target.labels) if data.target.labels else []
+    samples = list_samples(data.target.images, data.target.labels, optional=True) if data.target.labels else []
     result: dict[str, Any] = {}
     for key, folder in folders.items():
         store = PseudoLabelStore(folder)
