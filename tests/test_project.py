@@ -1,5 +1,7 @@
 """Where the project is: from its root, from a pipeline's folder, and from an experiment's temporary clone."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,15 @@ def test_an_experiment_tracks_and_keeps_its_state_in_the_project(
     # One that runs in the workspace is a run like any other.
     monkeypatch.chdir(project)
     assert kept() == Path(".atp")
+
+
+def test_git_takes_neither_own_images_nor_models_nor_predictions(tmp_path: Path) -> None:
+    """By the names that the docs give them; what DVC writes about them and code is taken."""
+    kept = ["black_box/box/predictions.dvc", "black_box/box/answer.py", "my_network.py", "data.dvc"]
+    ignored = ["mydata/source/model.pth", "black_box/box/predictions/1.png", "adapted.pth", "adapted.safetensors"]
+    shutil.copy(Path(__file__).parents[1] / ".gitignore", tmp_path)
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    done = subprocess.run(
+        ["git", "check-ignore", *kept, *ignored], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ignored
