@@ -119,6 +119,7 @@ def report(
     """Draw the report of a finished run anew, print mIoU per stage and where the pictures are."""
     from atp.config import load_params
     from atp.evidence.record import read_all
+    from atp.evidence.vanished import warnings
     from atp.report.page import build_report, summary_table
 
     metrics = runs / "evaluate/metrics.json"
@@ -137,6 +138,8 @@ def report(
         typer.echo(f"warning: {earlier}", err=True)
     verdicts = {name: told["verdict"] for name, told in read_all(runs, list(params.rounds)).items()}
     typer.echo(f"\n{summary_table(json.loads(metrics.read_text()), verdicts)}\n")
+    for name, line in warnings(runs, list(params.rounds)).items():
+        typer.echo(f"{name}: {line}")
     typer.echo(f"pictures: {out.resolve()}/*.png\npage:     {(out / 'index.html').resolve()}")
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from atp.evidence.record import Evidence, read_all
+from atp.evidence.vanished import warnings
 from atp.tracking import tracking_uri
 from flows.ui import MLFLOW_UI
 
@@ -35,9 +36,11 @@ def show_results(runs: Path, run: "Run | None") -> None:
     tables = {name: table for name, table in tables.items() if table}
     if tables:
         create_table_artifact(label_table(tables), key="pseudo-labels", description="thresholds and coverage per round")
-    evidence = read_all(runs, sorted(path.name for path in runs.glob("teach/*")))
+    rounds = sorted(path.name for path in runs.glob("teach/*"))
+    evidence = read_all(runs, rounds)
     if evidence:
-        create_table_artifact(evidence_table(evidence), key="evidence", description="measured without labels")
+        table = evidence_table(evidence, warnings(runs, rounds))
+        create_table_artifact(table, key="evidence", description="measured without labels")
     picture = runs / "report/predictions.png"
     if picture.is_file():
         create_markdown_artifact(f"![before and after]({data_uri(picture)})", key="predictions")
@@ -64,11 +67,17 @@ def miou_table(miou: dict[str, float]) -> list[dict[str, Any]]:
     ]
 
 
-def evidence_table(evidence: Mapping[str, Evidence]) -> list[dict[str, Any]]:
-    """One row a model, the first one's source before it: the verdict, why, and every indicator."""
+def evidence_table(evidence: Mapping[str, Evidence], lost: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One row a model, the first one's source before it: the verdict, why, and every indicator.
+
+    Args:
+        lost: by model, a line about classes that almost vanished.
+    """
     first = next(iter(evidence.values()))
     rows: list[dict[str, Any]] = [{"model": "to compare with", "verdict": "", "why": "", **first["source"]}]
-    rows += [{"model": n, "verdict": e["verdict"], "why": e["why"], **e["after"]} for n, e in evidence.items()]
+    for name, told in evidence.items():
+        why = "; ".join(part for part in (told["why"], lost.get(name, "")) if part)
+        rows.append({"model": name, "verdict": told["verdict"], "why": why, **told["after"]})
     return rows
 
 

@@ -85,10 +85,16 @@ def read_all(runs: Path, rounds: Sequence[str]) -> dict[str, Evidence]:
     Raises:
         InputError: damaged.
     """
+    folders = model_folders(runs, rounds)
+    return {name: read_evidence(folder) for name, folder in folders.items() if (folder / FILE).is_file()}
+
+
+def model_folders(runs: Path, rounds: Sequence[str]) -> dict[str, Path]:
+    """Where the training stages of a run leave their models, by the names that ``evaluate`` gives these."""
     names = [*(f"teach_{key}" for key in rounds[:-1]), "teach"]
     taught = {name: f"teach/{key}" for name, key in zip(names, rounds, strict=False)}
     folders = {"align": "align", "distill": "distill", **taught, "propagate": "propagate"}
-    return {name: read_evidence(runs / folder) for name, folder in folders.items() if (runs / folder / FILE).is_file()}
+    return {name: runs / folder for name, folder in folders.items()}
 
 
 def write_evidence(folder: Path, evidence: Evidence, shares: Shares) -> None:

@@ -25,6 +25,7 @@ def model_card(
     picture: str = "",
     class_map: Sequence[int] | None = None,
     evidence: Evidence | None = None,
+    vanished: str = "",
 ) -> str:
     """What a version is, what it was measured to do, and what was not measured.
 
@@ -35,6 +36,7 @@ def model_card(
         picture: address of one, left out if empty.
         class_map: as the network has it.
         evidence: what was seen of the model without labels.
+        vanished: which classes it almost ceased to predict, as a line.
 
     Returns:
         At most ``LIMIT`` characters; of very many classes the table shows those that changed most.
@@ -47,7 +49,7 @@ def model_card(
     for left_out in range(len(order) + 1):
         shown = set(order[left_out:])
         table = _table({name: (source.get(name), adapted[name]) for name in names if name in shown}, left_out)
-        card = "\n\n".join(_parts(params, tags, metrics, images, picture, class_map, evidence, table))
+        card = "\n\n".join(_parts(params, tags, metrics, images, picture, class_map, _seen(evidence, vanished), table))
         if len(card) <= LIMIT:
             return card
     return card[: LIMIT - 2] + "\n…"
@@ -68,12 +70,12 @@ def _parts(
     images: int | None,
     picture: str,
     class_map: Sequence[int] | None,
-    evidence: Evidence | None,
+    seen: list[str],
     table: list[str],
 ) -> list[str]:
     return [
         _summary(metrics.get("miou", {})),
-        *_seen(evidence),
+        *seen,
         *([f"![Target images, labels where there are any, and predictions]({picture})"] if picture else []),
         "### Data",
         "\n".join(_data(params, tags, images)),
@@ -98,13 +100,14 @@ def _summary(miou: Mapping[str, float | None]) -> str:
     return f"A segmentation model adapted to new images: **{adapted:.2f} % mIoU** on held-out ones{than}."
 
 
-def _seen(evidence: Evidence | None) -> list[str]:
+def _seen(evidence: Evidence | None, vanished: str) -> list[str]:
     """The verdict where there are no labels, and where there are."""
     if evidence is None:
         return []
     return [
         f"Seen without labels, on {evidence['images']} target images: **{evidence['verdict']}**; {evidence['why']}. "
         "That is a guess from figures that followed the truth elsewhere, not a measurement."
+        + (f" Look at the {vanished} of the pixels." if vanished else "")
     ]
 
 

@@ -236,7 +236,8 @@ def _evidence(results: Results) -> str:
         kind = {"improved": "up", "collapsed": "down"}.get(told["verdict"], "none")
         word = f'<span class="{kind}">{told["verdict"]}</span>' + (", taken back" if told["reverted"] else "")
         words.append(word)
-        reasons.append(f"<li>{_model(model)}: {word}: {html.escape(told['why'])}</li>")
+        lost = f"; <strong>{html.escape(results.vanished[model])}</strong>" if model in results.vanished else ""
+        reasons.append(f"<li>{_model(model)}: {word}: {html.escape(told['why'])}{lost}</li>")
     note = (
         f"Measured on {first['images']} unlabelled target images. Of these figures agreement at other scales (scale "
         "iou) followed the truth best where labels were at hand; that a model is sure (entropy) or dense says nothing "

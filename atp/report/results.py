@@ -16,6 +16,7 @@ from atp.data.folder import Sample, list_samples
 from atp.data.labels import LabelSpace
 from atp.errors import InputError
 from atp.evidence.record import Evidence, read_all
+from atp.evidence.vanished import warnings
 
 BATCHNORM_ONLY = "batchnorm_only"
 
@@ -141,6 +142,11 @@ class Results:
     def evidence(self) -> dict[str, Evidence]:
         """What was measured without labels, by model; empty for a run of an earlier version."""
         return read_all(self.runs, list(self.params.rounds))
+
+    @cached_property
+    def vanished(self) -> dict[str, str]:
+        """By model, which classes it almost ceased to predict, as a line; those alone that did."""
+        return warnings(self.runs, list(self.params.rounds))
 
     def histories(self) -> dict[str, dict[str, dict[str, list[float]]]]:
         """By stage and round (``""`` where there are none), the columns of the training's records."""

@@ -139,6 +139,7 @@ def to_json(choice: Choice, stage: str) -> dict[str, Any]:
                 "why": place.run.evidence["why"] if place.run.evidence else "",
                 "indicators": dict(indicators(place.run)),
                 "params": differing[place.run.name],
+                "vanished": place.run.vanished,
                 "unmatched": place.run.unmatched,
             }
             for place in choice.places

@@ -8,20 +8,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 
 from atp.config import read_params
 from atp.errors import InputError
-from atp.evidence.record import FILE, INDICATORS, Evidence
+from atp.evidence.record import FILE, INDICATORS, SHARES, Evidence, Shares
+from atp.evidence.vanished import warning
 from atp.lockfile import Listing, outdated, read_stages, why_unmatched
 from atp.project import project_root
 from atp.registry.origin import git
 
 WORKSPACE = "workspace"
 
+Kind = TypeVar("Kind")
 State = Literal["finished", "queued", "running", "failed"]
 
 
@@ -37,6 +39,7 @@ class Experiment:
         miou: of that stage's model on the test images, percent; None without labels.
         why: it failed, or is not to be ranked.
         unmatched: why there is no mIoU although one was measured: not of the model that the evidence is of.
+        vanished: which classes that model almost ceased to predict, as a line.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Experiment:
     miou: float | None = None
     why: str = ""
     unmatched: str = ""
+    vanished: str = ""
 
 
 @contextmanager
@@ -156,7 +160,8 @@ def _read(repo: Any, prefix: Path, stage: str, name: str, state: State, why: str
         return Experiment(name, state, params, why=why)
     evidence = _evidence(text(prefix / folder(stage) / FILE), name)
     miou, unmatched = _miou(repo, prefix, stage, text)
-    return Experiment(name, state, params, evidence, miou, unmatched=unmatched)
+    vanished = _vanished(text(prefix / folder(stage) / SHARES), name)
+    return Experiment(name, state, params, evidence, miou, unmatched=unmatched, vanished=vanished)
 
 
 def _workspace(repo: Any, prefix: Path, stage: str) -> Experiment:
@@ -169,7 +174,8 @@ def _workspace(repo: Any, prefix: Path, stage: str) -> Experiment:
     if evidence is not None and changed:
         return Experiment(WORKSPACE, "finished", params, why=f"{changed}; dvc repro runs it anew")
     miou, unmatched = _miou(repo, prefix, stage, text)
-    return Experiment(WORKSPACE, "finished", params, evidence, miou, unmatched=unmatched)
+    vanished = _vanished(text(prefix / folder(stage) / SHARES), WORKSPACE)
+    return Experiment(WORKSPACE, "finished", params, evidence, miou, unmatched=unmatched, vanished=vanished)
 
 
 def folder(stage: str) -> Path:
@@ -178,12 +184,18 @@ def folder(stage: str) -> Path:
 
 
 def _evidence(text: str | None, name: str) -> Evidence | None:
-    if text is None:
-        return None
+    return None if text is None else _parsed(text, TypeAdapter(Evidence), f"{name}: its {FILE}")
+
+
+def _vanished(text: str | None, name: str) -> str:
+    return "" if text is None else warning(_parsed(text, TypeAdapter(Shares), f"{name}: its {SHARES}"))
+
+
+def _parsed(text: str, kind: "TypeAdapter[Kind]", what: str) -> Kind:
     try:
-        return TypeAdapter(Evidence).validate_json(text)
+        return kind.validate_json(text)
     except ValidationError as error:
-        raise InputError(f"{name}: its evidence.json is damaged or of another version; run it again") from error
+        raise InputError(f"{what} is damaged or of another version; run it again") from error
 
 
 def _miou(repo: Any, prefix: Path, stage: str, text: Callable[[Path], str | None]) -> tuple[float | None, str]:

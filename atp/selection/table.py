@@ -18,7 +18,12 @@ def choice_table(choice: Choice, stage: str) -> str:
     """The ranking without labels, and apart from it what labels say."""
     parts = []
     if choice.places:
-        parts += [f"by {choice.by} of {stage}, measured without labels:", _ranking(choice), _reference(choice)]
+        parts += [
+            f"by {choice.by} of {stage}, measured without labels:",
+            _ranking(choice),
+            _vanished(choice),
+            _reference(choice),
+        ]
     parts += [_others(choice)]
     if choice.oracle:
         rows = [[_rank(place.rank), place.run.name, f"{place.value:.2f}"] for place in choice.oracle]
@@ -42,6 +47,10 @@ def _ranking(choice: Choice) -> str:
             [_rank(place.rank), place.run.name, verdict(place.run), *figures, *differing[place.run.name].values()]
         )
     return _columns(["", "run", "verdict", *names, *params], rows)
+
+
+def _vanished(choice: Choice) -> str:
+    return "\n".join(f"{place.run.name}: {place.run.vanished}" for place in choice.places if place.run.vanished)
 
 
 def _reference(choice: Choice) -> str:

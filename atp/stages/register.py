@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from atp.config import Params
 from atp.evidence.record import FILE as EVIDENCE
-from atp.evidence.record import read_evidence
+from atp.evidence.record import SHARES, read_evidence, read_shares
+from atp.evidence.vanished import warning
 from atp.registry.card import artifact_address, model_card
 from atp.registry.comparison import evaluation_digest
 from atp.registry.gate import JUDGEMENT, judged, pass_gate
@@ -119,6 +120,7 @@ def add_version(client: "MlflowClient", params: Params, tags: dict[str, str]) ->
             picture=upload_picture(tracker),
             class_map=adapted.config.class_map,
             evidence=read_evidence(ADAPTED.parent) if (ADAPTED.parent / EVIDENCE).is_file() else None,
+            vanished=warning(read_shares(ADAPTED.parent)) if (ADAPTED.parent / SHARES).is_file() else "",
         )
         client.update_model_version(name, number, card)
         tracker.finish(FOLDER, tags[FINGERPRINT_TAG])

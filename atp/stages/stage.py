@@ -26,6 +26,7 @@ from atp.data.loading import ImageCache, mix_seed
 from atp.errors import InputError, exit_codes
 from atp.evidence.measure import spread
 from atp.evidence.record import Evidence, Shares, write_evidence
+from atp.evidence.vanished import warning
 from atp.files import digest
 from atp.models.checkpoint import Checkpoint, load_checkpoint, restored, save_checkpoint
 from atp.models.network import NetworkConfig, SegmentationNetwork
@@ -184,7 +185,8 @@ class Stage:
             network, started, begun, self._judged_on(), self.params.data.size, self.runtime, self.label
         )
         self.tracker.log(0, {f"evidence_{name}": value for name, value in evidence["after"].items()})
-        self.tracker.tag({"atp.verdict": evidence["verdict"]})
+        lost = warning(shares)
+        self.tracker.tag({"atp.verdict": evidence["verdict"], "atp.vanished": lost or "none"})
         collapsed, guard = evidence["verdict"] == "collapsed", self.params.evidence.on_collapse
         # A first model that collapsed has none to go back to.
         stop = collapsed and (guard == "stop" or (guard == "revert" and begun.folder is None))
@@ -198,6 +200,8 @@ class Stage:
                 evidence["verdict"],
                 evidence["why"],
             )
+            if lost:
+                logger.warning("%s: %s", self.label, lost)
         return evidence, shares, stop
 
     def _judged_on(self) -> list[Sample]:

@@ -43,9 +43,15 @@ def test_evidence_is_told_beside_what_it_is_compared_with() -> None:
         before={"scale_iou": 0.4},
         after={"scale_iou": 0.5},
     )
-    assert evidence_table({"align": align}) == [
+    assert evidence_table({"align": align, "teach": align}, {"teach": "classes that almost vanished: sky"}) == [
         {"model": "to compare with", "verdict": "", "why": "", "scale_iou": 0.4},
         {"model": "align", "verdict": "improved", "why": "agrees more", "scale_iou": 0.5},
+        {
+            "model": "teach",
+            "verdict": "improved",
+            "why": "agrees more; classes that almost vanished: sky",
+            "scale_iou": 0.5,
+        },
     ]
 
 

@@ -68,6 +68,11 @@ def test_what_was_seen_without_labels_is_told(params: Params, metrics: dict[str,
     card = model_card(params, TAGS, metrics, evidence=EVIDENCE)
     assert "Seen without labels, on 64 target images: **unclear**; about as before. That is a guess" in card
     assert "Seen without labels" not in model_card(params, TAGS, metrics)
+    lost = "classes that almost vanished: sky 3.6 % -> 0.5 %"
+    assert lost not in card
+    assert f"not a measurement. Look at the {lost} of the pixels." in model_card(
+        params, TAGS, metrics, evidence=EVIDENCE, vanished=lost
+    )
 
 
 def test_without_labels_it_says_so(params: Params) -> None:

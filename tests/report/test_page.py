@@ -1,3 +1,4 @@
+import html
 import json
 import re
 from collections.abc import Callable
@@ -162,6 +163,16 @@ def test_what_is_seen_without_labels_stands_beside_the_source(page: str) -> None
     assert [row.count("improved") for row in table.split("<li>")[1:]] == [1, 1, 1, 1]
     assert table.index(">source<") < table.index(">align<") < table.index(">teach r01<") < table.index(">propagate<")
     assert "more &amp; more" in table
+
+
+def test_classes_that_almost_vanished_stand_beside_the_verdict(finished: Finished) -> None:
+    params = finished()
+    shares = {"source": {"<b>road</b>": 0.05, "sky": 0.9}, "after": {"<b>road</b>": 0.001, "sky": 0.9}}
+    (RUNS / "propagate/shares.json").write_text(json.dumps(shares))
+    said = "classes that almost vanished: <b>road</b> 5.0 % -> 0.1 %"
+    reasons = re.findall("<li>(.*?)</li>", built(params)[1])
+    assert [f"; <strong>{html.escape(said)}</strong>" in reason for reason in reasons] == [False, False, False, True]
+    assert f"\npropagate: {said}\n" in CliRunner().invoke(app, ["report"]).stdout
 
 
 def test_a_run_without_evidence_has_a_report(finished: Finished) -> None:

@@ -120,6 +120,16 @@ def test_a_figure_of_another_model_is_not_shown_and_the_reason_is() -> None:
     assert [row["unmatched"] for row in to_json(choice, "align")["runs"]] == ["", "runs/evaluate is of another model"]
 
 
+def test_classes_that_almost_vanished_stand_below_the_ranking() -> None:
+    lost = replace(run("lost", 0.8), vanished="classes that almost vanished: sky 3.6 % -> 0.5 %")
+    choice = choose([lost, RUNS[1]], "scale_iou", "propagate")
+    assert choice.picked == lost, "a warning and no verdict"
+    text = choice_table(choice, "propagate")
+    assert "\n\nlost: classes that almost vanished: sky 3.6 % -> 0.5 %\n\n" in text
+    assert "good: classes" not in text
+    assert [bool(row["vanished"]) for row in to_json(choice, "propagate")["runs"]] == [True, False]
+
+
 def test_a_stage_without_evidence_is_refused() -> None:
     with pytest.raises(InputError, match="no stage with evidence"):
         valid_stage("dump@r01")

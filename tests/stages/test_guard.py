@@ -73,6 +73,8 @@ def test_a_collapse_is_told_and_handed_on(collapsing: Path, run_stage: RunStage)
     ended = run_stage(guarded(collapsing, "warn"), "align")
     assert ended.code == 0
     assert "align: collapsed, seen without labels: " in ended.output
+    assert "align: classes that almost vanished: " in ended.output
+    assert b"classes that almost vanished: " in (collapsing / "mlflow.db").read_bytes()
     told = evidence(collapsing, "align")
     assert (told["verdict"], told["reverted"]) == ("collapsed", False)
     assert told["after"]["classes"] < told["source"]["classes"]
