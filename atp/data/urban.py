@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from atp.data.folder import SUFFIXES, Sample, image_size, list_samples
+from atp.data.folder import SUFFIXES, image_size, list_samples
 from atp.data.label_maps import CITYSCAPES, CITYSCAPES_IDS, GTA5_IDS, SYNTHIA_IDS, label_space, mapped, smaller_sets
 from atp.data.labels import IGNORE, LabelSpace
 from atp.data.masks import write_classes, write_mask
@@ -184,10 +184,17 @@ def named(name: str) -> DataSet:
 
 
 def missing(data_set: DataSet, root: Path, splits: Iterable[str]) -> list[str]:
-    """What of a data set is not where it is published to be: a line for each folder, and what belongs there."""
+    """What of a data set is not where it is published to be: a line for each folder, and what belongs there.
+
+    One line where it is all somewhere else.
+    """
+    parts = [data_set.parts[split] for split in splits]
+    astray = _astray(data_set, root, parts)
+    if astray:
+        return [astray]
     lines = []
     endings = tuple(files.ending for files in data_set.files)
-    for part in (data_set.parts[split] for split in splits):
+    for part in parts:
         for what, name, wanted in (("images", part.images, tuple(SUFFIXES)), ("labels", part.labels, endings)):
             if name is None or any(path.name.endswith(wanted) for path in (root / name).rglob("*")):
                 continue
@@ -200,6 +207,37 @@ def missing(data_set: DataSet, root: Path, splits: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
+def _folders(parts: Iterable[Part]) -> set[str]:
+    return {name for part in parts for name in (part.images, part.labels) if name is not None}
+
+
+def _astray(data_set: DataSet, root: Path, parts: Sequence[Part]) -> str | None:
+    """Why none of the folders is there, if one can tell."""
+    if not root.exists():
+        return f"{root}: no such folder"
+    if not root.is_dir():
+        return f"{root}: not a folder; give the one into which {data_set.name} was unpacked"
+    folders = _folders(parts)
+
+    def holds(folder: Path, wanted: set[str] = folders) -> bool:
+        return all((folder / name).is_dir() for name in wanted)
+
+    if any((root / name).is_dir() for name in folders):
+        return None
+    for other in DATA_SETS.values():
+        if other is not data_set and holds(root, _folders(other.parts.values())):
+            return (
+                f"{root}: has the folders of {other.name}, not those of {data_set.name}; name that data set, or give "
+                "another folder"
+            )
+    near = [*sorted(root.glob("*/")), *sorted(root.glob("*/*/")), *root.absolute().parents[:2]]
+    found = [str(folder) for folder in near if holds(folder)]
+    if found:
+        which = "that one" if len(found) == 1 else "one of them"
+        return f"{root}: the folders of {data_set.name} are not in it but in {' and in '.join(found)}; give {which}"
+    return None
+
+
 def list_pairs(data_set: DataSet, root: Path, split: str) -> list[Pair]:
     """All images of a split with their labels, sorted by name.
 
@@ -208,26 +246,28 @@ def list_pairs(data_set: DataSet, root: Path, split: str) -> list[Pair]:
     """
     part = data_set.parts[split]
     pairs: dict[str, Pair] = {}
-    for sample in list_samples(root / part.images):
+    bare: list[tuple[Path, Path]] = []
+    samples = list_samples(root / part.images)
+    for sample in samples:
         stem = sample.name.removesuffix(data_set.stem_ending)
         name = Path(stem).name
         if name in pairs:
             raise InputError(f"{sample.image}: a second image named {name!r} beside {pairs[name].image}; remove one")
-        files, label = _label(data_set, root, part, stem, sample)
+        if part.labels is None:
+            pairs[name] = Pair(name, sample.image, None, data_set.files[0])
+            continue
+        places = [(files, root / part.labels / f"{stem}{files.ending}") for files in data_set.files]
+        files, label = next((place for place in places if place[1].is_file()), places[0])
         pairs[name] = Pair(name, sample.image, label, files)
+        if not label.is_file():
+            bare.append((sample.image, label))
+    if bare:
+        image, label = bare[0]
+        raise InputError(
+            f"{image}: no label for this image at {label}; {len(bare)} of {len(samples)} images have none; unpack the "
+            f"labels too: {data_set.origin}"
+        )
     return [pairs[name] for name in sorted(pairs)]
-
-
-def _label(data_set: DataSet, root: Path, part: Part, stem: str, sample: Sample) -> tuple[LabelFiles, Path | None]:
-    if part.labels is None:
-        return data_set.files[0], None
-    candidates = [(files, root / part.labels / f"{stem}{files.ending}") for files in data_set.files]
-    for files, path in candidates:
-        if path.is_file():
-            return files, path
-    raise InputError(
-        f"{sample.image}: no label for this image at {candidates[0][1]}; unpack the labels too: {data_set.origin}"
-    )
 
 
 @dataclass

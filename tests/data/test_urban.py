@@ -190,9 +190,32 @@ def test_doctor_of_a_data_set(tmp_path: Path) -> None:
     ended = CliRunner().invoke(app, ["doctor", "--data-set", "cross-city", str(root)])
     assert ended.exit_code == 2
     assert "pano_00001_1_0.png: no label for this image at" in ended.output
+    assert "1 of 2 images have none" in ended.output
     shutil.rmtree(root / "Images/Train")
     ended = CliRunner().invoke(app, ["doctor", "--data-set", "cross-city", str(root)])
     assert "Images/Train: no such folder; the images of cross-city belong there, 3200 as published" in ended.output
+
+
+def test_a_data_set_that_lies_elsewhere_is_told_in_one_line(tmp_path: Path) -> None:
+    gta5, rome = published.gta5(tmp_path / "one/GTA5"), published.cross_city(tmp_path / "NTHU/Rome")
+    rio = published.cross_city(tmp_path / "NTHU/Rio")
+    (tmp_path / "file").touch()
+    told = [
+        (GTA5, tmp_path / "nowhere", "nowhere: no such folder"),
+        (GTA5, tmp_path / "file", "file: not a folder; give the one into which gta5 was unpacked"),
+        (GTA5, tmp_path / "one", f"the folders of gta5 are not in it but in {gta5}; give that one"),
+        (GTA5, tmp_path, f"the folders of gta5 are not in it but in {gta5}; give that one"),
+        (GTA5, gta5 / "images", f"the folders of gta5 are not in it but in {gta5}; give that one"),
+        (CROSS_CITY, tmp_path / "NTHU", f"not in it but in {rio} and in {rome}; give one of them"),
+        (GTA5, rome, "has the folders of cross-city, not those of gta5; name that data set, or give another folder"),
+    ]
+    for data_set, root, line in told:
+        (found,) = missing(data_set, root, data_set.parts)
+        assert found.endswith(line)
+    # Where one of its folders is there, the others are told one by one.
+    shutil.rmtree(gta5 / "labels")
+    (found,) = missing(GTA5, gta5, GTA5.parts)
+    assert "GTA5/labels: no such folder; the labels *.png of gta5 belong there" in found
 
 
 @pytest.mark.parametrize(
