@@ -80,7 +80,10 @@ class Credentials(requests.auth.AuthBase):
     def redact(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        return text
+        # What is quoted was cut somewhere, and may end with the beginning of one.
+        beginnings = (secret[:length] for secret in self._secrets for length in range(3, len(secret)))
+        longest = max((len(begun) for begun in beginnings if text.endswith(begun)), default=0)
+        return f"{text[:-longest]}***" if longest else text
 
     @staticmethod
     def _value(variable: str, environment: Mapping[str, str]) -> str:
