@@ -16,8 +16,6 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
-import torch
-
 import atp
 from atp.config import Params, load_params
 from atp.data.folder import Sample, list_samples
@@ -160,8 +158,7 @@ class Stage:
                 stays, so that another setting of the guard does not train the same again.
         """
         judged = self._judge(network, begun) if self.runtime.is_main else None
-        # The others wait here for the first.
-        stopped = self.runtime.sum(torch.tensor(int(judged is not None and judged[2]), device=self.runtime.device))
+        stopped = self.runtime.from_main(judged is not None and judged[2])
         if judged is None:
             if stopped:
                 sys.exit(2)

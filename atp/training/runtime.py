@@ -4,12 +4,16 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed, nn
 
 from atp.config import RuntimeSection, TrainingSection
 from atp.errors import InputError
+
+LONGEST_WAIT = timedelta(days=1)
+"""For what the main process does alone; of the other exchanges none takes more than PyTorch's own limit of minutes."""
 
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -24,6 +28,7 @@ class Runtime:
         memory_format: of images and weights.
         rank, world_size: this process among those of ``torchrun``; 0 and 1 without it.
         workers, cache_mb, save_every_s: see ``RuntimeSection``.
+        waiting: by which the other processes wait for the main one; None without others.
     """
 
     device: torch.device
@@ -34,6 +39,7 @@ class Runtime:
     workers: int = 0
     cache_mb: int = 2048
     save_every_s: float = 30.0
+    waiting: distributed.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
@@ -57,6 +63,14 @@ class Runtime:
             distributed.all_reduce(value)
         return value
 
+    def from_main(self, value: bool) -> bool:
+        """What the main process has found out alone, for all of them; the others wait for it, for hours if need be."""
+        if self.waiting is None:
+            return value
+        found = torch.tensor(int(value))
+        distributed.broadcast(found, 0, group=self.waiting)
+        return bool(found)
+
 
 @contextmanager
 def open_runtime(training: TrainingSection, section: RuntimeSection) -> Iterator[Runtime]:
@@ -72,8 +86,11 @@ def open_runtime(training: TrainingSection, section: RuntimeSection) -> Iterator
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
+    waiting = None
     if world_size > 1:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        waiting = distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+        assert isinstance(waiting, distributed.ProcessGroup), "every process is in it"
     try:
         yield Runtime(
             device=device,
@@ -84,6 +101,7 @@ def open_runtime(training: TrainingSection, section: RuntimeSection) -> Iterator
             workers=section.workers,
             cache_mb=section.cache_mb,
             save_every_s=section.save_every_s,
+            waiting=waiting,
         )
     finally:
         if world_size > 1:
