@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -56,6 +57,8 @@ class OwnNetwork(SegmentationNetwork):
     def _called(self, images: Tensor) -> Tensor:
         try:
             output = self.model(images)
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, ValueError) as error:
             height, width = images.shape[-2:]
             if height % COARSEST == width % COARSEST == 0:

@@ -85,6 +85,16 @@ def test_a_network_that_fails_at_a_size_is_told_with_the_divisor():
     )
 
 
+def test_memory_that_runs_out_is_no_matter_of_the_size(monkeypatch):
+    def exhausted(images):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    network = build()
+    monkeypatch.setattr(network.model, "forward", exhausted)
+    with pytest.raises(torch.OutOfMemoryError):
+        network(images(40, 50))
+
+
 def train(network: SegmentationNetwork) -> None:
     optimizer = torch.optim.SGD(parameter_groups(network, 0.1, 10), momentum=0.9, weight_decay=0.1)
     network.train()
