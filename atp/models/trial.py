@@ -42,7 +42,7 @@ def classifiers(model: nn.Module, images: Tensor, num_scores: int, name: str) ->
         name: of its factory, for messages.
 
     Returns:
-        None of them where no one submodule holds all such layers.
+        None of them where there are no such layers, or no one submodule holds all.
 
     Raises:
         InputError: the network returns something else than scores.
@@ -51,7 +51,9 @@ def classifiers(model: nn.Module, images: Tensor, num_scores: int, name: str) ->
 
     def keep(path: str) -> object:
         def hook(module: nn.Module, inputs: object, output: object) -> None:
-            if isinstance(output, Tensor) and num_scores in (output.shape[1:2] + output.shape[-1:]):
+            if not isinstance(output, Tensor) or not output.requires_grad:
+                return
+            if num_scores in (output.shape[1:2] + output.shape[-1:]):
                 outputs[path] = output
 
         return hook
@@ -59,9 +61,11 @@ def classifiers(model: nn.Module, images: Tensor, num_scores: int, name: str) ->
     layers = [(path, module) for path, module in model.named_modules() if path and module._parameters]
     handles = [module.register_forward_hook(keep(path)) for path, module in layers]
     try:
-        # Of an image that has a gradient everything has one, also what the factory froze.
+        # Of an image that has a gradient everything has one, also what the factory froze; not what it computes without.
         with torch.enable_grad():
             scores = as_scores(model.eval()(images.clone().requires_grad_()), name, num_scores)
+            if not outputs or not scores.requires_grad:
+                return []
             first = scores[:, 0].sum()
             gradients = torch.autograd.grad(first, list(outputs.values()), allow_unused=True)
     finally:

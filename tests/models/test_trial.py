@@ -57,6 +57,33 @@ def test_a_linear_layer_on_flat_features_and_frozen_parameters() -> None:
     assert proposed(Flat().requires_grad_(False), 5) == [("linear", 2, 20)]
 
 
+def test_a_part_that_computes_without_gradients() -> None:
+    class Held(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                features = self.stem(images)
+            return self.head(features)
+
+    assert proposed(Held()) == [("head", 2, 12)]
+    assert proposed(Held().requires_grad_(False)) == []
+
+
+def test_scores_that_no_submodule_makes() -> None:
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3, 3, 1, 1))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return nn.functional.conv2d(images, self.weight)
+
+    assert proposed(Bare()) == []
+
+
 def test_hooks_do_not_stay() -> None:
     model = foreign.Small()
     proposed(model)
