@@ -5,6 +5,7 @@ They were fitted on the streets runs of ``benchmarks/evidence.py``; docs/evidenc
 word was right there and on CamVid, and what no rule here sees.
 """
 
+import math
 from dataclasses import dataclass
 
 from atp.evidence.record import Figures, Verdict
@@ -38,6 +39,8 @@ def judge(source: Figures, after: Figures, num_classes: int, at: Thresholds = TH
         source, after: indicators of the source model and of the model.
         num_classes: C.
     """
+    if not math.isfinite(after["marginal_kl"]):
+        return "collapsed", "its probabilities are no numbers: there is NaN or infinity in its weights"
     broken = source["classes"] < at.few * num_classes
     doubt = (
         f"; the source model predicts only {source['classes']:.1f} classes in effect: check its normalisation, channel "

@@ -28,6 +28,12 @@ def test_verdicts(scale_iou: float, marginal_kl: float, expected: str) -> None:
     assert said(scale_iou, marginal_kl)[0] == expected
 
 
+def test_what_is_no_number_has_collapsed() -> None:
+    verdict, why = said(0.45, float("nan"))
+    assert verdict == "collapsed"
+    assert "NaN" in why
+
+
 def test_the_reason_has_the_figures() -> None:
     assert "0.45 to 0.60" in said(0.60, 0.1)[1]
     assert "KL 0.80" in said(0.60, 0.8)[1]
