@@ -62,8 +62,13 @@ def _copy(code: Path, root: Path, folder: Path) -> None:
 
 
 def _imported(path: Path) -> Iterator[str]:
-    """Top-level names that a module imports from elsewhere."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    """Top-level names that a module imports from elsewhere; none of a file that Python could not import itself."""
+    try:
+        # Bytes, since a file may declare its own encoding.
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module.partition(".")[0]
         elif isinstance(node, ast.Import):

@@ -57,6 +57,18 @@ def test_a_package_below_a_folder_of_the_path(folder: Path, monkeypatch: pytest.
     assert files(folder / "out") == ["travel_b/__init__.py", "travel_b/net.py", "travel_b/sizes.json"]
 
 
+def test_files_that_python_could_not_import_are_copied_all_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(folder / "lib"))
+    (folder / "lib").mkdir()
+    (folder / "lib/travel_f.py").write_text(NET.format(other="os"))
+    (folder / "lib/template.py").write_text("import {{ name }}\n")
+    (folder / "lib/latin.py").write_bytes(b"# -*- coding: latin-1 -*-\nimport torch  # \xe9\n")
+    copy_own_code(NetworkConfig(factory="travel_f:make", classifier="x", code=Path("lib")), folder / "out")
+    assert files(folder / "out") == ["latin.py", "template.py", "travel_f.py"]
+
+
 def test_an_installed_package_is_a_requirement(folder: Path) -> None:
     arguments = {"config": {"factory": "packaging.version:Version"}}
     config = NetworkConfig(factory="segmentation_models_pytorch:Unet", arguments=arguments, classifier="x")
