@@ -10,7 +10,7 @@ from atp.data.loading import Batch, TrainingImages
 from atp.losses.class_balance import class_balanced_loss
 from atp.losses.pixels import NO_LABEL, mean_where
 from atp.models.network import SegmentationNetwork
-from atp.training.labeller import ClassBalancedLabeller, joined, rounds_of
+from atp.training.labeller import ClassBalancedLabeller, in_rounds
 from atp.training.loop import History, Training
 from atp.training.run import Run
 
@@ -43,16 +43,17 @@ def adapt(
     Paper: with the source domain's images, and a prior of where classes are in it. Ours: without; and without the
     mining of patches with rare classes, which the paper has for its last rounds.
     """
-    histories = []
-    for number, job in enumerate(rounds_of(run, settings.rounds)):
+
+    def train(number: int, job: Run) -> History:
         portion = min(settings.portion + number * settings.portion_step, settings.portion_end)
         labeller = ClassBalancedLabeller(network, images, portion, job)
 
-        def objective(model: nn.Module, batch: Batch, labeller: ClassBalancedLabeller = labeller) -> dict[str, Tensor]:
+        def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
             labels = labeller(batch)
             loss = class_balanced_loss(model(batch.strong), labels, labeller.thresholds, batch.valid)
             return {"loss": loss, "labelled": mean_where((labels != NO_LABEL).float(), batch.valid)}
 
         slower = section.model_copy(update={"lr": section.lr * settings.lr_decay**number})
-        histories.append(Training(network, slower, images, job).run(objective))
-    return joined(histories)
+        return Training(network, slower, images, job).run(objective)
+
+    return in_rounds(run, settings.rounds, train)

@@ -54,8 +54,8 @@ def adapt(
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits = model(batch.strong)
-        scores = tensor(tap.output)
-        thinned = [tensor(tap.through(decoder, lambda f: F.dropout2d(f, settings.dropout))) for decoder in decoders]
+        scores = score_map(tap.output)
+        thinned = [score_map(tap.through(decoder, lambda f: F.dropout2d(f, settings.dropout))) for decoder in decoders]
         valid = F.interpolate(batch.valid[:, None].float(), scores.shape[-2:], mode="nearest")[:, 0] > 0
         supervised = segmentation_cross_entropy(logits, labeller(batch))
         entropy = entropy_loss(logits, batch.valid)
@@ -71,9 +71,10 @@ def adapt(
         return Training(network, section, images, run, extra=decoders).run(objective)
 
 
-def tensor(output: object) -> Tensor:
-    if not isinstance(output, Tensor):
+def score_map(output: object) -> Tensor:
+    if not isinstance(output, Tensor) or output.ndim != 4:
+        told = f"the shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise InputError(
-            f"params.yaml: model.classifier: it returns {type(output).__name__}; urma needs one that returns scores"
+            f"params.yaml: model.classifier: it returns {told}; urma needs one that returns scores (N, C, h, w)"
         )
     return output

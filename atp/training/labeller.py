@@ -1,7 +1,7 @@
 """Class-balanced pseudo labels by a network as it was when a round began (CBST)."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from atp.pseudo_labels.thresholds import ConfidenceHistogram, confidence_codes, 
 from atp.training.loop import History
 from atp.training.prediction import Predictor, chunks, read_chunks
 from atp.training.progress import Progress
-from atp.training.run import Run
+from atp.training.run import Record, Run
 from atp.training.runtime import Runtime
 
 
@@ -26,7 +26,8 @@ class ClassBalancedLabeller:
     each batch is labelled when it is drawn, by a copy of the network, where the published code writes all labels first.
 
     Attributes:
-        thresholds: exp(-k_c) of each class, float32, (C,); infinite for a class that was never predicted.
+        thresholds: exp(-k_c) of each class, float32, (C,), > 0, as the most probable class's confidence is; infinite
+            for a class that was never predicted.
     """
 
     def __init__(self, network: SegmentationNetwork, images: TrainingImages, portion: float, job: Run) -> None:
@@ -44,8 +45,7 @@ class ClassBalancedLabeller:
     def __call__(self, batch: Batch) -> Tensor:
         """Labels of the images as they are, before their colours change; (N, H, W), int64, 255 = none."""
         probabilities = self._network(batch.weak).float().softmax(1)
-        # Never 0: a threshold of 0 is one that every pixel reaches.
-        return class_balanced_labels(probabilities, self.thresholds.clamp_min(1e-6), batch.valid)
+        return class_balanced_labels(probabilities, self.thresholds, batch.valid)
 
 
 def _confidences(
@@ -66,22 +66,28 @@ def _confidences(
     return histogram
 
 
-def rounds_of(job: Run, rounds: int) -> Iterator[Run]:
-    """The rounds of one execution, each with a seed and a training state of its own.
+def in_rounds(job: Run, rounds: int, train: Callable[[int, Run], History]) -> History:
+    """Train in rounds, each with a seed and a training state of its own.
 
     A round that is finished is not trained again: its state, kept until the stage ends, has its last step.
+
+    Args:
+        train: from a round's number, from 0, and its execution to its history.
+
+    Returns:
+        The histories as one; there and where the execution records them the steps are counted on from round to round.
     """
+    whole: History = {}
     for number in range(rounds):
+        begun = int(whole["step"][-1]) if whole else 0
         path = job.resume.path if job.resume else None
         resume = replace(job.resume, path=path.with_stem(f"{path.stem}-{number}")) if job.resume and path else None
-        yield replace(job, seed=mix_seed(job.seed, number), resume=resume)
-
-
-def joined(histories: list[History]) -> History:
-    """The histories of consecutive rounds as one, steps counted on."""
-    whole: History = {}
-    for history in histories:
-        begun = whole["step"][-1] if whole else 0.0
+        record = _counted_on(job.record, begun) if job.record else None
+        history = train(number, replace(job, seed=mix_seed(job.seed, number), resume=resume, record=record))
         for name, values in history.items():
             whole.setdefault(name, []).extend(value + begun if name == "step" else value for value in values)
     return whole
+
+
+def _counted_on(record: Record, begun: int) -> Record:
+    return lambda step, means: record(begun + step, means)

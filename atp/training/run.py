@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from atp.training.resume import ResumeFile
 from atp.training.runtime import Runtime
 
+Record = Callable[[int, dict[str, float]], None]
+"""Takes a step's number, from 1, and the means since the last record."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -23,4 +26,4 @@ class Run:
     seed: int
     runtime: Runtime
     resume: ResumeFile | None = None
-    record: Callable[[int, dict[str, float]], None] | None = None
+    record: Record | None = None

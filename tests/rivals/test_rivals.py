@@ -134,14 +134,15 @@ def test_batchnorm_is_the_baseline_of_evaluate(images: TrainingImages) -> None:
 def test_cbst_labels_more_in_each_round(images: TrainingImages) -> None:
     settings = {"rounds": 3, "epochs": 1, "portion": 0.2, "portion_step": 0.3, "portion_end": 0.7, "lr_factor": 1e-6}
     still = section("cbst", **settings).model_copy(update={"batchnorm": "eval"})
-    history = align(fresh(), images, still, Run("align", 7, CPU))
+    recorded: list[int] = []
+    history = align(fresh(), images, still, Run("align", 7, CPU, record=lambda step, means: recorded.append(step)))
     first, second, third = history["labelled"]
     # The portions of a network that hardly moves, and pixels that are labelled as another class than the most probable.
     assert 0.17 < first < 0.4
     assert 0.45 < second < 0.7
     assert 0.65 < third < 0.9
     assert first < second < third
-    assert history["step"] == [3, 6, 9]
+    assert history["step"] == recorded == [3, 6, 9]
 
 
 def test_its_own_rate_is_in_units_of_align_s(images: TrainingImages, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +192,7 @@ class Wrapped(nn.Module):
     [
         ("batchnorm", "align.method: the network has no BatchNorm"),
         ("tent", "align.method: the network has no BatchNorm"),
-        ("urma", "model.classifier: it returns dict; urma needs one that returns scores"),
+        ("urma", "model.classifier: it returns dict; urma needs one that returns scores (N, C, h, w)"),
     ],
 )
 def test_a_network_that_a_rival_cannot_adapt_is_told(images: TrainingImages, name: str, complaint: str) -> None:
