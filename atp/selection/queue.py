@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from atp.errors import InputError
 from atp.project import project_root
 from atp.selection.grid import Cell, override
@@ -112,8 +114,10 @@ def _alive(pid: int | None, word: str) -> bool:
     """Whether a process lives and is what it should be: after a restart of the machine its number may be another's."""
     if pid is None:
         return False
-    done = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return word in done.stdout
+    try:
+        return word in " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return False
 
 
 def work(cells: Sequence[Cell], every_s: float = 3.0) -> dict[str, str]:
