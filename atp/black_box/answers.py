@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from torch import Tensor
 from typing_extensions import TypedDict
 
 from atp.data.labels import IGNORE, LabelSpace
 from atp.data.sealed import Kind, Sealed, compress
+from atp.data.tables import read_table
 from atp.errors import InputError
 from atp.files import atomic_path
 from atp.losses.distillation import dense_probabilities
@@ -195,15 +196,7 @@ class AnswerStore:
             InputError: no such folder, an unfinished one, or one of another version.
         """
         self.folder = folder
-        path = folder / "table.json"
-        try:
-            self.table: AnswerTable = _TABLE.validate_json(path.read_bytes())
-        except FileNotFoundError as error:
-            raise InputError(f"{folder}: no finished answers here (no table.json); run the query stage") from error
-        except ValidationError as error:
-            raise ANSWER.damaged(path) from error
-        if (self.table["format"], self.table["version"]) != (_FORMAT, _VERSION):
-            raise InputError(f"{path}: not of version {_VERSION} of {_FORMAT}; run the query stage again")
+        self.table: AnswerTable = read_table(folder, _TABLE, (_FORMAT, _VERSION), ANSWER, "answers")
         self._shapes = {row["name"]: (row["height"], row["width"]) for row in self.table["images"]}
 
     @property

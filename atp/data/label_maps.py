@@ -10,7 +10,7 @@ of its name in the class set, or 255 where that has no such class. Sources of th
 - Cross-City (NTHU): Cityscapes' ids.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,89 +20,51 @@ from numpy.typing import NDArray
 from atp.data.labels import IGNORE, LabelSpace
 from atp.errors import InputError
 
-CITYSCAPES = LabelSpace(
-    # The 19 classes that are evaluated, in the order of their train ids.
-    names=(
-        "road",
-        "sidewalk",
-        "building",
-        "wall",
-        "fence",
-        "pole",
-        "traffic light",
-        "traffic sign",
-        "vegetation",
-        "terrain",
-        "sky",
-        "person",
-        "rider",
-        "car",
-        "truck",
-        "bus",
-        "train",
-        "motorcycle",
-        "bicycle",
-    ),
-    colors=(
-        (128, 64, 128),
-        (244, 35, 232),
-        (70, 70, 70),
-        (102, 102, 156),
-        (190, 153, 153),
-        (153, 153, 153),
-        (250, 170, 30),
-        (220, 220, 0),
-        (107, 142, 35),
-        (152, 251, 152),
-        (70, 130, 180),
-        (220, 20, 60),
-        (255, 0, 0),
-        (0, 0, 142),
-        (0, 0, 70),
-        (0, 60, 100),
-        (0, 80, 100),
-        (0, 0, 230),
-        (119, 11, 32),
-    ),
-)
+_CITYSCAPES: Mapping[str, tuple[int, int, int] | None] = {
+    "unlabeled": None,
+    "ego vehicle": None,
+    "rectification border": None,
+    "out of roi": None,
+    "static": None,
+    "dynamic": None,
+    "ground": None,
+    "road": (128, 64, 128),
+    "sidewalk": (244, 35, 232),
+    "parking": None,
+    "rail track": None,
+    "building": (70, 70, 70),
+    "wall": (102, 102, 156),
+    "fence": (190, 153, 153),
+    "guard rail": None,
+    "bridge": None,
+    "tunnel": None,
+    "pole": (153, 153, 153),
+    "polegroup": None,
+    "traffic light": (250, 170, 30),
+    "traffic sign": (220, 220, 0),
+    "vegetation": (107, 142, 35),
+    "terrain": (152, 251, 152),
+    "sky": (70, 130, 180),
+    "person": (220, 20, 60),
+    "rider": (255, 0, 0),
+    "car": (0, 0, 142),
+    "truck": (0, 0, 70),
+    "bus": (0, 60, 100),
+    "caravan": None,
+    "trailer": None,
+    "train": (0, 80, 100),
+    "motorcycle": (0, 0, 230),
+    "bicycle": (119, 11, 32),
+}
+"""By name, in the order of the ids 0 to 33 in ``*_gtFine_labelIds.png``: the colour of a class that is evaluated."""
 
-CITYSCAPES_IDS = (
-    "unlabeled",
-    "ego vehicle",
-    "rectification border",
-    "out of roi",
-    "static",
-    "dynamic",
-    "ground",
-    "road",
-    "sidewalk",
-    "parking",
-    "rail track",
-    "building",
-    "wall",
-    "fence",
-    "guard rail",
-    "bridge",
-    "tunnel",
-    "pole",
-    "polegroup",
-    "traffic light",
-    "traffic sign",
-    "vegetation",
-    "terrain",
-    "sky",
-    "person",
-    "rider",
-    "car",
-    "truck",
-    "bus",
-    "caravan",
-    "trailer",
-    "train",
-    "motorcycle",
-    "bicycle",
+CITYSCAPES_IDS = tuple(_CITYSCAPES)
+
+CITYSCAPES = LabelSpace(
+    # The 19 classes that are evaluated have their train ids in the order of their ids.
+    names=tuple(name for name, color in _CITYSCAPES.items() if color),
+    colors=tuple(color for color in _CITYSCAPES.values() if color),
 )
-"""Names of the ids 0 to 33 in ``*_gtFine_labelIds.png``."""
 
 GTA5_IDS = (*CITYSCAPES_IDS, "license plate")
 

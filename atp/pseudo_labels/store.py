@@ -26,12 +26,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from torch import Tensor
 from typing_extensions import TypedDict
 
 from atp.data.labels import IGNORE, LabelSpace
 from atp.data.sealed import Kind, Sealed, compress
+from atp.data.tables import read_table
 from atp.data.tensors import read_label
 from atp.errors import InputError
 from atp.files import atomic_path
@@ -284,15 +285,7 @@ class PseudoLabelStore:
             InputError: no such folder, an unfinished one, or one of another version.
         """
         self.folder = folder
-        path = folder / "table.json"
-        try:
-            self.table: Table = _TABLE.validate_json(path.read_bytes())
-        except FileNotFoundError as error:
-            raise InputError(f"{folder}: no finished pseudo labels here (no table.json); run the dump stage") from error
-        except ValidationError as error:
-            raise BITMAPS.damaged(path) from error
-        if (self.table["format"], self.table["version"]) != (_FORMAT, _VERSION):
-            raise InputError(f"{path}: not of version {_VERSION} of {_FORMAT}; run the dump stage again")
+        self.table: Table = read_table(folder, _TABLE, (_FORMAT, _VERSION), BITMAPS, "pseudo labels")
         self._shapes = {row["name"]: (row["height"], row["width"]) for row in self.table["images"]}
 
     @property
