@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -86,11 +87,11 @@ def open_runtime(training: TrainingSection, section: RuntimeSection) -> Iterator
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
-    waiting = None
+    waiting: distributed.ProcessGroup | None = None
     if world_size > 1:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        waiting = distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
-        assert isinstance(waiting, distributed.ProcessGroup), "every process is in it"
+        # A number for processes that are not in it; all of them are.
+        waiting = cast("distributed.ProcessGroup", distributed.new_group(backend="gloo", timeout=LONGEST_WAIT))
     try:
         yield Runtime(
             device=device,
