@@ -125,6 +125,9 @@ def check_import(params: Params) -> Iterator[Finding]:
     try:
         with Repo(str(described.parent)) as repo:
             (stage,) = repo.stage.load_file(str(described))
+            if not stage.deps:
+                # Of dvc add: nothing is imported.
+                return
             local = [dep for dep in stage.deps if dep.protocol == "local"]
             changes = {str(one): state for dep in local for one, state in dep.workspace_status().items()}
             touched = stage.outs[0].workspace_status().values()

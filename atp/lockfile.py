@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from atp.config import read_params, setting
+from atp.errors import InputError
 
 Stages = Mapping[str, Mapping[str, Any]]
 """The entries of a dvc.lock, by stage: ``align``, ``teach@r01``."""
@@ -47,14 +48,15 @@ def outdated(stages: Stages, params: Mapping[str, Any], stage: str) -> str:
         seen.add(name)
         entry, read = stages[name], _digests(stages[name], "deps")
         key = name.partition("@")[2]
-        if key and (rounds := params.get("rounds", {}).get(key)) and rounds.get("model") not in read:
+        if key and setting(params, f"rounds.{key}.model") not in (None, *read):
             return f"rounds.{key} in params.yaml was changed since"
         for dotted, value in entry.get("params", {}).get("params.yaml", {}).items():
             if (now := setting(params, dotted)) != value:
                 return f"{_changed(dotted, value, now)} in params.yaml was changed since"
         for path, digest in read.items():
-            made = {where: maker for where, maker in makers.items() if where == path or where.startswith(f"{path}/")}
-            for where, maker in made.items():
+            for where, maker in makers.items():
+                if where != path and not (where.startswith(f"{path}/") and _is_there(maker, params)):
+                    continue
                 if earlier := reason(maker):
                     return earlier
                 if where == path and _digests(stages[maker], "outs")[where] != digest:
@@ -73,7 +75,12 @@ def outdated_result(folder: Path) -> str:
     runs = next((parent for parent in folder.parents if parent.name == "runs"), None)
     if runs is None or not all((runs.parent / name).is_file() for name in ("dvc.lock", "params.yaml")):
         return ""
-    stages, params = read_stages((runs.parent / "dvc.lock").read_text()), read_params(runs.parent / "params.yaml")
+    stages = read_stages((runs.parent / "dvc.lock").read_text())
+    try:
+        params = read_params(runs.parent / "params.yaml")
+    except InputError:
+        # Whoever runs the pipeline is told; a result can be used without.
+        return ""
     name = "@".join(folder.relative_to(runs).parts)
     why = outdated(stages, params, name)
     root = str(setting(params, "data.root") or "data")
@@ -94,10 +101,13 @@ def read_file(path: Path) -> Mapping[str, Any]:
     return tree if isinstance(tree, dict) else {}
 
 
-def why_unmatched(stages: Stages, stage: str, listing: Callable[[str], Listing | None]) -> str:
+def why_unmatched(
+    stages: Stages, params: Mapping[str, Any], stage: str, listing: Callable[[str], Listing | None]
+) -> str:
     """Why what ``evaluate`` measured is not known to be of the model that a stage hands on.
 
     Args:
+        params: the whole of params.yaml, unchecked.
         stage: as in dvc.lock.
         listing: reads a folder's files from DVC's cache by the folder's digest; None where it lacks that.
 
@@ -114,15 +124,21 @@ def why_unmatched(stages: Stages, stage: str, listing: Callable[[str], Listing |
     # A stage with rounds, of all of which evaluate reads the folder.
     rounds = path.rpartition("/")[0]
     files: Listing = []
-    for entry in stages.values():
+    for maker, entry in stages.items():
         for where, digest in _digests(entry, "outs").items():
-            if where.startswith(f"{rounds}/"):
+            if where.startswith(f"{rounds}/") and _is_there(maker, params):
                 listed = listing(digest)
                 if listed is None:
                     return f"DVC's cache lacks {where}, so that runs/evaluate is of it cannot be told; dvc repro"
                 name = where.removeprefix(f"{rounds}/")
                 files += [{"md5": each["md5"], "relpath": f"{name}/{each['relpath']}"} for each in listed]
     return "" if measured.get(rounds) == _folder_digest(files) else another
+
+
+def _is_there(maker: str, params: Mapping[str, Any]) -> bool:
+    """Whether a stage is none of a round that params.yaml no longer has; DVC keeps the entries of those."""
+    key = maker.partition("@")[2]
+    return not key or setting(params, f"rounds.{key}") is not None
 
 
 def _folder_digest(files: Listing) -> str:

@@ -65,12 +65,12 @@ def test_a_stage_before_it_ran_again(stage: str) -> None:
 
 def test_what_was_measured_is_of_this_model_or_of_another() -> None:
     stages = lock()
-    assert why_unmatched(stages, "align", lambda digest: None) == ""
+    assert why_unmatched(stages, PARAMS, "align", lambda digest: None) == ""
     stages["align"]["outs"][0]["md5"] = "a2"
-    assert why_unmatched(stages, "align", lambda digest: None).startswith("runs/evaluate is of another model")
-    assert why_unmatched(stages, "propagate", lambda digest: None) == ""
+    assert why_unmatched(stages, PARAMS, "align", lambda digest: None).startswith("runs/evaluate is of another model")
+    assert why_unmatched(stages, PARAMS, "propagate", lambda digest: None) == ""
     del stages["evaluate"]
-    assert why_unmatched(stages, "propagate", lambda digest: None).startswith("dvc.lock does not say")
+    assert why_unmatched(stages, PARAMS, "propagate", lambda digest: None).startswith("dvc.lock does not say")
 
 
 def test_of_rounds_all_together_are_compared() -> None:
@@ -79,6 +79,8 @@ def test_of_rounds_all_together_are_compared() -> None:
         "t2": [{"md5": "m2", "relpath": "model.safetensors"}],
     }
     stages = lock() | {"teach@r02": entry({"runs/teach/r02": "t2"}, {"runs/teach/r01": "t1"})}
+    stages["teach@r09"] = entry({"runs/teach/r09": "t9"}, {})  # gone; DVC keeps its entry
+    params = PARAMS | {"rounds": {"r01": {"model": "runs/align"}, "r02": {"model": "runs/teach/r01"}}}
     # As DVC 3 writes it; checked on a finished run of ours.
     together = [
         {"md5": "e1", "relpath": "r01/evidence.json"},
@@ -87,10 +89,20 @@ def test_of_rounds_all_together_are_compared() -> None:
     ]
     digest = md5(json.dumps(together).encode(), usedforsecurity=False).hexdigest()
     stages["evaluate"]["deps"][2]["md5"] = f"{digest}.dir"
-    assert why_unmatched(stages, "teach@r01", files.get) == ""
-    assert why_unmatched(stages, "teach@r01", lambda digest: None).startswith("DVC's cache lacks runs/teach/r01")
+    assert why_unmatched(stages, params, "teach@r01", files.get) == ""
+    assert why_unmatched(stages, params, "teach@r01", lambda digest: None).startswith(
+        "DVC's cache lacks runs/teach/r01"
+    )
     stages["teach@r01"]["outs"][0]["md5"] = "t2"
-    assert why_unmatched(stages, "teach@r01", files.get).startswith("runs/evaluate is of another model")
+    assert why_unmatched(stages, params, "teach@r01", files.get).startswith("runs/evaluate is of another model")
+
+
+def test_a_round_that_is_gone_does_not_count() -> None:
+    stages = lock() | {"teach@r09": entry({"runs/teach/r09": "t9"}, {}, **{"teach.lr": 0.9})}
+    assert not outdated(stages, PARAMS, "evaluate")
+    del stages["evaluate"]["params"]
+    there = PARAMS | {"rounds": {"r01": {"model": "runs/align"}, "r09": {}}}
+    assert outdated(stages, there, "evaluate") == "teach.lr in params.yaml was changed since"
 
 
 def write(folder: Path, stages: dict[str, Any], params: dict[str, Any], data: str) -> None:
@@ -115,6 +127,8 @@ def test_a_folder_or_a_file_below_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert not outdated_result(Path("adapted.safetensors"))
     write(tmp_path, lock(), PARAMS, "d2")
     assert outdated_result(Path("runs/evaluate")) == "data was brought in anew since"
+    (tmp_path / "params.yaml").write_text("{")
+    assert not outdated_result(Path("runs/propagate")), "told by whoever runs the pipeline"
     (tmp_path / "dvc.lock").write_text("<<<<<<< HEAD\n")
     assert not outdated_result(Path("runs/evaluate"))
     assert read_stages(None) == {}

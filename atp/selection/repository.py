@@ -159,7 +159,7 @@ def _read(repo: Any, prefix: Path, stage: str, name: str, state: State, why: str
     if state != "finished":
         return Experiment(name, state, params, why=why)
     evidence = _evidence(text(prefix / folder(stage) / FILE), name)
-    miou, unmatched = _miou(repo, prefix, stage, text)
+    miou, unmatched = _miou(repo, prefix, stage, params, text)
     vanished = _vanished(text(prefix / folder(stage) / SHARES), name)
     return Experiment(name, state, params, evidence, miou, unmatched=unmatched, vanished=vanished)
 
@@ -173,7 +173,7 @@ def _workspace(repo: Any, prefix: Path, stage: str) -> Experiment:
     changed = outdated(read_stages(text(prefix / "dvc.lock")), params, stage)
     if evidence is not None and changed:
         return Experiment(WORKSPACE, "finished", params, why=f"{changed}; dvc repro runs it anew")
-    miou, unmatched = _miou(repo, prefix, stage, text)
+    miou, unmatched = _miou(repo, prefix, stage, params, text)
     vanished = _vanished(text(prefix / folder(stage) / SHARES), WORKSPACE)
     return Experiment(WORKSPACE, "finished", params, evidence, miou, unmatched=unmatched, vanished=vanished)
 
@@ -198,7 +198,9 @@ def _parsed(text: str, kind: "TypeAdapter[Kind]", what: str) -> Kind:
         raise InputError(f"{what} is damaged or of another version; run it again") from error
 
 
-def _miou(repo: Any, prefix: Path, stage: str, text: Callable[[Path], str | None]) -> tuple[float | None, str]:
+def _miou(
+    repo: Any, prefix: Path, stage: str, params: Mapping[str, Any], text: Callable[[Path], str | None]
+) -> tuple[float | None, str]:
     """Of the stage's model, and why there is none although one was measured.
 
     Evaluate names a round's model ``teach_r01``, and the last round's ``teach``.
@@ -212,7 +214,9 @@ def _miou(repo: Any, prefix: Path, stage: str, text: Callable[[Path], str | None
     figures = json.loads(text(prefix / "runs/evaluate/metrics.json") or "{}").get("miou", {})
     names = (stage.replace("@", "_"), stage.partition("@")[0])
     miou = next((figures[name] for name in names if name in figures), None)
-    unmatched = why_unmatched(read_stages(text(prefix / "dvc.lock")), stage, listing) if miou is not None else ""
+    unmatched = ""
+    if miou is not None:
+        unmatched = why_unmatched(read_stages(text(prefix / "dvc.lock")), params, stage, listing)
     return None if unmatched else miou, unmatched
 
 
