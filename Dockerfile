@@ -101,6 +101,7 @@ COPY --from=packages /opt/venv /opt/venv
 COPY pyproject.toml README.md LICENSE prefect.yaml dvc.yaml dvc.lock data.dvc params.yaml .dvcignore /opt/atp/
 COPY .dvc/config /opt/atp/.dvc/config
 COPY black_box/dvc.yaml black_box/params.yaml /opt/atp/black_box/
+COPY paper/dvc.yaml paper/params.yaml /opt/atp/paper/
 COPY black_box/box/classes.yaml black_box/box/README.md /opt/atp/black_box/box/
 COPY assets /opt/atp/assets
 COPY flows /opt/atp/flows

@@ -1,4 +1,4 @@
-"""The command line ``atp``: predict, export, doctor, report, select, promote, serve."""
+"""The command line ``atp``: predict, export, doctor, report, select, table, promote, serve."""
 
 import json
 import logging
@@ -176,9 +176,7 @@ def select(
     from atp.selection.repository import apply as take
     from atp.selection.table import choice_table, queued_lines
 
-    # Ours alone: what DVC's queue says to its own log is of no use here.
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.CRITICAL)
-    logging.getLogger("atp").setLevel(logging.INFO)
+    _quiet()
     valid_stage(stage)
     if by:
         valid_indicator(by)
@@ -198,6 +196,26 @@ def select(
         if choice.picked.name != WORKSPACE:
             take(choice.picked.name)
             typer.echo(f"applied: {choice.picked.name}; dvc repro reports and registers it", err=as_json)
+
+
+@app.command()
+def table(
+    number: Annotated[int, typer.Argument(help="Of the paper's table: docs/tables.md.")],
+    seeds: Annotated[str, typer.Option(help="Values of training.seed.")] = "0,1,2",
+    jobs: Annotated[int, typer.Option(min=1, help="Cells computed at a time.")] = 1,
+    collect: Annotated[bool, typer.Option("--collect", help="Show what there is; compute nothing.")] = False,
+) -> None:
+    """Make one of the paper's tables on the data of params.yaml; each cell is a DVC experiment, computed once."""
+    from atp.tables.command import make_table, parse_seeds
+
+    _quiet()
+    typer.echo(make_table(number, parse_seeds(seeds), jobs, run=not collect))
+
+
+def _quiet() -> None:
+    """Lines of ours alone: what DVC's queue says to its own log is of no use here."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.CRITICAL)
+    logging.getLogger("atp").setLevel(logging.INFO)
 
 
 @app.command()

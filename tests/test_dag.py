@@ -1,4 +1,4 @@
-"""Both dvc.yaml: source-freeness and tracking are facts of the graph."""
+"""Every dvc.yaml: source-freeness and tracking are facts of the graph."""
 
 import ast
 from dataclasses import dataclass
@@ -39,7 +39,8 @@ class Dag:
 
     def code(self, stage: str) -> set[str]:
         """Which of our code it depends on, from the root."""
-        paths = [(self.folder / dep).resolve() for dep in self.stages[stage]["deps"] if "$" not in dep]
+        folder = self.folder / self.stages[stage].get("wdir", "")
+        paths = [(folder / dep).resolve() for dep in self.stages[stage]["deps"] if "$" not in dep]
         return {str(path.relative_to(ROOT)) for path in paths if path.is_relative_to(ROOT / "atp")}
 
 
@@ -49,6 +50,10 @@ def read(folder: str, first: str) -> Dag:
 
 
 DAGS = {"white box": read("", "source"), "black box": read("black_box", "query")}
+
+
+CELL = read("paper", "measure")
+"""What a cell of a table adds to the pipeline, in the root as its working folder."""
 
 
 @pytest.fixture(params=DAGS)
@@ -82,6 +87,13 @@ def test_only_evaluation_and_what_follows_reads_all_data(dag: Dag) -> None:
     assert not labels
 
 
+def test_a_cell_reads_test_images_and_one_model() -> None:
+    assert CELL.data("measure") == ["${data.test.images}", "${data.test.labels}"]
+    assert [dep for dep in CELL.stages["measure"]["deps"] if "cell" in dep] == ["${cell.model}"]
+    readers = [name for dag in DAGS.values() for name, stage in dag.stages.items() if "measure" in str(stage["deps"])]
+    assert not readers
+
+
 def test_no_stage_of_the_adaptation_depends_on_an_evaluation(dag: Dag) -> None:
     for stage in dag.adaptation:
         assert not any("evaluate" in dep or "report" in dep for dep in dag.stages[stage]["deps"])
@@ -104,6 +116,7 @@ def test_stage_module_section_and_folder_share_a_name(dag: Dag) -> None:
         assert name in sections or name == "report"
 
 
+@pytest.mark.parametrize("dag", [*DAGS.values(), CELL], ids=[*DAGS, "cell"])
 def test_a_stage_depends_on_the_code_that_it_imports(dag: Dag) -> None:
     """All of the package that a stage's modules import, followed through its own stage modules."""
     for stage in dag.stages:
@@ -121,7 +134,7 @@ def test_a_stage_depends_on_the_code_that_it_imports(dag: Dag) -> None:
                 folder = "/".join(imported.split(".")[:2])
                 if (ROOT / folder).is_dir() and folder != "atp/stages":
                     assert folder in deps, f"{stage} imports {imported} through stages/{module}.py"
-        if stage not in ("evaluate", "report"):
+        if stage not in ("evaluate", "measure", "report"):
             assert {f"atp/stages/{module}.py" for module in seen} <= deps
 
 
@@ -161,6 +174,7 @@ def test_settings_that_change_no_result_are_not_tracked(dag: Dag) -> None:
 
 LAYERS = (
     ("flows", "cli"),
+    ("tables",),
     ("selection",),
     ("stages",),
     ("registry", "report", "tracking"),

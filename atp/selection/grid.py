@@ -26,16 +26,18 @@ UNSEEN = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination of a grid.
+    """One combination of a grid, or another experiment for DVC's queue.
 
     Attributes:
         name: of its experiment: what it sets, and a digest of all parameters and uncommitted changes, so that the same
             name means the same result.
-        values: dotted names and what they are set to.
+        values: dotted names and what they are set to; ``FILE:NAME`` if it is not in params.yaml.
+        target: the stage with which it ends, in the pipeline's folder.
     """
 
     name: str
     values: Mapping[str, Any]
+    target: str = "dvc.yaml:evaluate"
 
 
 def parse_axis(text: str) -> tuple[str, list[Any]]:

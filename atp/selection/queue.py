@@ -8,8 +8,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,43 @@ import psutil
 from atp.errors import InputError
 from atp.project import project_root
 from atp.selection.grid import Cell, override
-from atp.selection.repository import complaint, finished, open_repository, unfinished
+from atp.selection.repository import State, complaint, finished, open_repository, unfinished
 
 logger = logging.getLogger(__name__)
 
-LAST = "evaluate"
-"""Where an experiment ends: what comes after it is for the picked one alone."""
-
-WORKER = Path(".dvc/tmp/exps/celery/dvc-exp-worker-1.json")
+WORKERS = Path(".dvc/tmp/exps/celery")
+"""Where DVC's workers leave their process ids."""
 
 
-def enqueue(cells: Sequence[Cell]) -> dict[str, list[str]]:
-    """Put what is neither finished nor on its way into DVC's queue.
+@dataclass(frozen=True)
+class Whose:
+    """Which of DVC's experiments a command means.
+
+    Attributes:
+        pipeline: name of a folder with a dvc.yaml with which their names begin; None is the one in the working folder.
+        everything: also those that began at another commit than the current one.
+    """
+
+    pipeline: str | None = None
+    everything: bool = False
+
+    def finished(self, repo: Any, prefix: Path) -> dict[str, str]:
+        """Names and revisions of those that ended well."""
+        return finished(repo, self._folder(prefix), everything=self.everything)
+
+    def unfinished(self, repo: Any, prefix: Path) -> dict[str, tuple[State, str, str]]:
+        """The others: state, revision, and why it failed."""
+        return unfinished(repo, self._folder(prefix), everything=self.everything)
+
+    def _folder(self, prefix: Path) -> Path:
+        return prefix if self.pipeline is None else Path(self.pipeline)
+
+
+HERE = Whose()
+
+
+def enqueue(cells: Sequence[Cell], whose: Whose = HERE) -> dict[str, list[str]]:
+    """Put what is neither finished nor on its way into DVC's queue, in the given order.
 
     Returns:
         Names by what became of them: ``finished``, ``running``, ``queued`` before, ``failed``, or ``new``.
@@ -46,7 +72,7 @@ def enqueue(cells: Sequence[Cell]) -> dict[str, list[str]]:
                 "%s%s: not in git, and so not in the experiments; git add what they need", untracked[0], more
             )
         _bring_back(repo, [cell.name for cell in cells])
-        done, waiting = finished(repo, prefix), unfinished(repo, prefix)
+        done, waiting = whose.finished(repo, prefix), whose.unfinished(repo, prefix)
         for cell in cells:
             state = "finished" if cell.name in done else waiting.get(cell.name, ("new",))[0]
             found[state].append(cell.name)
@@ -59,10 +85,13 @@ def enqueue(cells: Sequence[Cell]) -> dict[str, list[str]]:
 
 
 def _put(repo: Any, prefix: Path, cell: Cell) -> None:
-    params, pipeline = prefix / "params.yaml", prefix / "dvc.yaml"
+    changes = []
+    for name, value in cell.values.items():
+        file, _, dotted = name.rpartition(":")
+        changes.append(f"{(prefix / (file or 'params.yaml')).as_posix()}:{override(dotted, value)}")
     repo.experiments.run(
-        targets=[f"{pipeline.as_posix()}:{LAST}"],
-        params=[f"{params.as_posix()}:{override(name, value)}" for name, value in cell.values.items()],
+        targets=[(prefix / cell.target).as_posix()],
+        params=changes,
         queue=True,
         name=cell.name,
         # Imported data come from the cache; the place that they were imported from is not in the temporary clone.
@@ -80,7 +109,7 @@ def _bring_back(repo: Any, names: Sequence[str]) -> None:
     active = {entry.name: entry for entry in queue.iter_active()}
     for name in names:
         entry = active.get(name)
-        if entry is None or _alive(_worker_pid(), "queue-worker"):
+        if entry is None or _working():
             continue
         logger.info("%s: was killed; it is queued again", name)
         # A stage dies with its executor, of which without a worker nobody would collect the result.
@@ -106,8 +135,10 @@ def _clone(queue: Any, entry: Any) -> Path | None:
     return root if root and root.is_relative_to(Path(".dvc/tmp/exps").resolve()) else None
 
 
-def _worker_pid() -> int | None:
-    return json.loads(WORKER.read_text()).get("pid") if WORKER.is_file() else None
+def _working() -> bool:
+    """Whether a worker of DVC's queue lives."""
+    files = sorted(WORKERS.glob("dvc-exp-worker-*.json"))
+    return any(_alive(json.loads(file.read_text()).get("pid"), "queue-worker") for file in files)
 
 
 def _alive(pid: int | None, word: str) -> bool:
@@ -120,38 +151,57 @@ def _alive(pid: int | None, word: str) -> bool:
         return False
 
 
-def work(cells: Sequence[Cell], every_s: float = 3.0) -> dict[str, str]:
-    """Let DVC's worker run what is queued, one experiment after the other, and show what they print, until all ended.
+def say(name: str, line: str) -> None:
+    """Show a line that an experiment printed."""
+    logger.info("%s: %s", name, line)
 
-    The worker goes on when this process is ended.
+
+def work(
+    cells: Sequence[Cell],
+    whose: Whose = HERE,
+    *,
+    jobs: int = 1,
+    every_s: float = 3.0,
+    told: Callable[[str, str], None] = say,
+    left: Callable[[Collection[str]], None] = lambda names: None,
+) -> dict[str, str]:
+    """Let DVC's workers run what is queued, and show what the experiments print, until all ended.
+
+    The workers go on when this process is ended.
+
+    Args:
+        jobs: experiments at a time; each then has its share of the cores.
+        told: is given the name and each line that an experiment printed.
+        left: is given the names of those that have not ended, every time.
 
     Returns:
         Names of those that failed, and why.
     """
-    names = [cell.name for cell in cells]
+    names = {cell.name for cell in cells}
     seen: dict[str, int] = {}
+    shown: set[str] = set()
     while True:
         with open_repository() as (repo, prefix):
             queue = repo.experiments.celery_queue
             entries = {
                 entry.name: entry for entry in (*queue.iter_active(), *(done.entry for done in queue.iter_done()))
             }
-            left = [
-                name for name, (state, *_) in unfinished(repo, prefix).items() if name in names and state != "failed"
-            ]
-            for name in names:
-                if name in entries:
-                    _show(queue, entries[name], seen)
-            if not left:
-                return {name: why for name, (_, _, why) in unfinished(repo, prefix).items() if name in names}
-            working = _alive(_worker_pid(), "queue-worker")
+            waiting = {name: entry for name, entry in whose.unfinished(repo, prefix).items() if name in names}
+            unended = [name for name, (state, *_) in waiting.items() if state != "failed"]
+            shown.update(unended)
+            for name in [cell.name for cell in cells if cell.name in entries and cell.name in shown]:
+                _show(queue, entries[name], seen, told)
+            left(unended)
+            if not unended:
+                return {name: why for name, (_, _, why) in waiting.items()}
+            working = _working()
         if not working:
-            enqueue(cells)
-            _start_worker()
+            enqueue(cells, whose)
+            _start_workers(jobs)
         time.sleep(every_s)
 
 
-def _show(queue: Any, entry: Any, seen: dict[str, int]) -> None:
+def _show(queue: Any, entry: Any, seen: dict[str, int], told: Callable[[str, str], None]) -> None:
     """What an experiment has printed since it was last looked at."""
     process = queue.proc.get(entry.stash_rev)
     path = Path(process.stdout) if process and process.stdout else None
@@ -165,17 +215,21 @@ def _show(queue: Any, entry: Any, seen: dict[str, int]) -> None:
     seen[entry.stash_rev] = start + len(whole)
     for line in whole.decode(errors="replace").splitlines():
         if line.strip() and not line.endswith("didn't change, skipping"):
-            logger.info("%s: %s", entry.name, line)
+            told(entry.name, line)
 
 
-def _start_worker() -> None:
-    """One worker, that ends by itself when the queue is empty."""
+def _start_workers(jobs: int) -> None:
+    """Workers that end by themselves when the queue is empty."""
     # Its stages are started as `python` and `dvc`, which must be this environment's, activated or not.
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    if jobs > 1:
+        # Trainings side by side that each take all cores are slower than one after the other.
+        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+        environment.setdefault("OMP_WAIT_POLICY", "passive")
     # A file and no pipe: the worker inherits it, and a pipe would be read until that ends.
     with tempfile.TemporaryFile("w+") as said:
         done = subprocess.run(
-            [sys.executable, "-m", "dvc", "queue", "start", "--jobs", "1"],
+            [sys.executable, "-m", "dvc", "queue", "start", "--jobs", str(jobs)],
             cwd=project_root(),
             env=environment,
             stdin=subprocess.DEVNULL,

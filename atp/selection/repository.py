@@ -5,7 +5,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import chdir, contextmanager, redirect_stdout
+from contextlib import chdir, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -109,6 +109,20 @@ def finished(repo: Any, prefix: Path, *, everything: bool = False) -> dict[str, 
     head = repo.scm.get_rev()
     refs = [info for info in exp_refs(repo.scm) if everything or info.baseline_sha == head]
     return {info.name: repo.scm.get_ref(str(info)) for info in refs if _of_pipeline(info.name, prefix)}
+
+
+def read_results(revisions: Mapping[str, str], path: Path) -> dict[str, bytes]:
+    """A file of several experiments' results; those that have it not, here or in DVC's cache, are left out.
+
+    Args:
+        revisions: of the experiments, by name.
+    """
+    found = {}
+    with open_repository() as (repo, _):
+        for name, rev in revisions.items():
+            with repo.switch(rev), suppress(FileNotFoundError), repo.dvcfs.open(path.as_posix(), "rb") as file:
+                found[name] = file.read()
+    return found
 
 
 def _of_pipeline(name: str, prefix: Path) -> bool:

@@ -1,0 +1,81 @@
+"""Stage ``measure`` of paper/dvc.yaml: one model on the test images, for a cell of a table.
+
+What ``evaluate`` does for all models of a pipeline, with the same functions, for the one that ``--model`` names.
+Writes, below ``runs/measure``:
+
+- ``metrics.json``: mIoU and IoU per class in percent, mIoU per protocol in ``data.protocols``, mean entropy, and what
+  the stage that made the model had measured without labels.
+- ``predictions/<name>.png``: of a few test images, evenly spread, class ids as palette PNG.
+"""
+
+import argparse
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from atp.config import Params
+from atp.data.folder import check_sizes, list_samples
+from atp.errors import InputError
+from atp.evidence.record import FILE
+from atp.stages.evaluate import evaluate, summary
+from atp.stages.stage import Stage, run_stage, write_json
+
+SHOWN = 8
+"""Test images whose predictions are kept."""
+
+
+def inputs(model: Path, params: Params, key: str | None) -> list[Path]:
+    test = params.data.test
+    return [model, test.images, *([test.labels] if test.labels else [])]
+
+
+def body(model: Path, stage: Stage) -> None:
+    data, runtime = stage.params.data, stage.runtime
+    if not runtime.is_main:
+        return
+    if data.test.labels is None:
+        raise InputError("params.yaml: data.test.labels: null; a table needs the labels of the test images")
+    samples = list_samples(data.test.images, data.test.labels)
+    check_sizes(samples)
+    shown = {sample.name for sample in samples[:: max(1, -(-len(samples) // SHOWN))]}
+    network, checkpoint = stage.load(model)
+    space = checkpoint.label_space
+    with stage.output() as folder:
+        predictions = folder / "predictions"
+        result = evaluate(
+            network,
+            samples,
+            data.size,
+            runtime,
+            flip=stage.params.evaluate.flip,
+            predictions=predictions,
+            label_space=space,
+            name=stage.label,
+        )
+        for path in predictions.iterdir():
+            if path.stem not in shown:
+                path.unlink()
+        metrics = flat(summary({"model": result}, space, data.protocol_ids()))
+        evidence = model / FILE
+        metrics["evidence"] = json.loads(evidence.read_text()) if evidence.is_file() else None
+        write_json(folder / "metrics.json", metrics)
+    stage.tracker.log(0, {"miou": metrics["miou"]})
+
+
+def flat(figures: dict[str, Any]) -> dict[str, Any]:
+    """A summary of one model without its name."""
+    protocols = {name: values["model"] for name, values in figures["protocols"].items()}
+    return {**{name: figures[name]["model"] for name in ("miou", "iou", "entropy")}, "protocols": protocols}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m atp.stages measure", add_help=False)
+    parser.add_argument("--model", type=Path, required=True, help="folder of the model")
+    arguments, sys.argv[1:] = parser.parse_known_args()
+    run_stage("measure", partial(body, arguments.model), partial(inputs, arguments.model), sealed=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""What a model is made by, read from the pipelines' dvc.yaml: its identity, whatever the commit.
+
+DVC resolves the same files for the parameters that are in place; here it is done for those of a cell, before the cell
+becomes an experiment.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from atp.errors import InputError
+
+PIPELINES = (".", "black_box", "paper")
+"""Folders of the dvc.yaml in which a cell's stages stand."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage for one set of parameters; paths are from the root of the project.
+
+    Attributes:
+        command: that it runs.
+        params: values by dotted name.
+        deps, outs: files and folders.
+    """
+
+    command: str
+    params: Mapping[str, Any]
+    deps: tuple[str, ...]
+    outs: tuple[str, ...]
+
+
+def steps(trees: Mapping[str, Mapping[str, Any]]) -> list[Step]:
+    """All stages of all pipelines.
+
+    Args:
+        trees: the parameters of each pipeline's folder.
+    """
+    return [step for folder in PIPELINES if folder in trees for step in _steps_of(folder, trees)]
+
+
+def _steps_of(folder: str, trees: Mapping[str, Mapping[str, Any]]) -> Iterator[Step]:
+    parsed = _parsed(Path(folder) / "dvc.yaml")
+    names = dict(trees[folder])
+    for path in parsed.get("vars", []):
+        names |= trees[os.path.normpath(Path(folder, path).parent)]
+    for entry in parsed["stages"].values():
+        if "foreach" in entry:
+            for key, item in _filled(entry["foreach"], names).items():
+                yield _step(entry["do"], folder, {**names, "key": key, "item": item}, trees)
+        else:
+            yield _step(entry, folder, names, trees)
+
+
+def _step(
+    entry: Mapping[str, Any], folder: str, names: Mapping[str, Any], trees: Mapping[str, Mapping[str, Any]]
+) -> Step:
+    where = os.path.normpath(Path(folder, entry.get("wdir", ".")))
+
+    def paths(key: str) -> tuple[str, ...]:
+        listed = (path if isinstance(path, str) else next(iter(path)) for path in entry.get(key, []))
+        return tuple(os.path.normpath(Path(where, _filled(path, names))) for path in listed)
+
+    params = {name: looked_up(trees[where], name) for name in entry.get("params", [])}
+    return Step(_filled(entry["cmd"], names), params, paths("deps"), paths("outs"))
+
+
+def _filled(text: str, names: Mapping[str, Any]) -> Any:
+    """``${a.b}`` replaced by what it names."""
+    whole = re.fullmatch(r"\$\{([\w.]+)\}", text)
+    if whole:
+        return looked_up(names, whole[1])
+    return re.sub(r"\$\{([\w.]+)\}", lambda found: str(looked_up(names, found[1])), text)
+
+
+def looked_up(tree: Mapping[str, Any], dotted: str) -> Any:
+    """An entry of a nested mapping by its dotted name; None if it is not there."""
+    node: Any = tree
+    for part in dotted.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
+@cache
+def _parsed(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; tables are made in the root of the project")
+    tree: dict[str, Any] = YAML(typ="safe", pure=True).load(path)
+    return tree
+
+
+def upstream(last: str, all_steps: Sequence[Step]) -> list[Step]:
+    """The stage that makes a folder, and all that it needs, first things first.
+
+    Raises:
+        InputError: no stage makes it.
+    """
+    makers = {out: step for step in all_steps for out in step.outs}
+    if last not in makers:
+        raise InputError(f"{last}: no stage of the pipeline makes it for these parameters")
+    found: list[Step] = []
+
+    def add(step: Step) -> None:
+        for dep in step.deps:
+            # A stage may need one file or folder of what another makes.
+            maker = next((makers[path] for path in (dep, *map(str, Path(dep).parents)) if path in makers), None)
+            if maker is not None and maker not in found:
+                add(maker)
+        if step not in found:
+            found.append(step)
+
+    add(makers[last])
+    return found
+
+
+def identity(chain: Sequence[Step]) -> str:
+    """A digest of commands, parameters, code and data of stages: what it is the same for has the same result."""
+    made = [out for step in chain for out in step.outs]
+    parts = []
+    for step in chain:
+        given = [dep for dep in step.deps if not any(Path(dep).is_relative_to(out) for out in made)]
+        contents = {dep: content(dep) for dep in given}
+        parts.append([step.command, step.params, contents, sorted(step.deps), step.outs])
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def content(path: str) -> str:
+    """A digest of a file or folder, as DVC knows it where it brings it in, else of its bytes.
+
+    Raises:
+        InputError: it is not there.
+    """
+    for known in sorted(Path().glob("?*.dvc")):
+        for out in _parsed(known)["outs"]:
+            if Path(path).is_relative_to(out["path"]):
+                return str(out["md5"])
+    start = Path(path)
+    if not start.exists():
+        raise InputError(f"{path}: no such file or folder; a stage needs it")
+    files = [start] if start.is_file() else sorted(p for p in start.rglob("*") if p.is_file())
+    total = sha256()
+    for file in files:
+        if "__pycache__" not in file.parts:
+            total.update(f"{file.as_posix()}\0{sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()
