@@ -48,9 +48,16 @@ GTA5_PALETTE = [
 
 
 def all_ids(count: int, size: tuple[int, int] = SIZE) -> NDArray[np.uint8]:
-    """Every id from 0 on, again and again from left to right and top to bottom."""
+    """Every id from 0 on once, then id k another k times, and 0 in the rest.
+
+    No two have the same number of pixels, so that one taken for another shows in what is counted.
+    """
     width, height = size
-    return (np.arange(width * height) % count).astype(np.uint8).reshape(height, width)
+    ids = np.zeros(width * height, np.uint8)
+    once = np.arange(count)
+    drawn = np.concatenate([once, np.repeat(once, once)])
+    ids[: len(drawn)] = drawn
+    return ids.reshape(height, width)
 
 
 def write_image(path: Path, seed: int, size: tuple[int, int] = SIZE) -> None:
