@@ -34,6 +34,7 @@ class ClassBalancedLabeller:
         """One pass over the images for the thresholds that ``portion`` of each class's pixels reach."""
         job.runtime.place(network)
         self._network = copy.deepcopy(network).eval().requires_grad_(False)
+        job.runtime.share_buffers(self._network)
         histogram = _confidences(self._network, images, job.runtime, f"{job.name} labels")
         never = histogram.counts.shape[1]
         codes = [int(code) for code in histogram.thresholds(portion)]

@@ -64,6 +64,12 @@ class Runtime:
             distributed.all_reduce(value)
         return value
 
+    def share_buffers(self, network: nn.Module) -> None:
+        """The main process's buffers for all: after its last batch each has BatchNorm statistics of its own."""
+        if self.world_size > 1:
+            for buffer in network.buffers():
+                distributed.broadcast(buffer, 0)
+
     def from_main(self, value: bool) -> bool:
         """What the main process has found out alone, for all of them; the others wait for it, for hours if need be."""
         if self.waiting is None:
