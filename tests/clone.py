@@ -20,6 +20,8 @@ TINY = {
     "teach": {"epochs": 1, "batch_size": 4},
     "propagate": {"epochs": 1, "batch_size": 2},
     "dump": {"scales": [1.0]},
+    # Six views of every image and of every stage's model.
+    "evidence": {"images": 2},
     "rounds": {"r02": {"model": "runs/teach/r01"}},
     "split": {"model": "runs/teach/r02"},
 }
@@ -89,7 +91,7 @@ def box_in(clone: Path) -> Path:
     params = yaml.load(folder / "params.yaml")
     params["query"].update({"box": "folder", "folder": "box/predictions", "endpoint": None})
     params["distill"].update({"epochs": 2, "batch_size": 4, "warmup_steps": 1})
-    for section in ("training", "runtime", "teach", "propagate", "dump"):
+    for section in ("training", "runtime", "teach", "propagate", "dump", "evidence"):
         params[section].update(TINY[section])
     yaml.dump(params, folder / "params.yaml")
     return folder

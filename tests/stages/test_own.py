@@ -50,14 +50,14 @@ class Case:
         make: the same without ATP.
         wrap: how its checkpoint is written; None if the source model is trained here.
         scores: what its output holds them as.
-        training: settings that differ.
+        settings: that differ, by section of params.yaml.
     """
 
     model: dict[str, Any]
     make: Callable[[], nn.Module]
     wrap: Callable[[dict[str, torch.Tensor], Path], None] | None
     scores: Callable[[Any], torch.Tensor]
-    training: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def saved(wrapped: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[dict[str, torch.Tensor], Path], None]:
@@ -89,6 +89,8 @@ CASES = {
         lambda: deeplabv3_resnet50(num_classes=3, weights_backbone=None, aux_loss=True),
         saved(lambda state: {"state_dict": prefixed(state, "module."), "epoch": 3}),
         lambda output: output["out"],
+        # By far the largest: what the others show is not shown again.
+        {"evidence": {"images": 1}, "dump": {"scales": [1.0]}, "evaluate": {"batchnorm_only": False}},
     ),
     "unet": Case(
         {
@@ -124,7 +126,7 @@ CASES = {
         lambda: SegformerForSemanticSegmentation(SegformerConfig(**SEGFORMER)),
         saved(lambda state: prefixed(state, "_orig_mod.")),
         lambda output: output.logits,
-        {"precision": "bf16"},
+        {"training": {"precision": "bf16"}},
     ),
 }
 
@@ -140,6 +142,7 @@ def smaller(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # 48 lines are no multiple of 32, and some encoders want one.
     set_params(project, "data", size=[64, 48])
     set_params(project, "runtime", save_every_s=30)
+    set_params(project, "evidence", images=2)
     for stage in ("source", "align", "teach", "propagate"):
         set_params(project, stage, epochs=1, batch_size=2, warmup_steps=0)
     replace(project, rounds={"r01": {"model": "runs/align"}}, split={"model": "runs/teach/r01"})
@@ -168,7 +171,8 @@ def finished(case: Case, smaller: Path, tmp_path_factory: pytest.TempPathFactory
     """All stages done with this network; not to be changed."""
     project = Path(shutil.copytree(smaller, tmp_path_factory.mktemp("own") / "project"))
     replace(project, model=case.model)
-    set_params(project, "training", **case.training)
+    for section, settings in case.settings.items():
+        set_params(project, section, **settings)
     if case.wrap:
         torch.manual_seed(1)
         case.wrap(case.make().state_dict(), project / "data/source/model.pth")
