@@ -85,15 +85,19 @@ def read_chunks(
 def reestimate_batchnorm(
     network: SegmentationNetwork, samples: Sequence[Sample], size: tuple[int, int] | None, runtime: Runtime
 ) -> None:
-    """Replace BatchNorm's running statistics by those of these images, each chunk counting the same; nothing else."""
+    """Replace BatchNorm's running statistics by those of these images, each chunk counting the same; nothing else.
+
+    All else is in evaluation mode: the statistics are those of what the layers will be given.
+    """
     runtime.place(network)
     layers = [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     momenta = [layer.momentum for layer in layers]
+    network.eval()
     for layer in layers:
         layer.reset_running_stats()
         # None is PyTorch's word for the plain mean over all batches.
         layer.momentum = None
-    network.train()
+        layer.train()
     for _, images in read_chunks(chunks(samples, size), size):
         if len(images) == 1:
             # One value has no variance, and that is all that global pooling leaves of an image.

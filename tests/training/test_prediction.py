@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from atp.data.folder import Sample, list_samples
+from atp.data.tensors import read_image
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
 from atp.training.prediction import Predictor, chunks, reestimate_batchnorm
 from atp.training.runtime import Runtime
@@ -81,3 +83,23 @@ def test_statistics_are_the_mean_over_the_images_and_nothing_else_changes(sample
     assert torch.allclose(mean, features.mean((0, 2, 3)), atol=1e-5)  # type: ignore[arg-type]
     assert all(torch.equal(value, weights[name]) for name, value in one.named_parameters())
     assert not one.training
+
+
+class Dropping(SegmentationNetwork):
+    """Dropout before BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__(NetworkConfig(num_classes=2))
+        self.drop, self.norm, self.classifier = nn.Dropout(0.5), nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1)
+
+    def scores(self, images: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.norm(self.drop(images)))  # type: ignore[no-any-return]
+
+
+def test_statistics_are_of_what_is_predicted_from(samples: list[Sample]) -> None:
+    """Not of what dropout leaves of it."""
+    one = Dropping()
+    reestimate_batchnorm(one, samples[:3], None, RUNTIME)
+    normal = one.normalise(torch.stack([read_image(sample.image) for sample in samples[:3]]))
+    torch.testing.assert_close(one.norm.running_mean, normal.mean((0, 2, 3)))
+    torch.testing.assert_close(one.norm.running_var, normal.var((0, 2, 3)))
