@@ -1,4 +1,4 @@
-"""The command line ``atp``: predict, export, doctor, report, select, table, promote, serve."""
+"""The command line ``atp``: predict, export, doctor, report, select, table, figure, promote, serve."""
 
 import json
 import logging
@@ -206,10 +206,25 @@ def table(
     collect: Annotated[bool, typer.Option("--collect", help="Show what there is; compute nothing.")] = False,
 ) -> None:
     """Make one of the paper's tables on the data of params.yaml; each cell is a DVC experiment, computed once."""
-    from atp.tables.command import make_table, parse_seeds
+    _make("table", number, seeds, jobs, collect)
+
+
+@app.command()
+def figure(
+    number: Annotated[int, typer.Argument(help="Of the paper's figure: docs/tables.md.")],
+    seeds: Annotated[str, typer.Option(help="Values of training.seed.")] = "0,1,2",
+    jobs: Annotated[int, typer.Option(min=1, help="Cells computed at a time.")] = 1,
+    collect: Annotated[bool, typer.Option("--collect", help="Show what there is; compute nothing.")] = False,
+) -> None:
+    """Make one of the paper's figures, as table does."""
+    _make("figure", number, seeds, jobs, collect)
+
+
+def _make(what: str, number: int, seeds: str, jobs: int, collect: bool) -> None:
+    from atp.tables.command import make, parse_seeds
 
     _quiet()
-    typer.echo(make_table(number, parse_seeds(seeds), jobs, run=not collect))
+    typer.echo(make(what, number, parse_seeds(seeds), jobs, run=not collect))
 
 
 def _quiet() -> None:

@@ -94,6 +94,11 @@ def test_a_cell_reads_test_images_and_one_model() -> None:
     assert not readers
 
 
+def test_a_white_box_answers_as_a_box_does_about_images_without_their_labels() -> None:
+    assert CELL.data("answer") == ["${data.target.images}", "${data.test.images}"]
+    assert [dep for dep in CELL.stages["answer"]["deps"] if dep.startswith("runs")] == ["runs/source"]
+
+
 def test_no_stage_of_the_adaptation_depends_on_an_evaluation(dag: Dag) -> None:
     for stage in dag.adaptation:
         assert not any("evaluate" in dep or "report" in dep for dep in dag.stages[stage]["deps"])

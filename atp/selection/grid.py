@@ -128,4 +128,6 @@ def _hydra(value: Any) -> str:
         return f"'{quoted}'"
     if isinstance(value, Sequence):
         return "[" + ",".join(map(_hydra, value)) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{name}:{_hydra(entry)}" for name, entry in value.items()) + "}"
     return json.dumps(value)

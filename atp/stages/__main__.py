@@ -17,7 +17,7 @@ from atp.errors import InputError, exit_codes
 from atp.stages.beside import start_ahead
 from atp.stages.process import die_with_parent
 
-ALONE = ("query", "evaluate", "measure", "report", "register")
+ALONE = ("answer", "query", "evaluate", "measure", "report", "register")
 """Stages with nothing to divide among processes."""
 
 

@@ -13,7 +13,8 @@ from atp.project import project_root
 from atp.selection.grid import Cell
 from atp.selection.queue import enqueue, work
 from atp.tables.cells import Plan, plan
-from atp.tables.definitions import TABLES, Table
+from atp.tables.contents import contents
+from atp.tables.definitions import Table
 from atp.tables.output import bars, markdown, tree
 from atp.tables.results import CELLS, collect, lines
 from atp.training.progress import share_done
@@ -38,33 +39,34 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def make_table(number: int, seeds: Sequence[int], jobs: int, *, run: bool) -> str:
-    """Compute what is missing of a table, and write and return it.
+def make(what: str, number: int, seeds: Sequence[int], jobs: int, *, run: bool) -> str:
+    """Compute what is missing of a table or figure, and write and return it.
 
     Args:
+        what: ``table`` or ``figure``.
         jobs: experiments at a time.
         run: False shows what there is.
 
     Raises:
-        InputError: no such table, or it cannot be made of these data and parameters.
+        InputError: there is none of that number, or it cannot be made of these data and parameters.
     """
-    if number not in TABLES:
-        raise InputError(f"table {number}: no such table; there are {', '.join(map(str, TABLES))}")
     if Path.cwd() != project_root():
         raise InputError(f"tables are made in the root of the project: cd {project_root()}")
     params = load_params()
     if params.data.test.labels is None:
         raise InputError("params.yaml: data.test.labels: null; a table needs the labels of the test images")
-    table, heading = TABLES[number](params), f"Table {number}"
+    table, heading = contents(what, number, params), f"{what.capitalize()} {number}"
+    if table.kind == "pictures":
+        seeds = seeds[:1]
     planned = plan((setting for row in table.rows for setting in row.settings), seeds)
     if run:
         compute(planned, labels(table, planned, seeds), jobs)
     found = lines(table, planned, collect(planned), seeds)
-    text = markdown(heading, table, found, seeds)
-    write(f"table-{number}.md", text.encode())
-    write(f"table-{number}.json", (json.dumps(tree(heading, table, found, seeds), indent=2) + "\n").encode())
-    write(f"table-{number}.png", bars(heading, table, found))
-    return f"{text}\n{FOLDER}/table-{number}.md, .json, .png"
+    name, text = f"{what}-{number}", markdown(heading, table, found, seeds)
+    write(f"{name}.md", text.encode())
+    write(f"{name}.json", (json.dumps(tree(heading, table, found, seeds), indent=2) + "\n").encode())
+    write(f"{name}.png", bars(heading, table, found))
+    return f"{text}\n{FOLDER}/{name}.md, .json, .png"
 
 
 def write(name: str, content: bytes) -> None:

@@ -1,14 +1,9 @@
-"""What the paper's tables and figures are made of, as data: rows, their parameters, and the model that is measured.
+"""What a table or figure is: rows, each of them a model of the pipeline for some parameters. Those of the paper are in
+``contents``."""
 
-The print was not at hand: what its tables hold is our reading of it, and docs/paper.md says what that rests on. To
-change a table, change its rows here.
-"""
-
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-from atp.config import Params
+from typing import Any, Literal
 
 SOURCE, ALIGN, PROPAGATE = "runs/source", "runs/align", "runs/propagate"
 
@@ -28,73 +23,51 @@ class Setting:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table.
+    """A row of a table, or a point of a curve.
 
     Attributes:
         name: as printed.
         settings: one, or several of which one is picked for each seed.
-        pick: by what: ``evidence``, measured without labels, or ``labels``, which is an oracle.
+        pick: by what: ``evidence``, measured without labels, or ``labels``, which is an oracle. One that picks the same
+            as the row above it is left out.
+        published: its name in printed.yaml; empty is that of the row.
+        curve: parameter that is varied, of a point of a curve.
+        at: its value there.
     """
 
     name: str
     settings: tuple[Setting, ...]
-    pick: str = ""
+    pick: Literal["", "evidence", "labels"] = ""
+    published: str = ""
+    curve: str = ""
+    at: float = 0.0
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
+    """A table, or a figure.
 
     Attributes:
         title: what it shows.
         caption: what is to be known about its rows.
         rows: in order; the first is what the others are compared with.
+        columns: what is measured: a heading, and the name in ``data.protocols``, empty for the mean over all classes.
+        whose: of what data others' figures are that stand beside ours.
+        kind: how it is drawn: ``bars``, ``curves`` of one parameter each, or ``pictures`` of test images.
     """
 
     title: str
     caption: str
     rows: tuple[Row, ...]
+    columns: tuple[tuple[str, str], ...] = (("mIoU", ""),)
+    whose: str = ""
+    kind: Literal["bars", "curves", "pictures"] = "bars"
 
 
-def row(name: str, model: str, **values: Any) -> Row:
-    """A row of one setting; dots of the parameters' names are double underscores."""
-    return Row(name, (Setting(model, dotted(values)),))
+def row(name: str, model: str, values: Mapping[str, Any] | None = None, **more: Any) -> Row:
+    """A row of one setting.
 
-
-def dotted(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name.replace("__", "."): value for name, value in values.items()}
-
-
-FLIP = {"jitter": 0.0, "blur": False}
-"""Photometric augmentation off."""
-
-
-def taught(params: Params) -> str:
-    """Folder of the last round's model."""
-    return f"runs/teach/{list(params.rounds)[-1]}"
-
-
-def table_5(params: Params) -> Table:
-    """The parts of the method one by one."""
-    teach = taught(params)
-    plain = {"teach.augmentation.jitter": 0.0, "teach.augmentation.blur": False}
-    return Table(
-        "The parts of the method, one by one",
-        "Each row adds one part to the one above it. Without photometric augmentation: no jitter and no blur in teach.",
-        (
-            row("source", SOURCE),
-            row("BatchNorm only", ALIGN, align__method="batchnorm"),
-            row("(a) curriculum entropy", ALIGN, align__diversity=0.0),
-            row("(b) + plain diversity", ALIGN, align__weighted=False),
-            row("(c) + weighted diversity = align", ALIGN),
-            row("(d) + positive labels", teach, teach__negative=0.0),
-            Row("(d) without photometric augmentation", (Setting(teach, {"teach.negative": 0.0, **plain}),)),
-            row("(e) + negative labels = teach", teach),
-            Row("(e) without photometric augmentation", (Setting(teach, plain),)),
-            row("(f) + propagation = propagate", PROPAGATE),
-            row("(f) straight from align, without teach", PROPAGATE, split__model=ALIGN),
-        ),
-    )
-
-
-TABLES: Mapping[int, Callable[[Params], Table]] = {5: table_5}
+    Args:
+        more: further attributes of the row.
+    """
+    return Row(name, (Setting(model, values or {}),), **more)

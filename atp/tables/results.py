@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from atp.selection.queue import Whose
-from atp.selection.ranking import INDICATOR
+from atp.selection.ranking import COLLAPSED, INDICATOR
 from atp.selection.repository import open_repository, read_results
 from atp.tables.cells import PIPELINE, RESULT, Plan
 from atp.tables.definitions import Row, Table
@@ -65,6 +65,10 @@ class Line:
     values: Sequence[Value]
     missing: Mapping[str, str]
 
+    def experiments(self) -> list[str]:
+        """That measured the values."""
+        return [value.experiment for value in self.values]
+
     def figures(self, protocol: str = "") -> list[float]:
         """mIoU of the seeds, by a protocol or over all classes."""
         if not protocol:
@@ -99,8 +103,13 @@ def collect(plan: Plan) -> State:
 
 
 def lines(table: Table, plan: Plan, state: State, seeds: Sequence[int]) -> list[Line]:
-    """A table's rows with their figures."""
-    return [_line(row, plan, state, seeds) for row in table.rows]
+    """A table's rows with their figures; an oracle that picks the same as the row above it is left out."""
+    found: list[Line] = []
+    for row in table.rows:
+        line = _line(row, plan, state, seeds)
+        if row.pick != "labels" or not found or line.experiments() != found[-1].experiments():
+            found.append(line)
+    return found
 
 
 def _line(row: Row, plan: Plan, state: State, seeds: Sequence[int]) -> Line:
@@ -120,7 +129,12 @@ def _line(row: Row, plan: Plan, state: State, seeds: Sequence[int]) -> Line:
 
 
 def _picked(values: Sequence[Value], pick: str) -> Value:
-    """The one that is best by what is measured without labels, or with them; of equal ones the first."""
+    """The one that is best by what is measured without labels, as `atp select` ranks, or with them; of equal ones the
+    first."""
     if pick == "evidence":
-        return max(values, key=lambda value: value.metrics["evidence"]["after"][INDICATOR])
+        return max(values, key=lambda value: _without_labels(value.metrics["evidence"]))
     return max(values, key=lambda value: value.miou) if pick == "labels" else values[0]
+
+
+def _without_labels(evidence: Mapping[str, Any]) -> tuple[bool, float]:
+    return evidence["verdict"] != COLLAPSED, evidence["after"][INDICATOR]

@@ -1,0 +1,64 @@
+"""Stage ``answer`` of paper/dvc.yaml: the source model as a box that is asked once about every target and test image.
+
+What it says is all that black_box/ then sees of it. Writes, below ``runs/answer``:
+
+- ``target/<name>.npz``, ``test/<name>.npz``: the most probable classes of each pixel and their probabilities.
+- ``classes.yaml``: the classes.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from atp.black_box.answers import Answer
+from atp.config import Params
+from atp.data.folder import list_samples
+from atp.data.masks import write_classes
+from atp.stages.stage import Stage, run_stage
+from atp.training.prediction import Predictor, chunks, read_chunks
+from atp.training.progress import Progress
+
+SOURCE = Path("runs/source")
+
+KEPT = 4
+"""Most probable classes kept of each pixel, as many as ``query.keep`` keeps of them by default."""
+
+
+def inputs(params: Params, key: str | None) -> list[Path]:
+    return [params.data.target.images, params.data.test.images, SOURCE]
+
+
+def opened(params: Params) -> list[Path]:
+    """The test images: what a box says of them is for its own mIoU."""
+    return [params.data.test.images]
+
+
+def body(stage: Stage) -> None:
+    if not stage.runtime.is_main:
+        return
+    data = stage.params.data
+    network, checkpoint = stage.load(SOURCE)
+    predictor = Predictor([(network, 1.0)], stage.runtime)
+    asked = {part: list_samples(getattr(data, part).images) for part in ("target", "test")}
+    with stage.output() as folder, Progress(stage.label, sum(map(len, asked.values()))) as progress:
+        write_classes(folder / "classes.yaml", checkpoint.label_space)
+        for part, samples in asked.items():
+            for some, images in read_chunks(chunks(samples, data.size), data.size):
+                for sample, probabilities in zip(some, predictor.probabilities(images).cpu(), strict=True):
+                    answer = Answer.of(probabilities, KEPT)
+                    path = folder / part / f"{sample.name}.npz"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    np.savez_compressed(
+                        path,
+                        classes=answer.classes.numpy(),
+                        probabilities=answer.probabilities.numpy().astype(np.float16),
+                    )
+                    progress.advance()
+
+
+def main() -> None:
+    run_stage("answer", body, inputs, opened=opened)
+
+
+if __name__ == "__main__":
+    main()

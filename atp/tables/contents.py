@@ -1,0 +1,434 @@
+"""The paper's tables and figures, as data: to change one, change its rows here.
+
+The print was not at hand: what its tables hold is our reading of it, and docs/paper.md says what that rests on. Rows
+are few, since each is trained for each seed; those that come to the same parameters share what is computed, in all
+tables.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from atp.config import ATP, Params, rivals
+from atp.data.label_maps import CLASS_SETS
+from atp.errors import InputError
+from atp.tables.definitions import ALIGN, PROPAGATE, SOURCE, Row, Setting, Table, row
+
+RIVALS = {
+    "batchnorm": "BatchNorm only",
+    "tent": "TENT",
+    "min_ent": "MinEnt",
+    "max_square": "MaxSquare",
+    "information_maximization": "SHOT-IM",
+    "cbst": "CBST",
+    "urma": "URMA",
+}
+"""Their names in print, in the order of the tables; others of atp/rivals follow under their own."""
+
+UNTRAINED = ("batchnorm",)
+"""Rivals without a learning rate."""
+
+NEED_BATCHNORM = ("batchnorm", "tent")
+
+SLOWER = 0.1
+"""The second rate to pick from, as a factor of a rival's published one."""
+
+NO_CHANGE: dict[str, Any] = {
+    "align.epochs": 1,
+    "align.alpha": 0.0,
+    "align.diversity": 0.0,
+    "align.weight_decay": 0.0,
+    "align.batchnorm": "eval",
+}
+"""An align that hands on the source model as it is, so that propagation can begin with that."""
+
+
+def taught(params: Params) -> str:
+    """Folder of the last round's model."""
+    return f"runs/teach/{list(params.rounds)[-1]}"
+
+
+def has_batchnorm(params: Params) -> bool:
+    """False of the one network of ours without; of a user's own it shows when it runs."""
+    return params.model.factory is not None or params.model.backbone != "vgg16"
+
+
+def methods(params: Params) -> list[str]:
+    """Rivals that can adapt this network."""
+    known = [*RIVALS, *(name for name in rivals() if name not in RIVALS)]
+    return [name for name in known if has_batchnorm(params) or name not in NEED_BATCHNORM]
+
+
+def rival(method: str, factor: float = 1.0) -> dict[str, Any]:
+    """Parameters of a rival in align's place, at its published learning rate times a factor."""
+    values: dict[str, Any] = {"align.method": method}
+    if factor != 1:
+        # Here, as it imports PyTorch.
+        published: float = import_module(f"atp.rivals.{method}").Settings().lr_factor
+        values["align.rival.lr_factor"] = round(factor * published, 9)
+    return values
+
+
+def rival_rows(params: Params, *, picked: bool = True) -> Iterable[Row]:
+    """Each rival at its published settings, and at a learning rate picked without labels and with them."""
+    for method in methods(params):
+        name, published = RIVALS.get(method, method), Setting(ALIGN, rival(method))
+        yield Row(name, (published,), published=method)
+        if picked and method not in UNTRAINED:
+            rates = (published, Setting(ALIGN, rival(method, SLOWER)))
+            yield Row(f"{name}, rate picked without labels", rates, "evidence", published="none")
+            yield Row(f"{name}, rate picked by labels: an oracle", rates, "labels", published="none")
+
+
+def rivals_table(title: str, params: Params, **more: Any) -> Table:
+    """What tables 1 to 3 have in common."""
+    return Table(
+        title,
+        "A rival takes the place of align, on the same source model, images and network; its published settings, the "
+        "learning rate scaled as ATP's is (docs/rivals.md). Picked: the better one of that rate and a tenth of it, for "
+        "each seed, by agreement over scales without labels; or by the labels of the test images, shown where that is "
+        "another one.",
+        (
+            row("source", SOURCE),
+            *rival_rows(params),
+            row("ATP: align", ALIGN),
+            row("ATP: align, teach, propagate", PROPAGATE),
+        ),
+        **more,
+    )
+
+
+def table_1(params: Params) -> Table:
+    """Rivals, on any data."""
+    return rivals_table(
+        "Rivals", params, whose="GTA5 to Cityscapes; all but the source model trained on the source's images besides"
+    )
+
+
+def table_2(params: Params) -> Table:
+    """Rivals, SYNTHIA to Cityscapes."""
+    names, protocols = params.data.label_space().names, params.data.protocols
+    found = {
+        count: name for count in (16, 13) for name, each in protocols.items() if set(each) == set(CLASS_SETS[count])
+    }
+    if names == CLASS_SETS[16]:
+        found[16] = ""
+    if len(found) < 2 or names not in (CLASS_SETS[16], CLASS_SETS[19]):
+        raise InputError(
+            "table 2: is of SYNTHIA to Cityscapes by 16 and 13 classes, which data of params.yaml are not; "
+            "see docs/datasets.md and take presets/paper-synthia.yaml, or make table 1 of these data"
+        )
+    return rivals_table(
+        "Rivals, SYNTHIA to Cityscapes",
+        params,
+        columns=(("16 classes", found[16]), ("13 classes", found[13])),
+        whose="SYNTHIA to Cityscapes; all but the source model trained on the source's images besides",
+    )
+
+
+def table_3(params: Params) -> Table:
+    """Rivals, Cityscapes to Cross-City."""
+    if params.data.label_space().names != CLASS_SETS[13] or params.data.target.labels is not None:
+        raise InputError(
+            "table 3: is of Cityscapes to a city of Cross-City, which data of params.yaml are not; see "
+            "docs/datasets.md and take presets/paper-cross-city.yaml, or make table 1 of these data"
+        )
+    return rivals_table(
+        "Rivals, Cityscapes to a city of Cross-City",
+        params,
+        whose="Cityscapes to each city; all but the source model trained on the source's images besides",
+    )
+
+
+def black(params: Params) -> dict[str, Any]:
+    """Parameters of black_box/ for a box that is this pipeline's source model, asked about the same images."""
+
+    def beside(path: Path) -> str:
+        return os.path.relpath(path, "black_box")
+
+    data, answers = params.data, "../runs/answer"
+    values: dict[str, Any] = {
+        "data.source.root": answers,
+        "data.classes": f"{answers}/classes.yaml",
+        "query.box": "folder",
+        "query.folder": answers,
+        "query.endpoint": None,
+        "data.size": None if data.size is None else list(data.size),
+        "data.crop": None if data.crop is None else list(data.crop),
+    }
+    for part, entry in (("target", data.target), ("test", data.test)):
+        values[f"data.{part}.images"] = beside(entry.images)
+        values[f"data.{part}.labels"] = None if entry.labels is None else beside(entry.labels)
+    return {f"black_box/params.yaml:{name}": value for name, value in values.items()}
+
+
+def table_4(params: Params) -> Table:
+    """The black box."""
+    box = black(params)
+    augmentation = "black_box/params.yaml:distill.augmentation"
+    flip = box | {f"{augmentation}.jitter": 0.0, f"{augmentation}.blur": False}
+    stages = (
+        ("student", "black_box/runs/distill"),
+        # The rounds of black_box/params.yaml, which has one.
+        ("+ teach", "black_box/runs/teach/r01"),
+        ("+ propagate", "black_box/runs/propagate"),
+    )
+    return Table(
+        "A black box",
+        "The box is the source model of the same seed, of which a folder of predictions is all that black_box/ sees; "
+        "its student begins with random weights. Below, for comparison: the same model as a white box.",
+        (
+            row("the box itself = the source model", SOURCE),
+            *(row(name, model, box) for name, model in stages),
+            *(row(f"{name}, distilled without jitter and blur", model, flip) for name, model in stages),
+            *([row("white box: BatchNorm only", ALIGN, rival("batchnorm"))] if has_batchnorm(params) else []),
+            row("white box: align", ALIGN),
+            row("white box: teach", taught(params)),
+            row("white box: propagate", PROPAGATE),
+        ),
+    )
+
+
+def table_5(params: Params) -> Table:
+    """The parts of the method one by one."""
+    teach = taught(params)
+    plain = {"teach.augmentation.jitter": 0.0, "teach.augmentation.blur": False}
+    return Table(
+        "The parts of the method, one by one",
+        "Each row adds one part to the one above it. Without photometric augmentation: no jitter and no blur in teach. "
+        "The oracle is the source model's network, trained on the target's labels.",
+        (
+            row("source", SOURCE),
+            *([row("BatchNorm only", ALIGN, rival("batchnorm"))] if has_batchnorm(params) else []),
+            row("(a) curriculum entropy", ALIGN, {"align.diversity": 0.0}),
+            row("(b) + plain diversity", ALIGN, {"align.weighted": False}),
+            row("(c) + weighted diversity = align", ALIGN),
+            row("(d) + positive labels", teach, {"teach.negative": 0.0}),
+            row("(d) without photometric augmentation", teach, {"teach.negative": 0.0, **plain}),
+            row("(e) + negative labels = teach", teach),
+            row("(e) without photometric augmentation", teach, plain),
+            row("(f) + propagation = propagate", PROPAGATE),
+            row("(f) straight from align, without teach", PROPAGATE, {"split.model": ALIGN}),
+            *oracle(params),
+        ),
+        whose="GTA5 to Cityscapes by another network, DAFormer",
+    )
+
+
+def oracle(params: Params) -> Iterable[Row]:
+    """The source's stage on the target's labels, twice as long; none where there are no labels, or given weights, which
+    would not lie beside them."""
+    target, source = params.data.target, params.source
+    if target.labels is None or source is None or params.model.weights not in ("none", "imagenet"):
+        return
+    space, epochs = params.data.label_space(), 2 * source.epochs
+    values = {
+        "data.source.root": os.path.commonpath((target.images, target.labels)),
+        "data.source.images": str(target.images),
+        "data.source.labels": str(target.labels),
+        "data.source.size": None,
+        # The file of classes lies beside the source's images.
+        "data.classes": [
+            {"name": name, "color": list(color)} for name, color in zip(space.names, space.colors, strict=True)
+        ],
+        "data.class_map": None,
+        "source.checkpoint": None,
+        "source.epochs": epochs,
+    }
+    yield row(f"oracle: trained on target labels, {epochs} epochs", SOURCE, values)
+
+
+def table_6(params: Params) -> Table:
+    """Variants of align's loss."""
+    return Table(
+        "Variants of align's loss",
+        "Each row changes align alone. Entropy is Eq. 2 and diversity Eq. 3; plain entropy has gamma 0, plain "
+        "diversity no weights.",
+        (
+            row("source", SOURCE),
+            *([row("BatchNorm only", ALIGN, rival("batchnorm"))] if has_batchnorm(params) else []),
+            row("plain entropy", ALIGN, {"align.diversity": 0.0, "align.gamma": 0.0}),
+            row("curriculum entropy", ALIGN, {"align.diversity": 0.0}),
+            row("curriculum entropy + plain diversity", ALIGN, {"align.weighted": False}),
+            row("curriculum entropy + weighted diversity = align", ALIGN),
+            *(
+                row(f"align, {name}", ALIGN, {f"align.{key}": value})
+                for name, key, value in (
+                    ("gradient through the entropy's weight", "weight_grad", "full"),
+                    ("gradient not through the entropy's weight", "weight_grad", "detach"),
+                    ("diversity of each image", "per_image", True),
+                    ("diversity of the batch", "per_image", False),
+                    ("the classifier learns too", "freeze_classifier", False),
+                )
+                if getattr(params.align, key) != value
+            ),
+        ),
+    )
+
+
+def table_7(params: Params) -> Table:
+    """Another backbone."""
+    if params.model.factory is not None or params.model.backbone != "vgg16":
+        raise InputError(
+            "table 7: is of VGG-16, which model of params.yaml is not; take presets/paper-vgg16.yaml, or make table 1 "
+            "with this network"
+        )
+    return Table(
+        "Another backbone: VGG-16",
+        "As table 1, rivals at their published settings alone. This network has no BatchNorm, and so no rival that is "
+        "made of it.",
+        (
+            row("source", SOURCE),
+            *rival_rows(params, picked=False),
+            row("ATP: align", ALIGN),
+            row("ATP: align, teach", taught(params)),
+            row("ATP: align, teach, propagate", PROPAGATE),
+        ),
+    )
+
+
+def table_8(params: Params) -> Table:
+    """Propagation after other methods."""
+    slow = [name for name in ("tent", "max_square", "urma") if name in methods(params)]
+    begun = {"source": (Setting(SOURCE), NO_CHANGE)}
+    if has_batchnorm(params):
+        begun["BatchNorm only"] = (Setting(ALIGN, rival("batchnorm")), rival("batchnorm"))
+    for method in slow:
+        values = rival(method, SLOWER)
+        begun[f"{RIVALS[method]} at a tenth of its rate"] = (Setting(ALIGN, values), values)
+    begun["ATP: align"] = (Setting(ALIGN), {})
+    rows = []
+    for name, (alone, values) in begun.items():
+        rows.append(Row(name, (alone,)))
+        rows.append(row(f"{name}, then propagate", PROPAGATE, {**values, "split.model": ALIGN}))
+    return Table(
+        "Propagation after other methods",
+        "Each method alone, and split and propagate begun with its model, without teach. TENT, MaxSquare and URMA "
+        "learn at a tenth of their published rates (docs/rivals.md).",
+        tuple(rows),
+    )
+
+
+def table_9(params: Params) -> Table:
+    """Variants of propagation."""
+    decay = params.propagate.ema or 0.999
+    teachers = (
+        ("an averaged teacher", {"propagate.ema": decay, "propagate.hand_on": "ema"}),
+        ("no averaged teacher", {"propagate.ema": None, "propagate.hand_on": "student"}),
+    )
+    mixes = (("strong augmentation", "none"), ("CutMix", "cut_mix"), ("ClassMix", "class_mix"), ("ReCo", "reco"))
+    return Table(
+        "Variants of propagation",
+        f"All begin with teach's model. The averaged teacher has a decay of {decay} and is what is handed on; without "
+        "it the network teaches itself, as the text has it.",
+        (
+            row("teach", taught(params)),
+            *(
+                row(f"{name}, {teacher}", PROPAGATE, {"propagate.mix": mix, **values})
+                for name, mix in mixes
+                for teacher, values in teachers
+            ),
+        ),
+    )
+
+
+def figure_4(params: Params) -> Table:
+    """Predictions beside images and labels."""
+    return Table(
+        "Predictions",
+        "Test images from the best to the worst by the last model's mIoU, of those whose predictions were kept.",
+        (
+            row("source", SOURCE),
+            *([row("BatchNorm only", ALIGN, rival("batchnorm"))] if has_batchnorm(params) else []),
+            row("align", ALIGN),
+            row("teach", taught(params)),
+            row("propagate", PROPAGATE),
+        ),
+        kind="pictures",
+    )
+
+
+def figure_5(params: Params) -> Table:
+    """How much the pseudo labels' thresholds matter."""
+    teach, dump = taught(params), params.dump
+    return Table(
+        "Sensitivity of teach to the share K of labelled pixels, and to the threshold of negative labels",
+        "Measured at teach; the other parameters as in params.yaml.",
+        (
+            row("align", ALIGN),
+            *curve("K", teach, "dump.keep_ratio", (0.2, 0.5, 0.65, 0.8, 1.0), dump.keep_ratio),
+            *curve(
+                "negative threshold", teach, "dump.negative_threshold", (0.01, 0.05, 0.1, 0.2), dump.negative_threshold
+            ),
+        ),
+        kind="curves",
+    )
+
+
+def figure_6(params: Params) -> Table:
+    """How much the weights in align's losses matter."""
+    assert params.align is not None, "the white-box pipeline"
+    # Without sharpness all pixels weigh the same: table 6's plain diversity.
+    plain = {"sharpness = 0": {"align.weighted": False}}
+    return Table(
+        "Sensitivity of align to gamma, and to the sharpness of the diversity's weights",
+        "Measured at align; the other parameters as in params.yaml. Sharpness 0 is the plain diversity.",
+        (
+            row("source", SOURCE) if not has_batchnorm(params) else row("BatchNorm only", ALIGN, rival("batchnorm")),
+            *curve("gamma", ALIGN, "align.gamma", (0.0, 1.0, 3.0, 5.0), params.align.gamma),
+            *curve("sharpness", ALIGN, "align.sharpness", (0.0, 1.0, 3.0, 10.0), params.align.sharpness, plain),
+        ),
+        kind="curves",
+    )
+
+
+def curve(
+    name: str,
+    model: str,
+    parameter: str,
+    values: Iterable[float],
+    default: float,
+    instead: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Iterable[Row]:
+    """Points at some values of a parameter, and at what it is in params.yaml.
+
+    Args:
+        instead: other parameters for points by their names.
+    """
+    for value in sorted({*values, default}):
+        point = f"{name} = {value:g}"
+        own = (instead or {}).get(point, {} if value == default else {parameter: value})
+        yield row(point, model, own, curve=name, at=value)
+
+
+TABLES: Mapping[int, Callable[[Params], Table]] = {
+    1: table_1,
+    2: table_2,
+    3: table_3,
+    4: table_4,
+    5: table_5,
+    6: table_6,
+    7: table_7,
+    8: table_8,
+    9: table_9,
+}
+FIGURES: Mapping[int, Callable[[Params], Table]] = {4: figure_4, 5: figure_5, 6: figure_6}
+
+
+def contents(what: str, number: int, params: Params) -> Table:
+    """One of them, for these data and parameters.
+
+    Args:
+        what: ``table`` or ``figure``.
+
+    Raises:
+        InputError: there is none of that number, or it cannot be made of these.
+    """
+    there = TABLES if what == "table" else FIGURES
+    if number not in there:
+        raise InputError(f"{what} {number}: no such {what}; there are {', '.join(map(str, there))}")
+    if params.align is None or params.align.method != ATP or params.align.rival:
+        raise InputError(f"{what} {number}: begins with ATP's own align; set align.method: {ATP} and align.rival: {{}}")
+    return there[number](params)
