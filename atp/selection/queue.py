@@ -8,8 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from atp.errors import InputError
+from atp.files import atomic_path
 from atp.project import project_root
 from atp.selection.grid import Cell, override
 from atp.selection.repository import State, complaint, finished, open_repository, unfinished
@@ -89,14 +90,29 @@ def _put(repo: Any, prefix: Path, cell: Cell) -> None:
     for name, value in cell.values.items():
         file, _, dotted = name.rpartition(":")
         changes.append(f"{(prefix / (file or 'params.yaml')).as_posix()}:{override(dotted, value)}")
-    repo.experiments.run(
-        targets=[(prefix / cell.target).as_posix()],
-        params=changes,
-        queue=True,
-        name=cell.name,
-        # Imported data come from the cache; the place that they were imported from is not in the temporary clone.
-        allow_missing=True,
-    )
+    with _emptied([Path(path) for path in cell.unlocked]):
+        repo.experiments.run(
+            targets=[(prefix / cell.target).as_posix()],
+            params=changes,
+            queue=True,
+            name=cell.name,
+            # Imported data come from the cache; the place that they were imported from is not in the temporary clone.
+            allow_missing=True,
+        )
+
+
+@contextmanager
+def _emptied(locks: Sequence[Path]) -> Iterator[None]:
+    """Lock files without a stage, for as long as DVC copies what is in the working folder."""
+    kept = {path: path.read_bytes() for path in locks if path.is_file()}
+    try:
+        for path in kept:
+            path.write_text("schema: '2.0'\nstages: {}\n")
+        yield
+    finally:
+        for path, content in kept.items():
+            with atomic_path(path) as whole:
+                whole.write_bytes(content)
 
 
 def _bring_back(repo: Any, names: Sequence[str]) -> None:

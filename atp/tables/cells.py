@@ -92,4 +92,5 @@ def make_cell(setting: Setting, seed: int) -> tuple[Cell, int]:
     name = f"{PIPELINE.name}-{stage}-seed{seed}-{identity(chain)[:8]}"
     given = {f"{folder}/params.yaml" if folder != "." else "": changes for folder, changes in values.items()}
     flat = {(f"{file}:{dotted}" if file else dotted): v for file, own in given.items() for dotted, v in own.items()}
-    return Cell(name, flat, f"{PIPELINE}/dvc.yaml:measure"), len(chain)
+    locks = tuple(str(Path(folder, "dvc.lock")) for folder in PIPELINES)
+    return Cell(name, flat, f"{PIPELINE}/dvc.yaml:measure", locks), len(chain)
