@@ -36,7 +36,7 @@ from atp.stages.align import align
 from atp.stages.distill import StoredAnswers, distill
 from atp.stages.dump import dump
 from atp.stages.evaluate import evaluate, label_accuracy
-from atp.stages.process import die_with_parent
+from atp.stages.parent import die_with_parent
 from atp.stages.propagate import label_counts, propagate, rarity_weights
 from atp.stages.source import train_source
 from atp.stages.split import split

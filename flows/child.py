@@ -1,6 +1,6 @@
 """Runs one command with some parameters changed, ends with whoever started it, and puts ``params.yaml`` back.
 
-    python -m flows.child --set '{"teach.epochs": 2}' dvc repro --single-item teach@r01
+    python -m flows.child --parent 4711 --set '{"teach.epochs": 2}' dvc repro --single-item teach@r01
 
 DVC knows parameters only from the file. It holds the changed ones while the command runs; a copy of the original lies
 beside it until it is back, so that whatever ends this process, ``put_back`` can undo what it did.
@@ -19,7 +19,7 @@ from typing import Any
 
 from atp.config import read_params
 from atp.files import atomic_path
-from atp.stages.process import die_with_parent
+from atp.stages.parent import die_with_parent
 
 PARAMS = Path("params.yaml")
 ORIGINAL = Path(".atp/params.yaml.original")
@@ -87,11 +87,12 @@ def _ask(signal_number: int, frame: FrameType | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", type=json.loads, default={}, help="dotted parameters and their values, as JSON")
+    parser.add_argument("--parent", type=int, required=True, help="process number of whoever starts this")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _ask)
-    die_with_parent(signal.SIGTERM)
+    die_with_parent(signal.SIGTERM, arguments.parent)
     try:
         with changed_params(arguments.set):
             code = run(arguments.command)

@@ -39,7 +39,7 @@ def child(command: Sequence[str], overrides: Mapping[str, Any], **variables: str
     """A command under changed parameters, in a process group of its own; however this ends, the whole group ends."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.child", "--set", json.dumps(overrides), *command],
+        [sys.executable, "-m", "flows.child", "--parent", str(os.getpid()), "--set", json.dumps(overrides), *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from atp.errors import InputError, exit_codes
-from atp.stages.process import die_with_parent
+from atp.stages.parent import die_with_parent
 from atp.tracking import open_client, tracking_uri
 
 HOST = "127.0.0.1"

@@ -15,13 +15,14 @@ from importlib.util import find_spec
 from atp.config import load_params
 from atp.errors import InputError, exit_codes
 from atp.stages.beside import start_ahead
-from atp.stages.process import die_with_parent
+from atp.stages.parent import die_with_parent
 
 ALONE = ("answer", "query", "evaluate", "measure", "report", "register")
 """Stages with nothing to divide among processes."""
 
 
 def main() -> None:
+    die_with_parent()
     name, *arguments = sys.argv[1:] or [""]
     with exit_codes():
         if not name.isidentifier() or not find_spec(f"atp.stages.{name}"):
@@ -56,7 +57,6 @@ def launch(name: str, arguments: Sequence[str], processes: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    die_with_parent()
     # Its warnings about the threads of each, and its report of a failed stage, would bury what the stage says.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // (processes or 1))))

@@ -13,7 +13,7 @@ from typing import Any
 
 from atp.config import Params
 from atp.errors import InputError
-from atp.stages.process import die_with_parent
+from atp.stages.parent import die_with_parent
 from atp.tracking import Tracker, open_client, open_tracker
 
 logger = logging.getLogger(__name__)

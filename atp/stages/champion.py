@@ -13,7 +13,7 @@ from atp.config import load_params
 from atp.errors import InputError, exit_codes
 from atp.registry.comparison import Again
 from atp.registry.origin import ADAPTED
-from atp.stages.process import die_with_parent
+from atp.stages.parent import die_with_parent
 
 
 def evaluate_again(checkpoint: Path) -> Again:

@@ -4,14 +4,12 @@ Without PyTorch, whose import takes seconds that ``report`` and ``register`` do 
 """
 
 import argparse
-import ctypes
 import errno
 import fcntl
 import json
 import logging
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,18 +25,6 @@ STATE = kept() / "state"
 
 BOX_ON_TEST = Path("runs/query/test")
 """What a black box answered about the test images, for its own mIoU."""
-
-
-def die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
-    """Ask the kernel to end this process with the one that started it (Linux; elsewhere nothing happens).
-
-    Killing ``dvc`` would otherwise leave its stage training on beside the next one.
-    """
-    if sys.platform == "linux":
-        parent, pr_set_pdeathsig = os.getppid(), 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, by)
-        if os.getppid() != parent:
-            sys.exit("the process that started this stage has ended")
 
 
 @contextmanager
@@ -85,7 +71,6 @@ def light_stage(name: str) -> Iterator[Params]:
     argparse.ArgumentParser(prog=f"python -m atp.stages {name}", description=f"Stage {name} of dvc.yaml.").parse_args()
     with exit_codes():
         params = load_params()
-        die_with_parent()
         with lock(name):
             remove_leftovers(Path("runs") / name)
             yield params

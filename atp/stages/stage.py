@@ -31,7 +31,8 @@ from atp.models.network import NetworkConfig, SegmentationNetwork
 from atp.models.own import check_code
 from atp.stages.beside import open_stage_tracker
 from atp.stages.guard import Beginning, beginning, evidence_of, reverted
-from atp.stages.process import STATE, die_with_parent, lock, output, remove_leftovers, seal, write_json
+from atp.stages.parent import die_with_parent
+from atp.stages.process import STATE, lock, output, remove_leftovers, seal, write_json
 from atp.tracking import Tracker
 from atp.training.loop import History
 from atp.training.resume import ResumeFile
@@ -272,6 +273,7 @@ def run_stage(
         params = load_params()
         if key is not None and key not in params.rounds:
             raise InputError(f"params.yaml: rounds has no {key}; it has {', '.join(params.rounds)}")
+        # Of several processes each is started by PyTorch's launcher.
         die_with_parent()
         if sealed:
             seal(params, opened(params))

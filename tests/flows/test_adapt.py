@@ -24,10 +24,17 @@ TRAINING = r"atp\.stages propagate"
 def begin(prefect: Prefect, project: Path, lr: float, epochs: int = 30) -> tuple[str, Path]:
     """Start a run and wait until ``propagate`` trains; the run's id and its training state."""
     overrides = {"propagate.lr": lr, "propagate.epochs": epochs, "runtime.save_every_s": 0}
-    run = prefect.start(overrides=overrides, until="propagate")
     states = project / ".atp/state"
-    prefect.until(lambda: any(states.glob("propagate-*.pt")), 120, "a training state")
-    (state,) = states.glob("propagate-*.pt")
+    before = set(states.glob("propagate-*.pt"))
+    run = prefect.start(overrides=overrides, until="propagate")
+    new: set[Path] = set()
+
+    def trains() -> bool:
+        new.update(set(states.glob("propagate-*.pt")) - before)
+        return bool(new)
+
+    prefect.until(trains, 120, "a training state")
+    (state,) = new
     return run, state
 
 

@@ -24,8 +24,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def command(overrides: dict[str, object], *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "flows.child", "--set", json.dumps(overrides), *arguments]
+def command(overrides: dict[str, object], *arguments: str, parent: int | None = None) -> list[str]:
+    by = ["--parent", str(parent or os.getpid())]
+    return [sys.executable, "-m", "flows.child", *by, "--set", json.dumps(overrides), *arguments]
 
 
 def environment() -> dict[str, str]:
@@ -51,6 +52,17 @@ def test_the_command_decides_on_the_exit_code(code: int) -> None:
         command({}, sys.executable, "-c", f"raise SystemExit({code})"), env=environment(), check=False
     )
     assert done.returncode == code
+
+
+def test_nothing_is_run_for_somebody_who_has_ended_meanwhile() -> None:
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    done = subprocess.run(
+        command({}, "touch", "ran", parent=ended.pid), env=environment(), stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "has ended" in done.stderr
+    assert not Path("ran").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
