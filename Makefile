@@ -42,8 +42,9 @@ lint: setup ## Style and types
 	ruff format --check .
 	mypy
 
+# Two at a time: many tests wait for servers and processes. Each keeps to one core.
 test: lint ## Lint, types, tests
-	pytest
+	OMP_NUM_THREADS=1 pytest --numprocesses 2 --no-loadscope-reorder
 
 clean: ## Delete results, states and tracking, but neither the environment nor DVC's cache
 	rm -rf runs .atp mlflow.db* mlruns mlartifacts

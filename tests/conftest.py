@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from ruamel.yaml import YAML
 from torch import nn
+from xdist.scheduler import LoadScopeScheduling
 
 from atp.data.labels import LabelSpace
 from atp.models.checkpoint import save_checkpoint
@@ -67,6 +68,26 @@ sys.exit(
     or failed([start(user, lambda: runpy.run_path(script, run_name="__main__"))])
 )
 """
+
+SHARING = {
+    "flows": ("tests/flows/", "tests/test_pipeline.py"),
+    "registry": ("tests/registry/", "tests/stages/test_register.py"),
+}
+"""Tests that share servers or projects which take long to make."""
+
+
+class Together(LoadScopeScheduling):
+    """Of several processes one has all the tests that share something; the others go file by file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return next((name for name, parts in SHARING.items() if path.startswith(parts)), path)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Together:
+    return Together(config, log)
+
 
 SPACE = LabelSpace(("sky", "road", "car"), ((0, 0, 200), (90, 90, 90), (200, 0, 0)))
 MIOU = {"source": 40.5, "align": None, "propagate": 50.25}
