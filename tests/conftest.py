@@ -70,8 +70,9 @@ sys.exit(
 """
 
 SHARING = {
-    "flows": ("tests/flows/", "tests/test_pipeline.py"),
-    "registry": ("tests/registry/", "tests/stages/test_register.py"),
+    "flow": tuple(f"tests/flows/test_{name}.py" for name in ("adapt", "browser", "elsewhere")),
+    "reproduced": ("tests/flows/test_plan.py", "tests/test_pipeline.py"),
+    "registered": ("tests/registry/", "tests/stages/test_register.py"),
 }
 """Tests that share servers or projects which take long to make."""
 

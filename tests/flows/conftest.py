@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,28 +114,25 @@ def served(clone: Path, servers: Servers) -> Iterator[Prefect]:
 
 
 @pytest.fixture(scope="session")
-def full_run(served: Prefect) -> str:
-    """A run of the whole pipeline, from nothing; its id."""
+def full_run(served: Prefect, clone: Path) -> str:
+    """A run of the whole pipeline, from nothing; its id. What it made is kept for ``finished``."""
     run = served.start()
     state = served.ended(run, 900)
     assert state["name"] == "Completed", served.lines(run)
+    shutil.copytree(clone, clone.with_name("finished"), symlinks=True)
     return run
+
+
+@pytest.fixture(scope="session")
+def finished(clone: Path, full_run: str) -> Path:
+    """A copy of the clone as the full run left it."""
+    return clone.with_name("finished")
 
 
 @pytest.fixture(scope="session")
 def project(clone: Path, full_run: str) -> Path:
     """The clone after the full run."""
     return clone
-
-
-@pytest.fixture(scope="session")
-def make_project(reproduced: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """Makes copies of the reproduced clone."""
-
-    def make() -> Path:
-        return Path(shutil.copytree(reproduced, tmp_path_factory.mktemp("flow") / "clone", symlinks=True))
-
-    return make
 
 
 def processes(project: Path, pattern: str) -> list[int]:

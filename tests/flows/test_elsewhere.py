@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +18,9 @@ MODEL = "runs/propagate/model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def clones(make_project: Callable[[], Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def clones(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The pipeline's clone, and another of the same commit with nothing but what git has."""
-    project, root = make_project(), tmp_path_factory.mktemp("machines")
+    project, root = finished, tmp_path_factory.mktemp("machines")
     dvc(project, "remote", "add", "--default", "shared", str(root / "remote"))
     git(project, "commit", "-qam", "Share results")
     dvc(project, "push", "--quiet")

@@ -14,6 +14,12 @@ PIPELINE = Path("dvc.yaml")
 
 
 @pytest.fixture
+def make_project(reproduced: Path, tmp_path: Path) -> Callable[[], Path]:
+    """Makes a copy of the reproduced clone."""
+    return lambda: Path(shutil.copytree(reproduced, tmp_path / "clone", symlinks=True))
+
+
+@pytest.fixture
 def changed(make_project: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A reproduced project whose `split` is to be run again."""
     project = make_project()
