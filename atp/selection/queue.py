@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,14 @@ logger = logging.getLogger(__name__)
 
 WORKERS = Path(".dvc/tmp/exps/celery")
 """Where DVC's workers leave their process ids."""
+CHANGING = (WORKERS / "broker/in", WORKERS / "broker/processed", WORKERS / "result", Path(".dvc/tmp/exps/run"))
+"""Folders in which a file comes or goes whenever an experiment of the queue is put, begins or ends."""
+PAUSE_S = 0.5
+"""Between two that are put while workers work."""
+START_S = 10.0
+"""In which a worker that was started is there."""
+LOOK_S = 60.0
+"""After so long DVC is asked even if nothing seems to have changed: opening it costs a second of a core."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +63,12 @@ class Whose:
 HERE = Whose()
 
 
-def enqueue(cells: Sequence[Cell], whose: Whose = HERE) -> dict[str, list[str]]:
+def enqueue(cells: Sequence[Cell], whose: Whose = HERE, jobs: int = 0) -> dict[str, list[str]]:
     """Put what is neither finished nor on its way into DVC's queue, in the given order.
+
+    Args:
+        jobs: so many of DVC's workers are started as soon as as many wait, and the others are put while they work; 0
+            starts none.
 
     Returns:
         Names by what became of them: ``finished``, ``running``, ``queued`` before, ``failed``, or ``new``.
@@ -65,6 +77,7 @@ def enqueue(cells: Sequence[Cell], whose: Whose = HERE) -> dict[str, list[str]]:
         InputError: DVC cannot, or no git repository.
     """
     found: dict[str, list[str]] = {state: [] for state in ("finished", "running", "queued", "failed", "new")}
+    started = False
     with open_repository() as (repo, prefix):
         untracked = repo.scm.untracked_files()
         if untracked:
@@ -79,6 +92,13 @@ def enqueue(cells: Sequence[Cell], whose: Whose = HERE) -> dict[str, list[str]]:
             found[state].append(cell.name)
             if state == "new":
                 _put(repo, prefix, cell)
+            if jobs and not started and len(found["queued"]) + len(found["new"]) >= jobs:
+                started = True
+                if not _working():
+                    _start_workers(jobs)
+            elif started:
+                # DVC's lock on the queue is held while one is put, and is what a worker needs for the next one.
+                time.sleep(PAUSE_S)
         for name in done:
             # What it kept in case it was killed.
             shutil.rmtree(Path(".atp/experiments") / name, ignore_errors=True)
@@ -86,6 +106,17 @@ def enqueue(cells: Sequence[Cell], whose: Whose = HERE) -> dict[str, list[str]]:
 
 
 def _put(repo: Any, prefix: Path, cell: Cell) -> None:
+    """Put one into the queue; while a worker takes another one out of it, once more."""
+    from dvc.lock import LockError
+
+    for wait_s in (0.1, 0.3, 1.0, 3.0):
+        with suppress(LockError):
+            return _put_once(repo, prefix, cell)
+        time.sleep(wait_s)
+    return _put_once(repo, prefix, cell)
+
+
+def _put_once(repo: Any, prefix: Path, cell: Cell) -> None:
     changes = []
     for name, value in cell.values.items():
         file, _, dotted = name.rpartition(":")
@@ -153,7 +184,7 @@ def _clone(queue: Any, entry: Any) -> Path | None:
 
 def _working() -> bool:
     """Whether a worker of DVC's queue lives."""
-    files = sorted(WORKERS.glob("dvc-exp-worker-*.json"))
+    files = sorted((project_root() / WORKERS).glob("dvc-exp-worker-*.json"))
     return any(_alive(json.loads(file.read_text()).get("pid"), "queue-worker") for file in files)
 
 
@@ -179,7 +210,7 @@ def work(
     jobs: int = 1,
     every_s: float = 3.0,
     told: Callable[[str, str], None] = say,
-    left: Callable[[Collection[str]], None] = lambda names: None,
+    left: Callable[[Collection[str], Mapping[str, str]], None] = lambda names, failed: None,
 ) -> dict[str, str]:
     """Let DVC's workers run what is queued, and show what the experiments print, until all ended.
 
@@ -188,50 +219,96 @@ def work(
     Args:
         jobs: experiments at a time; each then has its share of the cores.
         told: is given the name and each line that an experiment printed.
-        left: is given the names of those that have not ended, every time.
+        left: is given the names of those that have not ended, and of those that failed with the reason, whenever an
+            experiment began or ended.
 
     Returns:
         Names of those that failed, and why.
     """
     names = {cell.name for cell in cells}
-    seen: dict[str, int] = {}
+    logs: dict[str, Log] = {}
     shown: set[str] = set()
+    before: Collection[object] = ()
+    looked = -LOOK_S
+    unended: list[str] = []
+    failed: dict[str, str] = {}
     while True:
-        with open_repository() as (repo, prefix):
-            queue = repo.experiments.celery_queue
-            entries = {
-                entry.name: entry for entry in (*queue.iter_active(), *(done.entry for done in queue.iter_done()))
-            }
-            waiting = {name: entry for name, entry in whose.unfinished(repo, prefix).items() if name in names}
-            unended = [name for name, (state, *_) in waiting.items() if state != "failed"]
-            shown.update(unended)
-            for name in [cell.name for cell in cells if cell.name in entries and cell.name in shown]:
-                _show(queue, entries[name], seen, told)
-            left(unended)
-            if not unended:
-                return {name: why for name, (_, _, why) in waiting.items()}
-            working = _working()
-        if not working:
-            enqueue(cells, whose)
-            _start_workers(jobs)
+        now = _state_of_queue()
+        changed = now != before or time.monotonic() - looked > LOOK_S
+        if changed:
+            before, looked = now, time.monotonic()
+            with open_repository() as (repo, prefix):
+                waiting = {name: entry for name, entry in whose.unfinished(repo, prefix).items() if name in names}
+                unended = [name for name, (state, *_) in waiting.items() if state != "failed"]
+                failed = {name: why for name, (state, _, why) in waiting.items() if state == "failed"}
+                shown.update(unended)
+                _find_logs(repo.experiments.celery_queue, [cell for cell in cells if cell.name in shown], logs)
+        for log in logs.values():
+            log.show(told)
+        if changed:
+            left(unended, failed)
+        if not unended:
+            return failed
+        if not _working():
+            # Those alone that have not ended: one that failed would be tried for ever.
+            enqueue([cell for cell in cells if cell.name in unended], whose, jobs)
+            if not _working():
+                _start_workers(jobs)
         time.sleep(every_s)
 
 
-def _show(queue: Any, entry: Any, seen: dict[str, int], told: Callable[[str, str], None]) -> None:
-    """What an experiment has printed since it was last looked at."""
-    process = queue.proc.get(entry.stash_rev)
-    path = Path(process.stdout) if process and process.stdout else None
-    if path is None or not path.is_file():
-        return
-    start = seen.get(entry.stash_rev, 0)
-    with path.open("rb") as file:
-        file.seek(start)
-        new = file.read()
-    whole = new[: new.rfind(b"\n") + 1]
-    seen[entry.stash_rev] = start + len(whole)
-    for line in whole.decode(errors="replace").splitlines():
-        if line.strip() and not line.endswith("didn't change, skipping"):
-            told(entry.name, line)
+def withdraw(cells: Sequence[Cell], whose: Whose = HERE) -> None:
+    """Take out of the queue what has not begun."""
+    with open_repository() as (repo, prefix):
+        waiting = whose.unfinished(repo, prefix)
+        names = [cell.name for cell in cells if waiting.get(cell.name, ("",))[0] == "queued"]
+        if names:
+            repo.experiments.celery_queue.remove(names)
+
+
+def _state_of_queue() -> Collection[object]:
+    """What differs whenever an experiment was put, began or ended; costs no more than listing four folders."""
+    found = []
+    for path in (project_root() / folder for folder in CHANGING):
+        # One that goes in between makes a difference the next time.
+        with suppress(FileNotFoundError), os.scandir(path) as entries:
+            found += [(entry.path, entry.stat().st_mtime_ns) for entry in entries]
+    return sorted(found)
+
+
+@dataclass
+class Log:
+    """What an experiment prints, and how far it was shown."""
+
+    name: str
+    path: Path
+    shown: int = 0
+
+    def show(self, told: Callable[[str, str], None]) -> None:
+        """What has been printed since, in whole lines."""
+        if not self.path.is_file():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.shown)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self.shown += len(whole)
+        for line in whole.decode(errors="replace").splitlines():
+            if line.strip() and not line.endswith("didn't change, skipping"):
+                told(self.name, line)
+
+
+def _find_logs(queue: Any, cells: Sequence[Cell], logs: dict[str, Log]) -> None:
+    """Where those experiments that have begun print to, in the order of the cells.
+
+    Args:
+        logs: of each revision in the queue; is added to.
+    """
+    entries = {entry.name: entry for entry in (*queue.iter_active(), *(done.entry for done in queue.iter_done()))}
+    for entry in (entries[cell.name] for cell in cells if cell.name in entries):
+        process = queue.proc.get(entry.stash_rev)
+        if entry.stash_rev not in logs and process and process.stdout:
+            logs[entry.stash_rev] = Log(entry.name, project_root() / process.stdout)
 
 
 def _start_workers(jobs: int) -> None:
@@ -256,3 +333,6 @@ def _start_workers(jobs: int) -> None:
         if done.returncode:
             said.seek(0)
             raise InputError(f"dvc queue start: {' '.join(said.read().split())}")
+    deadline = time.monotonic() + START_S
+    while not _working() and time.monotonic() < deadline:
+        time.sleep(0.1)

@@ -125,6 +125,20 @@ def read_results(revisions: Mapping[str, str], path: Path) -> dict[str, bytes]:
     return found
 
 
+def read_pictures(revision: str, folder: Path) -> dict[str, bytes]:
+    """The PNGs of a folder of an experiment's results, by their path in it without the ending; none if it is not
+    there."""
+    with open_repository() as (repo, _), repo.switch(revision):
+        if not repo.dvcfs.isdir(folder.as_posix()):
+            return {}
+        paths = [path for path in repo.dvcfs.find(folder.as_posix()) if path.endswith(".png")]
+        found = {}
+        for path in paths:
+            with suppress(FileNotFoundError), repo.dvcfs.open(path, "rb") as file:
+                found[Path(path.lstrip("/")).relative_to(folder).with_suffix("").as_posix()] = file.read()
+        return found
+
+
 def _of_pipeline(name: str, prefix: Path) -> bool:
     """Whether an experiment is of the pipeline in this folder: a grid's names begin with it, others are of the root's.
 
@@ -138,7 +152,7 @@ def unfinished(repo: Any, prefix: Path, *, everything: bool = False) -> dict[str
     """This pipeline's experiments in DVC's queue that have not ended well: state, revision, and why it failed."""
     queue, head = repo.experiments.celery_queue, repo.scm.get_rev()
     found: list[tuple[Any, State, str]] = [
-        *((entry, "failed", complaint(queue, entry)) for entry, _ in queue.iter_failed()),
+        *((entry, "failed", reason(queue, entry)) for entry, _ in queue.iter_failed()),
         *((entry, "queued", "") for entry in queue.iter_queued()),
         *((entry, "running", "") for entry in queue.iter_active()),
     ]
@@ -152,11 +166,22 @@ def unfinished(repo: Any, prefix: Path, *, everything: bool = False) -> dict[str
 
 def complaint(queue: Any, entry: Any) -> str:
     """The line in which the stage that ended a failed experiment says why; empty where it was killed."""
+    return _said(queue, entry, "error: ")
+
+
+def reason(queue: Any, entry: Any) -> str:
+    """The same, or else what DVC says; empty where neither came to say anything."""
+    return complaint(queue, entry) or _said(queue, entry, "ERROR: ")
+
+
+def _said(queue: Any, entry: Any, mark: str) -> str:
+    """The first line with a mark that an experiment printed: a stage's own, or DVC's in capitals."""
     process = queue.proc.get(entry.stash_rev)
     path = Path(process.stdout) if process and process.stdout else None
     text = path.read_text(errors="replace") if path and path.is_file() else ""
-    # The stage's own line; DVC's, in capitals, only says that it failed.
-    return next((line.removeprefix("error: ") for line in text.splitlines() if line.startswith("error: ")), "")
+    line = next((line.removeprefix(mark) for line in text.splitlines() if line.startswith(mark)), "")
+    # Paths as they are in the project: the clone is gone, and each experiment had another one.
+    return re.sub(r"[^\s'\"]*/\.dvc/tmp/exps/tmp\w+/", "", line)
 
 
 def _read(repo: Any, prefix: Path, stage: str, name: str, state: State, why: str = "") -> Experiment:
