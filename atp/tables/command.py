@@ -6,22 +6,28 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from atp.config import load_params
+from atp.config import Params, load_params
 from atp.errors import InputError
 from atp.files import atomic_path
 from atp.project import project_root
 from atp.selection.grid import Cell
-from atp.selection.queue import enqueue, work
+from atp.selection.queue import enqueue, withdraw, work
 from atp.tables.cells import Plan, plan
 from atp.tables.contents import contents
 from atp.tables.definitions import Table
-from atp.tables.output import bars, markdown, tree
-from atp.tables.results import CELLS, collect, lines
+from atp.tables.imported import bring_in
+from atp.tables.output import bars, curves, markdown, tree
+from atp.tables.panels import panels
+from atp.tables.printed import printed
+from atp.tables.results import CELLS, Line, collect, lines, read_predictions
 from atp.training.progress import share_done
 
 logger = logging.getLogger(__name__)
 
 FOLDER = Path("runs/tables")
+
+ALIKE = 3
+"""If the first so many cells to end all fail for one reason, the others are not tried."""
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -52,6 +58,7 @@ def make(what: str, number: int, seeds: Sequence[int], jobs: int, *, run: bool) 
     """
     if Path.cwd() != project_root():
         raise InputError(f"tables are made in the root of the project: cd {project_root()}")
+    bring_in()
     params = load_params()
     if params.data.test.labels is None:
         raise InputError("params.yaml: data.test.labels: null; a table needs the labels of the test images")
@@ -62,11 +69,24 @@ def make(what: str, number: int, seeds: Sequence[int], jobs: int, *, run: bool) 
     if run:
         compute(planned, labels(table, planned, seeds), jobs)
     found = lines(table, planned, collect(planned), seeds)
-    name, text = f"{what}-{number}", markdown(heading, table, found, seeds)
+    others = printed(what, number, table.rows)
+    name, text = f"{what}-{number}", markdown(heading, table, found, seeds, others)
     write(f"{name}.md", text.encode())
-    write(f"{name}.json", (json.dumps(tree(heading, table, found, seeds), indent=2) + "\n").encode())
-    write(f"{name}.png", bars(heading, table, found))
-    return f"{text}\n{FOLDER}/{name}.md, .json, .png"
+    write(f"{name}.json", (json.dumps(tree(heading, table, found, seeds, others), indent=2) + "\n").encode())
+    picture = draw(heading, table, found, params)
+    (FOLDER / f"{name}.png").unlink(missing_ok=True)
+    if picture is not None:
+        write(f"{name}.png", picture)
+    return f"{text}\n{FOLDER}/{name}.md, .json{', .png' if picture else ''}"
+
+
+def draw(heading: str, table: Table, found: Sequence[Line], params: Params) -> bytes | None:
+    """The picture of a table or figure; None where nothing is there to be drawn."""
+    if not any(line.values for line in found):
+        return None
+    if table.kind == "pictures":
+        return panels(params, {line.row.name: read_predictions(line) for line in found})
+    return curves(heading, table, found) if table.kind == "curves" else bars(heading, table, found)
 
 
 def write(name: str, content: bytes) -> None:
@@ -85,29 +105,56 @@ def labels(table: Table, planned: Plan, seeds: Sequence[int]) -> dict[str, str]:
 
 
 def compute(planned: Plan, names: Mapping[str, str], jobs: int) -> None:
-    """Run what is not finished, and say how far it is."""
-    found = enqueue(planned.cells, CELLS)
+    """Run what is not finished, and say how far it is.
+
+    Raises:
+        InputError: the first cells failed, all in the same way.
+    """
+    logger.info("%d cells; what is not finished goes into DVC's queue", len(planned.cells))
+    found = enqueue(planned.cells, CELLS, jobs)
     for name in found["failed"]:
         logger.info("%s (%s) failed before, and would again; dvc queue remove %s lets it", names[name], name, name)
     before = len(found["finished"])
     todo = len(planned.cells) - before - len(found["failed"])
-    logger.info("%d cells: %d finished before, %d to compute", len(planned.cells), before, todo)
+    logger.info("%d finished before, %d to compute", before, todo)
     if todo:
         logger.info("Ctrl-C ends the watching; dvc queue stop --kill ends the runs, and this command resumes them")
-        watch = Watch(planned.cells, names, before + len(found["failed"]))
-        failed = work(planned.cells, CELLS, jobs=jobs, every_s=5, told=watch.told, left=watch.left)
-        for name in set(failed) - set(found["failed"]):
-            logger.info("%s (%s): failed: %s", names[name], name, failed[name] or "dvc queue logs has the rest")
+        watch = Watch(planned.cells, names, before, found["failed"])
+        try:
+            work(planned.cells, CELLS, jobs=jobs, every_s=10, told=watch.told, left=watch.left)
+        except AllFailError as error:
+            withdraw(planned.cells, CELLS)
+            raise InputError(
+                f"stopped, since all cells that ended failed alike: {error}; mend that, then dvc queue remove --failed "
+                "and the same command"
+            ) from error
+
+
+class AllFailError(Exception):
+    """Nothing but failures, for one reason."""
 
 
 class Watch:
-    """Sparse lines about the experiments of a table while they run."""
+    """Sparse lines about the experiments of a table while they run.
 
-    def __init__(self, cells: Sequence[Cell], names: Mapping[str, str], ended: int, every_s: float = 60.0) -> None:
+    Args:
+        before: how many were finished at the beginning.
+        failed: names of those that had failed.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        names: Mapping[str, str],
+        before: int,
+        failed: Collection[str] = (),
+        every_s: float = 60.0,
+    ) -> None:
         self._total, self._names, self._every_s = len(cells), names, every_s
-        self._left = {cell.name for cell in cells}
-        self._ended, self._said, self._begin = ended, {}, time.monotonic()  # type: ignore[var-annotated]
-        self._before = ended
+        self._failed_before, self._begin = set(failed), time.monotonic()
+        self._before = self._ended = before + len(failed)
+        self._reasons: dict[str, str] = {}
+        self._said: dict[str, float] = {}
 
     def told(self, name: str, line: str) -> None:
         """Stages as they begin, and how far they are once a minute."""
@@ -118,16 +165,26 @@ class Watch:
             self._said[name] = now
             logger.info("%s: %s", self._names[name], line.rstrip(":"))
 
-    def left(self, names: Collection[str]) -> None:
-        """How many are done, whenever that changes."""
+    def left(self, names: Collection[str], failed: Mapping[str, str]) -> None:
+        """How many are done, whenever that changes, and what failed.
+
+        Raises:
+            AllFailError: the first ones all failed, for the same reason.
+        """
+        for name in sorted(failed.keys() - self._failed_before - self._reasons.keys()):
+            self._reasons[name] = failed[name] or f"no reason was given; dvc queue logs {name} may have more"
+            logger.info("%s (%s): failed: %s", self._names[name], name, self._reasons[name])
         ended = self._total - len(names)
-        if ended != self._ended:
-            self._ended = ended
-            done, took = ended - self._before, time.monotonic() - self._begin
-            logger.info(
-                "%d of %d cells done, %.0f min, about %.0f min left",
-                ended,
-                self._total,
-                took / 60,
-                took / done * len(names) / 60,
-            )
+        if ended == self._ended:
+            return
+        self._ended = ended
+        done, took = ended - self._before, time.monotonic() - self._begin
+        logger.info(
+            "%d of %d cells done, %.0f min, about %.0f min left",
+            ended,
+            self._total,
+            took / 60,
+            took / max(1, done) * len(names) / 60,
+        )
+        if ALIKE <= done == len(self._reasons) and names and len(set(self._reasons.values())) == 1:
+            raise AllFailError(next(iter(self._reasons.values())))

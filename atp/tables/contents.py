@@ -338,7 +338,8 @@ def figure_4(params: Params) -> Table:
     """Predictions beside images and labels."""
     return Table(
         "Predictions",
-        "Test images from the best to the worst by the last model's mIoU, of those whose predictions were kept.",
+        "The best, the median and the worst test image by the last model's mIoU, of those whose predictions are kept, "
+        "of the first seed.",
         (
             row("source", SOURCE),
             *([row("BatchNorm only", ALIGN, rival("batchnorm"))] if has_batchnorm(params) else []),
@@ -400,7 +401,8 @@ def curve(
     for value in sorted({*values, default}):
         point = f"{name} = {value:g}"
         own = (instead or {}).get(point, {} if value == default else {parameter: value})
-        yield row(point, model, own, curve=name, at=value)
+        called = f"{point}, as in params.yaml" if value == default else point
+        yield row(called, model, own, curve=name, at=value, default=value == default)
 
 
 TABLES: Mapping[int, Callable[[Params], Table]] = {

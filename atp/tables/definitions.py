@@ -33,6 +33,7 @@ class Row:
         published: its name in printed.yaml; empty is that of the row.
         curve: parameter that is varied, of a point of a curve.
         at: its value there.
+        default: that is what it is in params.yaml.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Row:
     published: str = ""
     curve: str = ""
     at: float = 0.0
+    default: bool = False
 
 
 @dataclass(frozen=True)

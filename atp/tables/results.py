@@ -9,7 +9,7 @@ from typing import Any
 
 from atp.selection.queue import Whose
 from atp.selection.ranking import COLLAPSED, INDICATOR
-from atp.selection.repository import open_repository, read_results
+from atp.selection.repository import open_repository, read_pictures, read_results
 from atp.tables.cells import PIPELINE, RESULT, Plan
 from atp.tables.definitions import Row, Table
 
@@ -38,7 +38,7 @@ class Value:
 
     Attributes:
         seed: of it.
-        miou: percent; None where the test images do not show a class of it.
+        miou: percent, over all classes.
         experiment: that measured it.
         metrics: all of it.
         place: which of the row's settings it is.
@@ -70,10 +70,9 @@ class Line:
         return [value.experiment for value in self.values]
 
     def figures(self, protocol: str = "") -> list[float]:
-        """mIoU of the seeds, by a protocol or over all classes."""
-        if not protocol:
-            return [value.miou for value in self.values]
-        return [value.metrics["protocols"][protocol] for value in self.values]
+        """mIoU of the seeds, by a protocol or over all classes; of those whose test images show any of them."""
+        found = (value.metrics["protocols"][protocol] if protocol else value.miou for value in self.values)
+        return [figure for figure in found if figure is not None]
 
     def mean(self, protocol: str = "") -> float | None:
         figures = self.figures(protocol)
@@ -100,6 +99,15 @@ def collect(plan: Plan) -> State:
         elif name not in texts:
             missing[name] = "finished, but not in DVC's cache; dvc pull" if name in finished else "not begun"
     return State({name: json.loads(text) for name, text in texts.items()}, missing)
+
+
+def read_predictions(line: Line) -> dict[str, bytes]:
+    """PNGs of class ids that the first of a row's experiments kept, by image."""
+    if not line.values:
+        return {}
+    with open_repository() as (repo, prefix):
+        revision = CELLS.finished(repo, prefix)[line.values[0].experiment]
+    return read_pictures(revision, Path(RESULT) / "predictions")
 
 
 def lines(table: Table, plan: Plan, state: State, seeds: Sequence[int]) -> list[Line]:
