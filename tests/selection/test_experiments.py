@@ -176,6 +176,38 @@ def test_a_round_that_is_gone_does_not_count_as_an_edit(project: Project) -> Non
     path.write_text(text)
 
 
+CELL = """
+from atp.selection.grid import Cell
+from atp.selection.queue import Whose, enqueue, work
+whose = Whose(everything=True)
+values = {"evidence.on_collapse": "stop"}
+cells = [Cell(f"cell-{lr}", {"propagate.lr": lr, **values}, unlocked=("dvc.lock",)) for lr in (0.3, 0.8)]
+enqueue(cells, whose, jobs=1)
+failed = work(cells, whose, every_s=0.5)
+assert failed == {"cell-0.8": "propagate: collapsed: two classes of nine are left"}, failed
+again = {state: names for state, names in enqueue(cells, whose).items() if names}
+assert again == {"finished": ["cell-0.3"], "failed": ["cell-0.8"]}, again
+"""
+
+
+def test_a_cell_begins_without_what_dvc_lock_says_of_another_run(project: Project) -> None:
+    """In a fresh clone, where the cache has nothing of it."""
+    path = project.folder / "dvc.lock"
+    text = path.read_text()
+    lock = YAML(typ="safe").load(text)
+    for stage in lock["stages"].values():
+        stage["outs"][0]["md5"] = "0" * 32 + ".dir"
+    YAML().dump(lock, path)
+    stale = path.read_text()
+    environment = {**os.environ, "ATP_TEST_LOG": str(project.log), "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", CELL], cwd=project.folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert path.read_text() == stale
+    path.write_text(text)
+
+
 def test_the_picked_one_is_taken(project: Project) -> None:
     """Last: it changes the workspace."""
     out, _ = project.select("--apply")
