@@ -154,16 +154,22 @@ def _bring_back(repo: Any, names: Sequence[str]) -> None:
     """
     queue = repo.experiments.celery_queue
     active = {entry.name: entry for entry in queue.iter_active()}
+    killed = False
     for name in names:
         entry = active.get(name)
         if entry is None or _working():
             continue
+        killed = True
         logger.info("%s: was killed; it is queued again", name)
         # A stage dies with its executor, of which without a worker nobody would collect the result.
         with suppress(ProcessLookupError):
             queue.proc.kill(entry.stash_rev)
         # What `dvc queue kill` does to an experiment whose process is gone; itself it takes a zombie for a process.
         queue._mark_inactive_tasks_failure({entry: name})
+    behind = [entry.name for entry in queue.iter_queued() if entry.name in names] if killed else []
+    if behind:
+        # They come after these again: before, they would begin anew the stage that was killed, if they need it too.
+        queue.remove(behind)
     failed = {entry.name: entry for entry, _ in queue.iter_failed()}
     for name in names:
         entry = failed.get(name)
