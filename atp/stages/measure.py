@@ -11,6 +11,7 @@ Writes, below ``runs/measure``:
 import argparse
 import json
 import sys
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,14 +55,19 @@ def body(model: Path, stage: Stage) -> None:
             label_space=space,
             name=stage.label,
         )
-        for path in predictions.iterdir():
-            if path.stem not in shown:
-                path.unlink()
+        keep(predictions, shown)
         metrics = flat(summary({"model": result}, space, data.protocol_ids()))
         evidence = model / FILE
         metrics["evidence"] = json.loads(evidence.read_text()) if evidence.is_file() else None
         write_json(folder / "metrics.json", metrics)
     stage.tracker.log(0, {"miou": metrics["miou"]})
+
+
+def keep(predictions: Path, names: Collection[str]) -> None:
+    """Delete the PNGs of all images but these; a name may have folders in it, as Cityscapes' have their city's."""
+    for path in sorted(predictions.rglob("*.png")):
+        if path.relative_to(predictions).with_suffix("").as_posix() not in names:
+            path.unlink()
 
 
 def flat(figures: dict[str, Any]) -> dict[str, Any]:
