@@ -198,12 +198,17 @@ def select(
             typer.echo(f"applied: {choice.picked.name}; dvc repro reports and registers it", err=as_json)
 
 
+Seeds = Annotated[str, typer.Option(help="Values of training.seed.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Cells computed at a time.")]
+Collect = Annotated[bool, typer.Option("--collect", help="Show what there is; compute nothing.")]
+
+
 @app.command()
 def table(
     number: Annotated[int, typer.Argument(help="Of the paper's table: docs/tables.md.")],
-    seeds: Annotated[str, typer.Option(help="Values of training.seed.")] = "0,1,2",
-    jobs: Annotated[int, typer.Option(min=1, help="Cells computed at a time.")] = 1,
-    collect: Annotated[bool, typer.Option("--collect", help="Show what there is; compute nothing.")] = False,
+    seeds: Seeds = "0,1,2",
+    jobs: Jobs = 1,
+    collect: Collect = False,
 ) -> None:
     """Make one of the paper's tables on the data of params.yaml; each cell is a DVC experiment, computed once."""
     _make("table", number, seeds, jobs, collect)
@@ -212,9 +217,9 @@ def table(
 @app.command()
 def figure(
     number: Annotated[int, typer.Argument(help="Of the paper's figure: docs/tables.md.")],
-    seeds: Annotated[str, typer.Option(help="Values of training.seed.")] = "0,1,2",
-    jobs: Annotated[int, typer.Option(min=1, help="Cells computed at a time.")] = 1,
-    collect: Annotated[bool, typer.Option("--collect", help="Show what there is; compute nothing.")] = False,
+    seeds: Seeds = "0,1,2",
+    jobs: Jobs = 1,
+    collect: Collect = False,
 ) -> None:
     """Make one of the paper's figures, as table does."""
     _make("figure", number, seeds, jobs, collect)

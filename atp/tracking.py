@@ -322,14 +322,12 @@ def pipeline_run(params: Params, identity: str, name: str) -> Iterator["Run"]:
     with told(), store_lock("create"), patience(10, 2):
         run = _pipeline(client, params, identity, name)
     tracker = Tracker(client, run.info.run_id, run.info.run_id)
-    status = "FAILED"
+    status = "FINISHED"
     try:
         yield run
-        status = "FINISHED"
-    except Exception:
-        raise
-    except BaseException:
-        status = "KILLED"
+    except BaseException as error:
+        # An interrupt, or a flow that was cancelled.
+        status = "FAILED" if isinstance(error, Exception) else "KILLED"
         raise
     finally:
         tracker.end(status)

@@ -82,6 +82,11 @@ def rival_rows(params: Params, *, picked: bool = True) -> Iterable[Row]:
             yield Row(f"{name}, rate picked by labels: an oracle", rates, "labels", published="none")
 
 
+def batchnorm_only(params: Params, name: str = RIVALS["batchnorm"]) -> list[Row]:
+    """The row that tells what re-estimated statistics alone bring; none of a network without them."""
+    return [row(name, ALIGN, rival("batchnorm"))] if has_batchnorm(params) else []
+
+
 def rivals_table(title: str, params: Params, **more: Any) -> Table:
     """What tables 1 to 3 have in common."""
     return Table(
@@ -183,7 +188,7 @@ def table_4(params: Params) -> Table:
             row("the box itself = the source model", SOURCE),
             *(row(name, model, box) for name, model in stages),
             *(row(f"{name}, distilled without jitter and blur", model, flip) for name, model in stages),
-            *([row("white box: BatchNorm only", ALIGN, rival("batchnorm"))] if has_batchnorm(params) else []),
+            *batchnorm_only(params, "white box: BatchNorm only"),
             row("white box: align", ALIGN),
             row("white box: teach", taught(params)),
             row("white box: propagate", PROPAGATE),
@@ -201,7 +206,7 @@ def table_5(params: Params) -> Table:
         "The oracle is the source model's network, trained on the target's labels.",
         (
             row("source", SOURCE),
-            *([row("BatchNorm only", ALIGN, rival("batchnorm"))] if has_batchnorm(params) else []),
+            *batchnorm_only(params),
             row("(a) curriculum entropy", ALIGN, {"align.diversity": 0.0}),
             row("(b) + plain diversity", ALIGN, {"align.weighted": False}),
             row("(c) + weighted diversity = align", ALIGN),
@@ -248,7 +253,7 @@ def table_6(params: Params) -> Table:
         "diversity no weights.",
         (
             row("source", SOURCE),
-            *([row("BatchNorm only", ALIGN, rival("batchnorm"))] if has_batchnorm(params) else []),
+            *batchnorm_only(params),
             row("plain entropy", ALIGN, {"align.diversity": 0.0, "align.gamma": 0.0}),
             row("curriculum entropy", ALIGN, {"align.diversity": 0.0}),
             row("curriculum entropy + plain diversity", ALIGN, {"align.weighted": False}),
@@ -342,7 +347,7 @@ def figure_4(params: Params) -> Table:
         "of the first seed.",
         (
             row("source", SOURCE),
-            *([row("BatchNorm only", ALIGN, rival("batchnorm"))] if has_batchnorm(params) else []),
+            *batchnorm_only(params),
             row("align", ALIGN),
             row("teach", taught(params)),
             row("propagate", PROPAGATE),
@@ -377,7 +382,7 @@ def figure_6(params: Params) -> Table:
         "Sensitivity of align to gamma, and to the sharpness of the diversity's weights",
         "Measured at align; the other parameters as in params.yaml. Sharpness 0 is the plain diversity.",
         (
-            row("source", SOURCE) if not has_batchnorm(params) else row("BatchNorm only", ALIGN, rival("batchnorm")),
+            (batchnorm_only(params) or [row("source", SOURCE)])[0],
             *curve("gamma", ALIGN, "align.gamma", (0.0, 1.0, 3.0, 5.0), params.align.gamma),
             *curve("sharpness", ALIGN, "align.sharpness", (0.0, 1.0, 3.0, 10.0), params.align.sharpness, plain),
         ),

@@ -82,6 +82,7 @@ def test_what_later_cells_need_comes_first() -> None:
         ("table", 2, {}, "SYNTHIA"),
         ("table", 3, {}, "Cross-City"),
         ("table", 7, {}, "paper-vgg16"),
+        ("table", 0, {}, "no such table"),
         ("table", 10, {}, "no such table; there are 1, 2"),
         ("figure", 3, {}, "no such figure; there are 4, 5, 6"),
         ("table", 5, {"align.method": "tent"}, "align.method: atp"),
@@ -135,7 +136,11 @@ def test_a_cell_is_known_by_what_made_it_and_by_nothing_else(project: Path) -> N
     set_param(params, "teach", lr=0.5)
     for path in ("atp/cli.py", "atp/tables/output.py", "atp/stages/teach.py"):
         (project / path).write_text("# changed\n")
+    (project / "atp/losses/__pycache__").mkdir()
+    (project / "atp/losses/__pycache__/new.pyc").touch()
     assert name() == first, "nothing that align is made by"
+    assert make_cell(Setting(ALIGN, {"align.gamma": 3.0}), 0)[0].name == first, "what params.yaml holds already"
+    assert make_cell(Setting(ALIGN), 1)[0].name != first
     set_param(params, "align", gamma=2.0)
     assert name() != first
     set_param(params, "align", gamma=3.0)
