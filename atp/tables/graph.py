@@ -16,6 +16,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from atp.config import setting
 from atp.errors import InputError
 
 PIPELINES = (".", "black_box", "paper")
@@ -69,7 +70,7 @@ def _step(
         listed = (path if isinstance(path, str) else next(iter(path)) for path in entry.get(key, []))
         return tuple(os.path.normpath(Path(where, _filled(path, names))) for path in listed)
 
-    params = {name: looked_up(trees[where], name) for name in entry.get("params", [])}
+    params = {name: setting(trees[where], name) for name in entry.get("params", [])}
     return Step(_filled(entry["cmd"], names), params, paths("deps"), paths("outs"))
 
 
@@ -77,16 +78,8 @@ def _filled(text: str, names: Mapping[str, Any]) -> Any:
     """``${a.b}`` replaced by what it names."""
     whole = re.fullmatch(r"\$\{([\w.]+)\}", text)
     if whole:
-        return looked_up(names, whole[1])
-    return re.sub(r"\$\{([\w.]+)\}", lambda found: str(looked_up(names, found[1])), text)
-
-
-def looked_up(tree: Mapping[str, Any], dotted: str) -> Any:
-    """An entry of a nested mapping by its dotted name; None if it is not there."""
-    node: Any = tree
-    for part in dotted.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node
+        return setting(names, whole[1])
+    return re.sub(r"\$\{([\w.]+)\}", lambda found: str(setting(names, found[1])), text)
 
 
 @cache
