@@ -238,12 +238,13 @@ class TrainingSection(Section):
 
     Attributes:
         seed: of everything random; stages mix it with their own name.
-        precision: arithmetic of the forward and backward pass under autocast; weights stay float32.
+        precision: arithmetic of the forward and backward pass under autocast; weights stay float32. ``auto`` is bf16
+            on a device that computes in it, fp32 on one that would only imitate it, many times slower.
         channels_last: memory format of weights and activations.
     """
 
     seed: Whole = 0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     channels_last: Flag = True
 
 

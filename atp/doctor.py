@@ -35,7 +35,7 @@ from atp.models.trial import Part, classifiers, part, scores_size
 from atp.stages.query import answers, check_listening, open_box, questions
 from atp.training.metrics import ConfusionMatrix
 from atp.training.prediction import Predictor
-from atp.training.runtime import Runtime
+from atp.training.runtime import Runtime, computes_bf16, find_device
 
 BYTES_PER_PIXEL_AND_CLASS = 0.08
 """Of a half-done dump on disk: 755 kB for 1024x512 pixels and 19 classes, docs/pseudo_labels.md."""
@@ -503,14 +503,15 @@ def check_source_model(
 
 def check_machine(params: Params, space: LabelSpace) -> Iterator[Finding]:
     """Device, precision and disk."""
-    device = params.runtime.device
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        yield Finding("error", f"params.yaml: runtime.device is {device}, but PyTorch sees no CUDA device; use auto")
-    on_cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
-    if on_cpu and params.training.precision == "bf16" and not torch.cpu._is_avx512_bf16_supported():
-        yield Finding(
-            "warning", "params.yaml: training.precision is bf16, which this CPU only imitates; fp32 is faster"
-        )
+    try:
+        device = find_device(params.runtime.device)
+    except InputError as error:
+        yield Finding("error", str(error))
+    else:
+        if params.training.precision == "bf16" and not computes_bf16(device):
+            yield Finding(
+                "warning", "params.yaml: training.precision is bf16, which is only imitated here; take auto or fp32"
+            )
     if params.data.target.images.is_dir():
         samples = list_samples(params.data.target.images)
         width, height = params.data.size or image_size(samples[0].image)

@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--backbone", default="resnet_small")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--precision", default="auto")
     arguments = parser.parse_args()
     width, height = map(int, arguments.size.split("x"))
     stride = 4 if arguments.backbone == "resnet_small" else 8
@@ -99,7 +99,7 @@ def main() -> None:
                 ratios.append(times["ours"] / times["bare"])
                 seconds.append(times["bare"])
         device = torch.cuda.get_device_name() if runtime.device.type == "cuda" else platform.processor() or "CPU"
-        print(f"{device}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}, {arguments.precision}")
+        print(f"{device}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}, {runtime.precision}")
         print(
             f"{arguments.backbone} {arguments.size}, batch {arguments.batch_size}: "
             f"{1000 * median(seconds):.1f} ms a bare step"

@@ -244,6 +244,17 @@ def test_doctor_finds_wrong_parameters(project: Path) -> None:
     assert [finding.text for finding in complaints()] == ["params.yaml: align.epoch: unknown key; is it epochs?"]
 
 
+def test_doctor_finds_a_device_that_is_not_there_and_a_precision_that_is_imitated(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atp.doctor.computes_bf16", lambda device: False)
+    for precision, count in (("auto", 0), ("bf16", 1)):
+        set_params(project, "training", precision=precision)
+        assert ["which is only imitated here" in finding.text for finding in complaints()] == [True] * count
+    set_params(project, "runtime", device="tpu9")
+    assert any("no such device 'tpu9'" in finding.text for finding in complaints())
+
+
 def test_doctor_finds_mixed_sizes(project: Path) -> None:
     set_params(project, "data", size=None)
     for kind in ("images", "labels"):

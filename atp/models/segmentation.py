@@ -1,5 +1,6 @@
 """What adaptation asks of a segmentation network, whatever it is made of."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Self
 
@@ -11,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from atp.models.config import NetworkConfig
 
 
-class SegmentationNetwork(nn.Module):
+class SegmentationNetwork(nn.Module, ABC):
     """Images to class scores for every pixel; what it is made of is its subclasses' business.
 
     Args:
@@ -52,9 +53,9 @@ class SegmentationNetwork(nn.Module):
         """The classifier, the paper's g: what align freezes."""
         return self.given.get_submodule(self.head_name)
 
+    @abstractmethod
     def scores(self, images: Tensor) -> Tensor:
         """Normalised images (N, 3, H, W) to scores (N, C', h, w) of the classes that the network itself knows."""
-        raise NotImplementedError(type(self).__name__)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images to logits.

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from atp.config import load_params
 from atp.errors import InputError, exit_codes
 from atp.stages.beside import start_ahead
-from atp.stages.parent import die_with_parent
+from atp.stages.parent import die_with_dvc, die_with_parent
 
 ALONE = ("answer", "query", "evaluate", "measure", "report", "register")
 """Stages with nothing to divide among processes."""
@@ -23,6 +23,7 @@ ALONE = ("answer", "query", "evaluate", "measure", "report", "register")
 
 def main() -> None:
     die_with_parent()
+    die_with_dvc()
     name, *arguments = sys.argv[1:] or [""]
     with exit_codes():
         if not name.isidentifier() or not find_spec(f"atp.stages.{name}"):

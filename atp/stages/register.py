@@ -112,8 +112,12 @@ def add_version(client: "MlflowClient", params: Params, tags: dict[str, str]) ->
         number = log_registered_model(client, run, ADAPTED, name, tags, metadata)
         for path in filter(Path.is_file, (Path("dvc.lock"), METRICS)):
             tracker.artifacts(path)
+        # What was meant by auto.
+        training = params.training.model_copy(
+            update={"precision": adapted.made_by.get("precision", params.training.precision)}
+        )
         card = model_card(
-            params,
+            params.model_copy(update={"training": training}),
             tags,
             read_metrics(),
             images=read_image_count(),

@@ -116,6 +116,8 @@ class Stage:
 
     def run(self) -> Run:
         """What a training function needs."""
+        if self.params.training.precision == "auto" and self.runtime.is_main:
+            logger.info("%s: computes in %s", self.label, self.runtime.precision)
         resume = ResumeFile(self.state.with_suffix(".pt"), self.fingerprint, self.runtime.save_every_s)
         return Run(self.label, self.seed, self.runtime, resume, self.tracker.log)
 
@@ -220,7 +222,12 @@ class Stage:
     ) -> None:
         """On the main process: all at once, and forget the training state."""
         with self.output() as folder:
-            made_by = {"stage": self.label, "fingerprint": self.fingerprint, "atp": atp.__version__}
+            made_by = {
+                "stage": self.label,
+                "fingerprint": self.fingerprint,
+                "precision": self.runtime.precision,
+                "atp": atp.__version__,
+            }
             save_checkpoint(folder / "model.safetensors", network, made_from.config, made_from.label_space, made_by)
             write_history(folder / "history.csv", history)
             if judged is not None:

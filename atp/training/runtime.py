@@ -1,6 +1,7 @@
 """Where a stage computes: device, precision, memory format, and its place among the launcher's processes."""
 
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,11 @@ class Runtime:
     cache_mb: int = 2048
     save_every_s: float = 30.0
     waiting: distributed.ProcessGroup | None = None
+
+    @property
+    def precision(self) -> str:
+        """As in params.yaml, where ``auto`` is one of the others."""
+        return next(name for name, dtype in _DTYPES.items() if dtype == self.dtype)
 
     @property
     def is_main(self) -> bool:
@@ -87,7 +93,7 @@ def open_runtime(training: TrainingSection, section: RuntimeSection) -> Iterator
         InputError: the device asked for is not there.
     """
     world_size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    device = _device(section.device, int(os.environ.get("LOCAL_RANK", 0)))
+    device = find_device(section.device, int(os.environ.get("LOCAL_RANK", 0)))
     if section.threads:
         torch.set_num_threads(section.threads)
     if device.type == "cuda":
@@ -101,7 +107,7 @@ def open_runtime(training: TrainingSection, section: RuntimeSection) -> Iterator
     try:
         yield Runtime(
             device=device,
-            dtype=_DTYPES[training.precision],
+            dtype=_DTYPES[resolved(training.precision, device)],
             memory_format=torch.channels_last if training.channels_last else torch.contiguous_format,
             rank=rank,
             world_size=world_size,
@@ -115,7 +121,34 @@ def open_runtime(training: TrainingSection, section: RuntimeSection) -> Iterator
             distributed.destroy_process_group()
 
 
-def _device(name: str, local_rank: int) -> torch.device:
+def resolved(precision: str, device: torch.device) -> str:
+    """What ``training.precision: auto`` is on a device."""
+    if precision != "auto":
+        return precision
+    return "bf16" if computes_bf16(device) else "fp32"
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 is quicker than float32 there, rather than imitated."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        # oneDNN takes bfloat16 on every CPU with AVX-512, where most imitate it.
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def find_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device that ``runtime.device`` names.
+
+    Args:
+        local_rank: of this process on this machine: it takes that one of several CUDA devices.
+
+    Raises:
+        InputError: there is no such device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

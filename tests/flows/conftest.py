@@ -73,6 +73,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_API_URL": f"http://127.0.0.1:{ports[0]}/api",
         "OMP_NUM_THREADS": "1",
+        # Not Bash, which becomes the stage that DVC starts by it: others stay between, as where there is no SHELL.
+        "SHELL": "/bin/sh",
     }
     ui = [sys.executable, "-m", "flows.ui", "--prefect-port", str(ports[0]), "--mlflow-port", str(ports[1])]
     # MLflow's server is told its database in the variable that later names the server.

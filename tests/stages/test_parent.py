@@ -1,5 +1,6 @@
 """A stage ends with what started it, however early that was killed."""
 
+import os
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from atp.stages.parent import die_with_parent
+from tests.clone import ROOT
 
 CHILD = """
 import os, sys, time
@@ -40,11 +42,44 @@ def test_it_ends_whether_it_asked_before_or_after_its_parent_was_killed(when: st
     child = wait_for(tmp_path / "started")
     parent.kill()
     parent.wait()
-    end = time.monotonic() + 10
-    while child.exists():
-        assert time.monotonic() < end, "it lives on"
-        time.sleep(0.02)
+    wait_for_end(child)
     assert not (tmp_path / "survived").exists()
+
+
+STAGE = """
+import os, sys, time
+from pathlib import Path
+from atp.stages.parent import die_with_dvc
+
+before = sys.argv[1] == "before"
+if before:
+    die_with_dvc()
+Path("started").write_text(str(os.getpid()))
+if not before:
+    while not Path("killed").exists():
+        time.sleep(0.01)
+    die_with_dvc()
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("shells", [0, 1, 2])
+def test_it_ends_with_dvc_whatever_shells_are_between(when: str, shells: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", STAGE, when]
+    for _ in range(shells):
+        # The colon keeps any shell from becoming what it starts.
+        command = ["sh", "-c", '"$0" "$@"; :', *command]
+    dvc = "import os, subprocess, sys; subprocess.run(sys.argv[1:], env={**os.environ, 'DVC_STAGE': 'propagate'})"
+    # This one is itself run by a stage of another project.
+    outer = {**os.environ, "PYTHONPATH": str(ROOT), "DVC_STAGE": "outer"}
+    parent = subprocess.Popen([sys.executable, "-c", dvc, *command], cwd=tmp_path, env=outer, start_new_session=True)
+    child = wait_for(tmp_path / "started")
+    parent.kill()
+    parent.wait()
+    (tmp_path / "killed").touch()
+    wait_for_end(child)
 
 
 def test_whoever_leads_a_session_or_has_a_living_parent_goes_on() -> None:
@@ -69,3 +104,11 @@ def wait_for(path: Path) -> Path:
         assert time.monotonic() < end, f"no {path.name}"
         time.sleep(0.02)
     return Path("/proc") / path.read_text()
+
+
+def wait_for_end(process: Path) -> None:
+    """Wait until a process in /proc is gone."""
+    end = time.monotonic() + 10
+    while process.exists():
+        assert time.monotonic() < end, "it lives on"
+        time.sleep(0.02)
