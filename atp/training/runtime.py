@@ -131,7 +131,7 @@ def resolved(precision: str, device: torch.device) -> str:
 def computes_bf16(device: torch.device) -> bool:
     """Whether bfloat16 is quicker than float32 there, rather than imitated."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
     if platform.machine().lower() in ("x86_64", "amd64"):
