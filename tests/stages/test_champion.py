@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from atp.config import load_params
 from atp.data.folder import list_samples
@@ -15,7 +14,7 @@ from atp.models.checkpoint import load_checkpoint, network_from_checkpoint, save
 from atp.stages import champion
 from atp.stages.champion import evaluate_again
 from atp.stages.evaluate import evaluate, percent
-from atp.training.runtime import Runtime
+from atp.training.runtime import open_runtime
 from tests.conftest import make_own_project
 
 
@@ -25,8 +24,8 @@ def test_weights_are_evaluated_anew_as_the_stage_does(small_project: Path) -> No
     path = Path("runs/source/model.safetensors")
     network, _ = network_from_checkpoint(path)
     samples = list_samples(params.data.test.images, params.data.test.labels)
-    runtime = Runtime(torch.device("cpu"), dtype=torch.bfloat16)
-    expected = percent(evaluate(network, samples, params.data.size, runtime).confusion.mean_iou())
+    with open_runtime(params.training, params.runtime) as runtime:
+        expected = percent(evaluate(network, samples, params.data.size, runtime).confusion.mean_iou())
     again = evaluate_again(path.resolve())
     assert (again.miou, again.why) == (expected, "")
 
