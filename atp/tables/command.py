@@ -15,7 +15,7 @@ from atp.selection.queue import enqueue, withdraw, work
 from atp.tables.cells import Plan, plan
 from atp.tables.contents import contents
 from atp.tables.definitions import Table
-from atp.tables.imported import bring_in
+from atp.tables.imported import bring_in, check_found
 from atp.tables.output import bars, curves, markdown, tree
 from atp.tables.panels import panels
 from atp.tables.printed import printed
@@ -67,6 +67,7 @@ def make(what: str, number: int, seeds: Sequence[int], jobs: int, *, run: bool) 
         seeds = seeds[:1]
     planned = plan((setting for row in table.rows for setting in row.settings), seeds)
     if run:
+        check_found(params)
         compute(planned, labels(table, planned, seeds), jobs)
     found = lines(table, planned, collect(planned), seeds)
     others = printed(what, number, table.rows)

@@ -92,9 +92,9 @@ def rivals_table(title: str, params: Params, **more: Any) -> Table:
     return Table(
         title,
         "A rival takes the place of align, on the same source model, images and network; its published settings, the "
-        "learning rate scaled as ATP's is (docs/rivals.md). Picked: the better one of that rate and a tenth of it, for "
-        "each seed, by agreement over scales without labels; or by the labels of the test images, shown where that is "
-        "another one.",
+        "learning rate scaled as ATP's is, and some losses weighed as ATP's is (docs/rivals.md). Picked: the better "
+        "one of that rate and a tenth of it, for each seed, by agreement over scales without labels; or by the labels "
+        "of the test images, shown where that is another one.",
         (
             row("source", SOURCE),
             *rival_rows(params),
@@ -137,11 +137,11 @@ def table_3(params: Params) -> Table:
     """Rivals, Cityscapes to Cross-City."""
     if params.data.label_space().names != CLASS_SETS[13] or params.data.target.labels is not None:
         raise InputError(
-            "table 3: is of Cityscapes to a city of Cross-City, which data of params.yaml are not; see "
+            "table 3: is of a city of Cross-City as target, which data of params.yaml are not; see "
             "docs/datasets.md and take presets/paper-cross-city.yaml, or make table 1 of these data"
         )
     return rivals_table(
-        "Rivals, Cityscapes to a city of Cross-City",
+        "Rivals, to a city of Cross-City",
         params,
         whose="Cityscapes to each city; all but the source model trained on the source's images besides",
     )

@@ -31,6 +31,31 @@ def table(clone: Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
+def test_data_in_a_plain_folder_need_their_full_path_and_new_code_needs_git(tmp_path: Path) -> None:
+    clone, elsewhere = tmp_path / "clone", tmp_path / "elsewhere"
+    make_clone(clone)
+    git(clone, "rm", "-q", "data.dvc")
+    git(clone, "commit", "-qm", "a plain folder")
+    refused = table(clone)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1), refused.stderr
+    assert "data.source.root: data/source is neither in DVC nor in git" in refused.stderr
+    (clone / "data").rename(elsewhere)
+    params = clone / "params.yaml"
+    params.write_text(
+        params.read_text().replace("data/", f"{elsewhere}/").replace("root: data ", f"root: {elsewhere} ")
+    )
+    new = clone / "atp/rivals/new.py"
+    new.touch()
+    refused = table(clone)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1), refused.stderr
+    assert "atp/rivals/new.py: not in git" in refused.stderr
+    new.unlink()
+    done = table(clone)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 finished before, 1 to compute" in done.stderr
+    assert "Missing" not in done.stdout
+
+
 def test_a_cell_is_computed_once_in_a_fresh_clone(tmp_path: Path) -> None:
     clone = tmp_path / "clone"
     make_clone(clone)
