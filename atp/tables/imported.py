@@ -28,10 +28,11 @@ def bring_in() -> None:
 
 
 def check_found(params: Params) -> None:
-    """Before any is computed.
+    """Tell what is in the project's folder but not in the working copies, before cells fail for it.
 
     Raises:
-        InputError: data of params.yaml that cells would not find, or code that they would not.
+        InputError: a folder of the section ``data`` that neither DVC nor git has, or a file below ``atp/`` that git has
+            not.
     """
     with open_repository() as (repo, _):
         code = [path for path in repo.scm.untracked_files() if path.startswith("atp/")]

@@ -34,7 +34,9 @@ write("survived")
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux's parent-death signal")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="die_with_parent does nothing where there is no parent-death signal"
+)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_it_ends_whether_it_asked_before_or_after_its_parent_was_killed(when: str, tmp_path: Path) -> None:
     shell = f'"{sys.executable}" -c "$0" {when} & wait'
@@ -63,7 +65,7 @@ time.sleep(60)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="die_with_dvc does nothing where there is no pidfd")
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("shells", [0, 1, 2])
 def test_it_ends_with_dvc_whatever_shells_are_between(when: str, shells: int, tmp_path: Path) -> None:

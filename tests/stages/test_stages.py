@@ -75,6 +75,15 @@ def test_same_seed_same_bytes(adapted: Path, project: Path, run_stage: RunStage)
     assert results(project) == results(adapted)
 
 
+def test_the_precision_that_auto_took_is_told_and_recorded(project: Path, run_stage: RunStage) -> None:
+    set_params(project, "training", precision="auto")
+    ended = run_stage(project, "source")
+    assert ended.code == 0, ended.output
+    took = load_checkpoint(project / "runs/source/model.safetensors").made_by["precision"]
+    assert took in ("bf16", "fp32")
+    assert f"source: computes in {took}" in ended.output
+
+
 def test_adaptation_needs_neither_source_data_nor_labels(adapted: Path, project: Path, run_stage: RunStage) -> None:
     """With the source data, all target labels and the test images removed from disk, the same bytes come out."""
     shutil.copytree(adapted / "runs/source", project / "runs/source")
