@@ -19,10 +19,12 @@ class Settings(RivalSettings):
 
     Attributes:
         diversity: weight of L_div. Paper: 1.
+        weight: of both together. Paper: 1.
     """
 
     lr_factor: float = 4.0
     diversity: NonNegative = 1.0
+    weight: NonNegative = 1.0
 
 
 def adapt(
@@ -33,6 +35,6 @@ def adapt(
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         loss = information_maximization_loss(model(batch.strong), batch.valid, diversity=settings.diversity)
-        return {"loss": section.alpha * loss, "information": -loss}
+        return {"loss": settings.weight * loss, "information": -loss}
 
     return Training(network, section, images, run).run(objective)

@@ -5,7 +5,7 @@ Chen, Xue, Cai: Domain Adaptation for Semantic Segmentation with Maximum Squares
 
 from torch import Tensor, nn
 
-from atp.config import AlignSection, RivalSettings, Share
+from atp.config import AlignSection, NonNegative, RivalSettings, Share
 from atp.data.loading import Batch, TrainingImages
 from atp.losses.max_square import max_square_loss
 from atp.models.network import SegmentationNetwork
@@ -18,8 +18,10 @@ class Settings(RivalSettings):
 
     Attributes:
         balance: 0 is the plain loss. Paper: .2.
+        weight: of the loss. Paper: .1, beside a source loss of weight 1.
     """
 
+    weight: NonNegative = 0.1
     balance: Share = 0.2
 
 
@@ -28,12 +30,12 @@ def adapt(
 ) -> History:
     """Train everything on the maximum squares.
 
-    Paper: beside the source domain's cross-entropy, at a weight of .1 to 1. Ours: without it, as there is no source, at
-    align's alpha; what else a lone loss's weight could do is the learning rate's.
+    Paper: beside the source domain's cross-entropy. Ours: without it, as there is no source, so that the published
+    weight has nothing to balance and only slows the training down.
     """
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         squares = max_square_loss(model(batch.strong), batch.valid, balance=settings.balance)
-        return {"loss": section.alpha * squares, "squares": squares}
+        return {"loss": settings.weight * squares, "squares": squares}
 
     return Training(network, section, images, run).run(objective)

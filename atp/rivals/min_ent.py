@@ -5,7 +5,7 @@ Vu et al., ADVENT: Adversarial Entropy Minimization for Domain Adaptation in Sem
 
 from torch import Tensor, nn
 
-from atp.config import AlignSection, RivalSettings
+from atp.config import AlignSection, NonNegative, RivalSettings
 from atp.data.loading import Batch, TrainingImages
 from atp.losses.entropy_minimization import entropy_loss
 from atp.models.network import SegmentationNetwork
@@ -14,7 +14,13 @@ from atp.training.run import Run
 
 
 class Settings(RivalSettings):
-    """None of its own. Paper: SGD at 2.5e-4, as ATP's align."""
+    """Paper: SGD at 2.5e-4, as ATP's align.
+
+    Attributes:
+        weight: of the entropy. Paper: .001, beside a source loss of weight 1.
+    """
+
+    weight: NonNegative = 0.001
 
 
 def adapt(
@@ -22,12 +28,12 @@ def adapt(
 ) -> History:
     """Train everything on the entropy.
 
-    Paper: beside the source domain's cross-entropy, at a weight of .001 to 1. Ours: without it, as there is no source,
-    at align's alpha; what else a lone loss's weight could do is the learning rate's.
+    Paper: beside the source domain's cross-entropy. Ours: without it, as there is no source, so that the published
+    weight has nothing to balance and only slows the training down.
     """
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         entropy = entropy_loss(model(batch.strong), batch.valid)
-        return {"loss": section.alpha * entropy, "entropy": entropy}
+        return {"loss": settings.weight * entropy, "entropy": entropy}
 
     return Training(network, section, images, run).run(objective)

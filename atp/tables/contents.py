@@ -35,6 +35,9 @@ NEED_BATCHNORM = ("batchnorm", "tent")
 SLOWER = 0.1
 """The second rate to pick from, as a factor of a rival's published one."""
 
+HEAVIER = {"min_ent": 0.1, "max_square": 1.0}
+"""Losses that are published beside one of the source, and slow alone: the second weight to pick from instead."""
+
 NO_CHANGE: dict[str, Any] = {
     "align.epochs": 1,
     "align.alpha": 0.0,
@@ -61,25 +64,29 @@ def methods(params: Params) -> list[str]:
     return [name for name in known if has_batchnorm(params) or name not in NEED_BATCHNORM]
 
 
-def rival(method: str, factor: float = 1.0) -> dict[str, Any]:
-    """Parameters of a rival in align's place, at its published learning rate times a factor."""
-    values: dict[str, Any] = {"align.method": method}
-    if factor != 1:
-        # Here, as it imports PyTorch.
-        published: float = import_module(f"atp.rivals.{method}").Settings().lr_factor
-        values["align.rival.lr_factor"] = round(factor * published, 9)
-    return values
+def rival(method: str) -> dict[str, Any]:
+    """Parameters of a rival in align's place, at its published settings."""
+    return {"align.method": method}
+
+
+def second(method: str) -> dict[str, Any]:
+    """The same at another strength: a heavier loss, or a slower rate."""
+    if method in HEAVIER:
+        return rival(method) | {"align.rival.weight": HEAVIER[method]}
+    # Here, as it imports PyTorch.
+    published: float = import_module(f"atp.rivals.{method}").Settings().lr_factor
+    return rival(method) | {"align.rival.lr_factor": round(SLOWER * published, 9)}
 
 
 def rival_rows(params: Params, *, picked: bool = True) -> Iterable[Row]:
-    """Each rival at its published settings, and at a learning rate picked without labels and with them."""
+    """Each rival at its published settings, and at a strength picked without labels and with them."""
     for method in methods(params):
         name, published = RIVALS.get(method, method), Setting(ALIGN, rival(method))
         yield Row(name, (published,), published=method)
         if picked and method not in UNTRAINED:
-            rates = (published, Setting(ALIGN, rival(method, SLOWER)))
-            yield Row(f"{name}, rate picked without labels", rates, "evidence", published="none")
-            yield Row(f"{name}, rate picked by labels: an oracle", rates, "labels", published="none")
+            strengths = (published, Setting(ALIGN, second(method)))
+            yield Row(f"{name}, strength picked without labels", strengths, "evidence", published="none")
+            yield Row(f"{name}, strength picked by labels: an oracle", strengths, "labels", published="none")
 
 
 def batchnorm_only(params: Params, name: str = RIVALS["batchnorm"]) -> list[Row]:
@@ -92,9 +99,10 @@ def rivals_table(title: str, params: Params, **more: Any) -> Table:
     return Table(
         title,
         "A rival takes the place of align, on the same source model, images and network; its published settings, the "
-        "learning rate scaled as ATP's is, and some losses weighed as ATP's is (docs/rivals.md). Picked: the better "
-        "one of that rate and a tenth of it, for each seed, by agreement over scales without labels; or by the labels "
-        "of the test images, shown where that is another one.",
+        "learning rate scaled as ATP's is (docs/rivals.md). Picked: the better one of these and of a second strength, "
+        "for each seed, by agreement over scales without labels; or by the labels of the test images, shown where "
+        "that is another one. The second strength is a tenth of the learning rate; of MinEnt a loss of weight "
+        f"{HEAVIER['min_ent']:g} instead of .001, of MaxSquare {HEAVIER['max_square']:g} instead of .1.",
         (
             row("source", SOURCE),
             *rival_rows(params),
@@ -296,13 +304,14 @@ def table_7(params: Params) -> Table:
 
 def table_8(params: Params) -> Table:
     """Propagation after other methods."""
-    slow = [name for name in ("tent", "max_square", "urma") if name in methods(params)]
     begun = {"source": (Setting(SOURCE), NO_CHANGE)}
     if has_batchnorm(params):
         begun["BatchNorm only"] = (Setting(ALIGN, rival("batchnorm")), rival("batchnorm"))
-    for method in slow:
-        values = rival(method, SLOWER)
-        begun[f"{RIVALS[method]} at a tenth of its rate"] = (Setting(ALIGN, values), values)
+    for method in ("tent", "max_square", "urma"):
+        if method in methods(params):
+            slower = "" if method in HEAVIER else " at a tenth of its rate"
+            values = rival(method) if method in HEAVIER else second(method)
+            begun[f"{RIVALS[method]}{slower}"] = (Setting(ALIGN, values), values)
     begun["ATP: align"] = (Setting(ALIGN), {})
     rows = []
     for name, (alone, values) in begun.items():
@@ -310,8 +319,8 @@ def table_8(params: Params) -> Table:
         rows.append(row(f"{name}, then propagate", PROPAGATE, {**values, "split.model": ALIGN}))
     return Table(
         "Propagation after other methods",
-        "Each method alone, and split and propagate begun with its model, without teach. TENT, MaxSquare and URMA "
-        "learn at a tenth of their published rates (docs/rivals.md).",
+        "Each method alone, and split and propagate begun with its model, without teach. MaxSquare is at its "
+        "published settings, TENT and URMA at a tenth of their rates.",
         tuple(rows),
     )
 

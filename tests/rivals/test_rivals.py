@@ -25,6 +25,8 @@ from atp.training.runtime import Runtime
 CONFIG = NetworkConfig(backbone="resnet_small", output_stride=8, aspp_dilations=(1, 2), num_classes=3)
 CPU = Runtime(torch.device("cpu"))
 SHORT = {"cbst": {"rounds": 3, "epochs": 1}, "urma": {"epochs": 2}}
+LONE = {"min_ent": {"weight": 1.0}}
+"""Published beside a loss of the source, and of no effect in a few steps without it."""
 every_rival = pytest.mark.parametrize("name", rivals())
 
 
@@ -118,7 +120,7 @@ def test_killed_it_ends_with_the_same_bits(
 
 @pytest.mark.parametrize("name", ["tent", "min_ent", "urma"])
 def test_entropy_falls(images: TrainingImages, name: str) -> None:
-    history = align(fresh(), images, section(name, epochs=6, lr_factor=5.0), Run("align", 7, CPU))
+    history = align(fresh(), images, section(name, epochs=6, lr_factor=5.0, **LONE.get(name, {})), Run("align", 7, CPU))
     entropy = history.get("entropy", history["loss"])
     assert entropy[-1] < entropy[0] - 0.005
 
@@ -151,6 +153,18 @@ def test_its_own_rate_is_in_units_of_align_s(images: TrainingImages, monkeypatch
     align(fresh(), images, section("min_ent", lr_factor=0.5, epochs=9), Run("align", 7, CPU))
     assert seen[0].lr == pytest.approx(0.01)
     assert seen[0].epochs == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "published"), [("min_ent", 0.001), ("max_square", 0.1), ("information_maximization", 1.0)]
+)
+def test_its_loss_has_its_published_weight_and_not_align_s(images: TrainingImages, name: str, published: float) -> None:
+    def loss(alpha: float, **settings: float) -> float:
+        mine = section(name, epochs=1, lr_factor=1e-9, **settings).model_copy(update={"alpha": alpha})
+        return align(fresh(), images, mine, Run("align", 7, CPU))["loss"][0]
+
+    assert loss(1.0) == loss(0.002) != 0
+    assert loss(1.0) == pytest.approx(published * loss(1.0, weight=1.0), rel=1e-4)
 
 
 @pytest.mark.parametrize(
