@@ -36,7 +36,8 @@ def markdown(
         for _, protocol in table.columns:
             mean, reference = line.mean(protocol), lines[0].mean(protocol)
             gain = "" if mean is None or reference is None or line is lines[0] else f"{mean - reference:+.1f}"
-            each = " ".join(f"{value:.1f}" for value in line.figures(protocol))
+            known = dict(zip((value.seed for value in line.values), line.figures(protocol), strict=True))
+            each = " ".join(f"{known[seed]:.1f}" if seed in known else "-" for seed in seeds) if known else ""
             cells += [_figure(mean), _figure(line.deviation(protocol)), gain, each]
         if others:
             told = others.get(line.row.name, ())
@@ -49,8 +50,15 @@ def markdown(
         text.append(f"Printed elsewhere, of {table.whose}; nothing of it was measured here:\n\n{listed}")
     missing = {name: why for line in lines for name, why in line.missing.items()}
     if missing:
-        text.append("Missing:\n\n" + "\n".join(f"- {name}: {why}" for name, why in missing.items()))
+        told = [f"- {name}, of {_rows(name, lines)}: {why}" for name, why in missing.items()]
+        text.append("Missing:\n\n" + "\n".join(told))
     return "\n\n".join(text) + "\n"
+
+
+def _rows(missing: str, lines: Sequence[Line]) -> str:
+    """Those that an experiment is missing in."""
+    first, *more = [line.row.name for line in lines if missing in line.missing]
+    return f"“{first}”" + (f" and {len(more)} more" if more else "")
 
 
 def _figure(value: float | None) -> str:

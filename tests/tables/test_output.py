@@ -86,8 +86,8 @@ def test_as_text_and_for_machines_with_what_is_missing_and_what_others_print() -
     others = printed("table", 1, [Row("TENT", (FAST,), published="min_ent"), TABLE.rows[0]])
     text = markdown("Table 1", TABLE, found, SEEDS, others)
     assert "| source | 22.0 | 2.8 |  | 20.0 24.0 | 23.0 | 2.8 |  | 21.0 25.0 | 36.9 [1] |" in text
-    assert "| TENT | 30.0 |  | +8.0 | 30.0 | 31.0 |  | +8.0 | 31.0 | 42.2 [2] |" in text
-    assert "- runs/align-1-1: queued" in text
+    assert "| TENT | 30.0 |  | +8.0 | 30.0 - | 31.0 |  | +8.0 | 31.0 - | 42.2 [2] |" in text
+    assert "- runs/align-1-1, of “TENT” and 2 more: queued" in text
     assert "- [1] github.com/ZJULearning/MaxSquareLoss README.md" in text
     assert "nothing of it was measured here" in text
     known = json.loads(json.dumps(tree("Table 1", TABLE, found, SEEDS, others)))
