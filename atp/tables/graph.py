@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 
 from atp.config import setting
 from atp.errors import InputError
+from atp.selection.repository import open_repository
 
 PIPELINES = (".", "black_box", "paper")
 """Folders of the dvc.yaml in which a cell's stages stand."""
@@ -125,9 +126,20 @@ def identity(chain: Sequence[Step]) -> str:
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def _remembered(path: Path) -> str:
+    """DVC's digest of what lies outside of the project, data sets of any size: unchanged files are not read again."""
+    from dvc.fs import LocalFileSystem
+    from dvc_data.hashfile.build import build
+
+    with open_repository() as (repo, _):
+        cache = repo.cache.local
+        _, _, found = build(cache, str(path), LocalFileSystem(), cache.hash_name, dry_run=True)
+    return str(found.hash_info.value)
+
+
 @cache
 def content(path: str) -> str:
-    """A digest of a file or folder, as DVC knows it where it brings it in, else of its bytes.
+    """A digest of a file or folder: DVC's where DVC brings it in or it lies outside of the project, else of its bytes.
 
     Raises:
         InputError: it is not there.
@@ -139,6 +151,8 @@ def content(path: str) -> str:
     start = Path(path)
     if not start.exists():
         raise InputError(f"{path}: no such file or folder; a stage needs it")
+    if start.is_absolute():
+        return _remembered(start)
     files = [start] if start.is_file() else sorted(p for p in start.rglob("*") if p.is_file())
     total = sha256()
     for file in files:

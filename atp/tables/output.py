@@ -50,8 +50,8 @@ def markdown(
         text.append(f"Printed elsewhere, of {table.whose}; nothing of it was measured here:\n\n{listed}")
     missing = {name: why for line in lines for name, why in line.missing.items()}
     if missing:
-        told = [f"- {name}, of {_rows(name, lines)}: {why}" for name, why in missing.items()]
-        text.append("Missing:\n\n" + "\n".join(told))
+        listed = "\n".join(f"- {name}, of {_rows(name, lines)}: {why}" for name, why in missing.items())
+        text.append(f"Missing:\n\n{listed}")
     return "\n\n".join(text) + "\n"
 
 

@@ -14,15 +14,15 @@ import sys
 import atp.tables.contents as contents
 from atp.cli import main
 contents.TABLES = {5: lambda params: contents.Table("Tiny", "One row.", (contents.row("source", contents.SOURCE),))}
-sys.argv = ["atp", "table", "5", "--seeds", "0"]
+sys.argv = ["atp", "table", "5", "--seeds", "0", *sys.argv[1:]]
 main()
 """
 
 
-def table(clone: Path) -> "subprocess.CompletedProcess[str]":
+def table(clone: Path, *options: str) -> "subprocess.CompletedProcess[str]":
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     return subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", SCRIPT, *options],
         cwd=clone,
         env={**environment, "PATH": PATH, "PYTHONPATH": str(clone)},
         capture_output=True,
@@ -54,6 +54,10 @@ def test_data_in_a_plain_folder_need_their_full_path_and_new_code_needs_git(tmp_
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 finished before, 1 to compute" in done.stderr
     assert "Missing" not in done.stdout
+    assert "Missing" not in table(clone, "--collect").stdout
+    image = next((elsewhere / "source/images").iterdir())
+    image.write_bytes(image.read_bytes() + b"another one")
+    assert "Missing" in table(clone, "--collect").stdout
 
 
 def test_a_cell_is_computed_once_in_a_fresh_clone(tmp_path: Path) -> None:
