@@ -8,6 +8,7 @@ from pathlib import Path
 import atp
 from atp.config import Params
 from atp.files import digest
+from atp.registry.origin import read_metrics
 
 CODE = ("data", "losses", "models", "training", "stages/evaluate.py")
 """The part of this package that decides a figure."""
@@ -35,7 +36,8 @@ def evaluation_digest(params: Params) -> str | None:
     settings = {
         "size": params.data.size,
         "flip": params.evaluate.flip,
-        "precision": params.training.precision,
+        # What auto came to where it was measured, which may have been another machine.
+        "precision": read_metrics().get("precision", params.training.precision),
         "images": digest(test.images),
         "labels": digest(test.labels),
         "code": [digest(path) for folder in CODE for path in _modules(package / folder)],

@@ -5,7 +5,7 @@ Of a black box there is no source model; its answers about the test images, if i
 The only stage that may read the target's labels. Writes, below ``runs/evaluate``:
 
 - ``metrics.json``: mIoU and IoU per class in percent, per model, and mIoU per protocol in ``data.protocols``; per round
-  coverage and accuracy of the labels.
+  coverage and accuracy of the labels; the precision that the models computed in.
 - ``images.json``: per test image mIoU (percent, over the classes it shows) and mean entropy, per model.
 - ``confusion.json``: confusion matrix per model, rows true classes, columns predicted ones.
 - ``predictions/<model>/<name>.png``: class ids as palette PNG.
@@ -233,6 +233,7 @@ def body(stage: Stage) -> None:
             results["batchnorm_only"] = evaluate(network, samples, data.size, runtime, flip=params.evaluate.flip)
         metrics = summary(results, space, protocols)
         metrics["pseudo_labels"] = rounds_summary(params, space)
+        metrics["precision"] = runtime.precision
         write_json(folder / "metrics.json", metrics)
         write_json(folder / "images.json", {n: {"miou": r.miou, "entropy": r.entropy} for n, r in results.items()})
         write_json(folder / "confusion.json", {n: r.confusion.counts.tolist() for n, r in results.items()})

@@ -3,8 +3,8 @@
 What ``evaluate`` does for all models of a pipeline, with the same functions, for the one that ``--model`` names.
 Writes, below ``runs/measure``:
 
-- ``metrics.json``: mIoU and IoU per class in percent, mIoU per protocol in ``data.protocols``, mean entropy, and what
-  the stage that made the model had measured without labels.
+- ``metrics.json``: mIoU and IoU per class in percent, mIoU per protocol in ``data.protocols``, mean entropy, the
+  precision it was computed in, and what the stage that made the model had measured without labels.
 - ``predictions/<name>.png``: of a few test images, evenly spread, class ids as palette PNG.
 """
 
@@ -58,6 +58,7 @@ def body(model: Path, stage: Stage) -> None:
         keep(predictions, shown)
         metrics = flat(summary({"model": result}, space, data.protocol_ids()))
         evidence = model / FILE
+        metrics["precision"] = runtime.precision
         metrics["evidence"] = json.loads(evidence.read_text()) if evidence.is_file() else None
         write_json(folder / "metrics.json", metrics)
     stage.tracker.log(0, {"miou": metrics["miou"]})

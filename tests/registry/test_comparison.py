@@ -1,5 +1,6 @@
 """What makes two evaluations the same."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ from PIL import Image
 
 from atp.config import load_params
 from atp.registry.comparison import evaluation_digest
+from atp.registry.origin import METRICS
 
 
 def test_what_makes_another_evaluation(small_project: Path) -> None:
@@ -25,6 +27,15 @@ def test_what_does_not(small_project: Path) -> None:
     assert evaluation_digest(load_params(overrides=overrides)) == before
     assert before is not None
     assert before.startswith("sha256:")
+
+
+def test_precision_is_what_auto_came_to(small_project: Path) -> None:
+    metrics = json.loads(METRICS.read_text())
+    seen = set()
+    for measured, asked in (("bf16", "auto"), ("bf16", "bf16"), ("fp32", "auto")):
+        METRICS.write_text(json.dumps(metrics | {"precision": measured}))
+        seen.add(evaluation_digest(load_params(overrides={"training.precision": asked})))
+    assert len(seen) == 2
 
 
 def test_without_labels_there_is_none(small_project: Path) -> None:
