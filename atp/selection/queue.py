@@ -28,6 +28,9 @@ WORKERS = Path(".dvc/tmp/exps/celery")
 """Where DVC's workers leave their process ids."""
 CHANGING = (WORKERS / "broker/in", WORKERS / "broker/processed", WORKERS / "result", Path(".dvc/tmp/exps/run"))
 """Folders in which a file comes or goes whenever an experiment of the queue is put, begins or ends."""
+EMPTY = "schema: '2.0'\nstages: {}\n"
+KEPT = Path(".atp/locks")
+"""What was in lock files that are empty for a moment: a kill -9 in that moment must not lose it."""
 PAUSE_S = 0.5
 """Between two that are put while workers work."""
 START_S = 10.0
@@ -79,6 +82,7 @@ def enqueue(cells: Sequence[Cell], whose: Whose = HERE, jobs: int = 0) -> dict[s
     found: dict[str, list[str]] = {state: [] for state in ("finished", "running", "queued", "failed", "new")}
     started = False
     with open_repository() as (repo, prefix):
+        _fill_again()
         untracked = repo.scm.untracked_files()
         if untracked:
             more = f" and {len(untracked) - 1} more" if len(untracked) > 1 else ""
@@ -135,15 +139,29 @@ def _put_once(repo: Any, prefix: Path, cell: Cell) -> None:
 @contextmanager
 def _emptied(locks: Sequence[Path]) -> Iterator[None]:
     """Lock files without a stage, for as long as DVC copies what is in the working folder."""
-    kept = {path: path.read_bytes() for path in locks if path.is_file()}
     try:
-        for path in kept:
-            path.write_text("schema: '2.0'\nstages: {}\n")
+        for path in locks:
+            if path.is_file():
+                _copy(path, KEPT / path)
+                path.write_text(EMPTY)
         yield
     finally:
-        for path, content in kept.items():
-            with atomic_path(path) as whole:
-                whole.write_bytes(content)
+        _fill_again()
+
+
+def _fill_again() -> None:
+    """Bring back the contents of lock files, also of a command that was killed; not of one that was written since."""
+    for kept in sorted(KEPT.rglob("*.lock")):
+        path = kept.relative_to(KEPT)
+        if path.is_file() and path.read_text() == EMPTY:
+            _copy(kept, path)
+        kept.unlink(missing_ok=True)
+
+
+def _copy(path: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(to) as whole:
+        shutil.copyfile(path, whole)
 
 
 def _bring_back(repo: Any, names: Sequence[str]) -> None:
