@@ -370,12 +370,12 @@ def figure_5(params: Params) -> Table:
     teach, dump = taught(params), params.dump
     return Table(
         "Sensitivity of teach to the share K of labelled pixels, and to the threshold of negative labels",
-        "Measured at teach; the other parameters as in params.yaml.",
+        "Measured at teach; the other parameters as in params.yaml. With C classes a threshold is at most 1/C.",
         (
             row("align", ALIGN),
             *curve("K", teach, "dump.keep_ratio", (0.2, 0.5, 0.65, 0.8, 1.0), dump.keep_ratio),
             *curve(
-                "negative threshold", teach, "dump.negative_threshold", (0.01, 0.05, 0.1, 0.2), dump.negative_threshold
+                "negative threshold", teach, "dump.negative_threshold", (0.01, 0.02, 0.05, 0.1), dump.negative_threshold
             ),
         ),
         kind="curves",
