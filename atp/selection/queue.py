@@ -143,7 +143,9 @@ def _emptied(locks: Sequence[Path]) -> Iterator[None]:
         for path in locks:
             if path.is_file():
                 _copy(path, KEPT / path)
-                path.write_text(EMPTY)
+                # Whole at any moment: what is neither empty nor as it was would be taken for newer.
+                with atomic_path(path) as empty:
+                    empty.write_text(EMPTY)
         yield
     finally:
         _fill_again()

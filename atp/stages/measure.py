@@ -57,8 +57,8 @@ def body(model: Path, stage: Stage) -> None:
         )
         keep(predictions, shown)
         metrics = flat(summary({"model": result}, space, data.protocol_ids()))
-        evidence = model / FILE
         metrics["precision"] = runtime.precision
+        evidence = model / FILE
         metrics["evidence"] = json.loads(evidence.read_text()) if evidence.is_file() else None
         write_json(folder / "metrics.json", metrics)
     stage.tracker.log(0, {"miou": metrics["miou"]})

@@ -307,11 +307,13 @@ def table_8(params: Params) -> Table:
     begun = {"source": (Setting(SOURCE), NO_CHANGE)}
     if has_batchnorm(params):
         begun["BatchNorm only"] = (Setting(ALIGN, rival("batchnorm")), rival("batchnorm"))
-    for method in ("tent", "max_square", "urma"):
-        if method in methods(params):
-            slower = "" if method in HEAVIER else " at a tenth of its rate"
-            values = rival(method) if method in HEAVIER else second(method)
-            begun[f"{RIVALS[method]}{slower}"] = (Setting(ALIGN, values), values)
+    for name, values in (
+        ("TENT at a tenth of its rate", second("tent")),
+        ("MaxSquare", rival("max_square")),
+        ("URMA at a tenth of its rate", second("urma")),
+    ):
+        if values["align.method"] in methods(params):
+            begun[name] = (Setting(ALIGN, values), values)
     begun["ATP: align"] = (Setting(ALIGN), {})
     rows = []
     for name, (alone, values) in begun.items():
