@@ -11,10 +11,10 @@ import typer
 
 import atp
 from atp.errors import InputError, exit_codes
-from atp.evidence.record import INDICATORS
+from atp.evaluation.evidence.record import INDICATORS
 
 if TYPE_CHECKING:
-    from atp.config import RegisterSection
+    from atp.registry.settings import RegisterSettings
 
 app = typer.Typer(
     help=atp.__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -42,7 +42,7 @@ def _name(model: str) -> None:
 
 def _earlier(result: Path) -> str:
     """That a result is of an earlier run, why, and what to do; empty if it is of the last."""
-    from atp.lockfile import outdated_result
+    from atp.selection.lockfile import outdated_result
 
     why = outdated_result(result)
     return f"{result} is of an earlier run: {why}; dvc repro makes it anew" if why else ""
@@ -117,9 +117,9 @@ def report(
     runs: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs"),
 ) -> None:
     """Draw the report of a finished run anew, print mIoU per stage and where the pictures are."""
-    from atp.config import load_params
-    from atp.evidence.record import read_all
-    from atp.evidence.vanished import warnings
+    from atp.evaluation.evidence.record import read_all
+    from atp.evaluation.evidence.vanished import warnings
+    from atp.params import load_params
     from atp.report.page import build_report, summary_table
 
     metrics = runs / "evaluate/metrics.json"
@@ -226,7 +226,7 @@ def figure(
 
 
 def _make(what: str, number: int, seeds: str, jobs: int, collect: bool) -> None:
-    from atp.tables.command import make, parse_seeds
+    from atp.studies.command import make, parse_seeds
 
     _quiet()
     typer.echo(make(what, number, parse_seeds(seeds), jobs, run=not collect))
@@ -246,9 +246,9 @@ def promote(
     why: Annotated[str, typer.Option(help="A sentence to keep with the version.")] = "",
 ) -> None:
     """Make a version the champion by hand; an older one's number goes back to it."""
-    from atp.config import ALIAS_PATTERN
     from atp.registry.gate import promote_by_hand
-    from atp.tracking import open_client, told
+    from atp.registry.settings import ALIAS_PATTERN
+    from atp.runner.tracking import open_client, told
 
     section = _register_section()
     if not re.fullmatch(ALIAS_PATTERN, alias or section.champion):
@@ -259,11 +259,12 @@ def promote(
     typer.echo(line)
 
 
-def _register_section() -> "RegisterSection":
+def _register_section() -> "RegisterSettings":
     """Of the params.yaml here, in the root or in a pipeline's folder; the defaults where there is none."""
-    from atp.config import RegisterSection, load_params
+    from atp.params import load_params
+    from atp.registry.settings import RegisterSettings
 
-    return load_params().register_ if Path("params.yaml").is_file() else RegisterSection()
+    return load_params().register_ if Path("params.yaml").is_file() else RegisterSettings()
 
 
 @app.command()

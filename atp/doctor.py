@@ -20,20 +20,20 @@ from tqdm import tqdm
 from atp.black_box.boxes import FolderBox, Question
 from atp.black_box.cache import AnswerCache, identity
 from atp.black_box.predictions import NoAnswerError
-from atp.config import Params, load_params, read_params, setting
 from atp.data.folder import Sample, check_sizes, image_size, list_samples
 from atp.data.labels import LabelSpace
 from atp.data.tensors import read_image, read_label
-from atp.data.urban import list_pairs, missing, named
+from atp.datasets.urban import list_pairs, missing, named
 from atp.errors import InputError
+from atp.evaluation.metrics import ConfusionMatrix
 from atp.files import digest
 from atp.models.checkpoint import load_into, load_user_state
 from atp.models.inspection import live_aspp_branches
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
 from atp.models.own import COARSEST, as_scores, call_factory, check_classifier, check_code, first_line
 from atp.models.trial import Part, classifiers, part, scores_size
+from atp.params import Params, load_params, read_params, setting
 from atp.stages.query import answers, check_listening, open_box, questions
-from atp.training.metrics import ConfusionMatrix
 from atp.training.prediction import Predictor
 from atp.training.runtime import Runtime, computes_bf16, find_device
 

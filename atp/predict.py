@@ -8,7 +8,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from atp.config import RuntimeSection, TrainingSection
 from atp.data.folder import SUFFIXES, Sample, list_samples
 from atp.data.labels import LabelSpace
 from atp.data.masks import write_mask
@@ -27,6 +26,7 @@ from atp.registry.package import (
 from atp.training.prediction import Predictor
 from atp.training.progress import Progress
 from atp.training.runtime import open_runtime
+from atp.training.settings import RuntimeSettings, TrainingSettings
 
 
 def predict_images(
@@ -60,7 +60,7 @@ def predict_images(
     network, space = load_model(model, trust=trust)
     refused: list[str] = []
     with (
-        open_runtime(TrainingSection(), RuntimeSection(device=device)) as runtime,
+        open_runtime(TrainingSettings(), RuntimeSettings(device=device)) as runtime,
         Progress("predict", len(samples)) as progress,
     ):
         predictor = Predictor([(network, 1.0)], runtime)

@@ -34,13 +34,14 @@ from streets_seeds import on_streets
 from torch import Tensor
 
 from atp.black_box.answers import LEAST, Answer
-from atp.config import DistillSection, Params, load_params, needed
 from atp.data.folder import Sample, list_samples
 from atp.data.loading import Labels, mix_seed
 from atp.data.tensors import read_image
+from atp.method.distill import distill
+from atp.method.settings import DistillSettings
 from atp.models.checkpoint import network_from_checkpoint
 from atp.models.network import SegmentationNetwork, build_network
-from atp.stages.distill import distill
+from atp.params import Params, load_params, needed
 from atp.training.prediction import Predictor
 
 SIZE = (1024, 512)
@@ -168,7 +169,7 @@ class Given:
         return Labels(answer.classes[0], classes=answer.classes, probabilities=answer.probabilities)
 
 
-def student(e: Experiment, source: SegmentationNetwork, section: DistillSection, kind: str) -> SegmentationNetwork:
+def student(e: Experiment, source: SegmentationNetwork, section: DistillSettings, kind: str) -> SegmentationNetwork:
     """A network like the source model's, of random weights, that learned its answers."""
     predictor = Predictor([(source, 1.0)], e.runtime)
     answers: dict[str, Answer] = {}
@@ -194,7 +195,7 @@ def student(e: Experiment, source: SegmentationNetwork, section: DistillSection,
 STUDENTS = {"student of float32": "float32", "student of the store": "store", "student of ids": "ids"}
 
 
-def rows(section: DistillSection, checkpoint: Path | None, e: Experiment) -> dict[str, Row]:
+def rows(section: DistillSettings, checkpoint: Path | None, e: Experiment) -> dict[str, Row]:
     def source(made: Mapping[str, SegmentationNetwork]) -> SegmentationNetwork:
         return e.source() if checkpoint is None else network_from_checkpoint(checkpoint / "model.safetensors")[0]
 

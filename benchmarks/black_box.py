@@ -27,14 +27,15 @@ from serve import first_answer, png, question, served
 from streets_seeds import STREETS, on_streets
 
 from atp.black_box.answers import AnswerStore
-from atp.config import Augmentation, Params, load_params
+from atp.data.settings import Augmentation
 from atp.errors import InputError, exit_codes
+from atp.evaluation.evaluate import evaluate_answers
 from atp.files import digest
 from atp.models.checkpoint import save_checkpoint
 from atp.models.network import SegmentationNetwork
+from atp.params import Params, load_params
 from atp.registry.package import save_model
-from atp.stages.evaluate import evaluate_answers
-from atp.stages.process import close
+from atp.runner.process import close
 
 logger = logging.getLogger(__name__)
 

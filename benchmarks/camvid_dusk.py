@@ -2,8 +2,8 @@
 
     python benchmarks/camvid_dusk.py [--camvid ../shared/camvid] [--seeds 0 1 2] [--size 240x180] [--device auto]
 
-The images are brought into the ``folder`` layout first (``atp.data.camvid``); 44 of the dusk images are adapted to, 18
-are held out. No pretrained weights. Every row is kept by seed, so that an interrupted run continues with the next row.
+The images are brought into the ``folder`` layout first (``atp.datasets.camvid``); 44 of the dusk images are adapted
+to, 18 are held out. No pretrained weights. Every row is kept by seed, so that an interrupted run continues with the next row.
 Prints Markdown.
 """
 
@@ -13,8 +13,8 @@ from typing import Any
 
 from experiment import SOURCE, Experiment, Row, machine, print_table, run_seeds, table_5, with_changes
 
-from atp.config import Params, load_params, needed
-from atp.data.camvid import prepare
+from atp.datasets.camvid import prepare
+from atp.params import Params, load_params, needed
 
 AUGMENTATION = {"flip": True, "jitter": 0.3, "blur": True, "scale": [0.75, 1.5]}
 SETTINGS: dict[str, Any] = {

@@ -22,20 +22,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from atp.evaluation.evidence.measure import Measurement, indicators, measure, spread
+from atp.evaluation.evidence.record import Verdict
+from atp.evaluation.evidence.verdict import judge
 from camvid_dusk import on_camvid
 from experiment import ALIGN, PROPAGATE, SOURCE, TEACH, Experiment, Row, machine, side_by_side, with_changes
 from streets_seeds import STREETS, on_streets
 
-from atp.config import Params, load_params
-from atp.data.camvid import prepare
 from atp.data.folder import list_samples
 from atp.data.loading import ImageCache
+from atp.datasets.camvid import prepare
 from atp.errors import InputError
-from atp.evidence.measure import Measurement, indicators, measure, spread
-from atp.evidence.record import Verdict
-from atp.evidence.verdict import judge
 from atp.files import atomic_path
 from atp.models.network import SegmentationNetwork, build_network
+from atp.params import Params, load_params
 from atp.training.runtime import Runtime, open_runtime
 
 logger = logging.getLogger(__name__)

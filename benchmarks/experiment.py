@@ -24,23 +24,25 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from atp.black_box.answers import AnswerStore
-from atp.config import Augmentation, DumpSection, Params, SourceSection, needed, replaced
+from atp.black_box.answers import AnswerStore, StoredAnswers
 from atp.data.folder import Sample, list_samples
 from atp.data.labels import LabelSpace
-from atp.data.loading import FolderLabels, ImageCache, PairedImages, TrainingImages, mix_seed
+from atp.data.loading import FolderLabels, ImageCache, Images, PairedImages, TrainingImages, mix_seed
+from atp.data.settings import Augmentation
+from atp.evaluation.evaluate import evaluate, label_accuracy
 from atp.files import atomic_path
+from atp.method.align import align
+from atp.method.distill import distill
+from atp.method.dump import dump
+from atp.method.propagate import label_counts, propagate, rarity_weights
+from atp.method.settings import DumpSettings, SourceSettings
+from atp.method.source import train_source
+from atp.method.split import split
+from atp.method.teach import teach
 from atp.models.network import SegmentationNetwork, build_network
-from atp.pseudo_labels.store import PseudoLabelStore
-from atp.stages.align import align
-from atp.stages.distill import StoredAnswers, distill
-from atp.stages.dump import dump
-from atp.stages.evaluate import evaluate, label_accuracy
-from atp.stages.parent import die_with_parent
-from atp.stages.propagate import label_counts, propagate, rarity_weights
-from atp.stages.source import train_source
-from atp.stages.split import split
-from atp.stages.teach import StoredLabels, teach
+from atp.params import Params, needed, replaced
+from atp.pseudo_labels.store import PseudoLabelStore, StoredLabels
+from atp.runner.parent import die_with_parent
 from atp.training.prediction import reestimate_batchnorm
 from atp.training.run import Run
 from atp.training.runtime import Runtime, open_runtime
@@ -94,7 +96,7 @@ class Experiment:
         return 100 * result.confusion.mean_iou()
 
     def supervised(
-        self, samples: list[Sample], section: SourceSection, name: str, start: SegmentationNetwork | None = None
+        self, samples: list[Sample], section: SourceSettings, name: str, start: SegmentationNetwork | None = None
     ) -> SegmentationNetwork:
         """A network trained with labels: the source model, or an oracle."""
         run = self.job(name)
@@ -110,7 +112,7 @@ class Experiment:
         samples = list_samples(data.source.images, data.source.labels)
         return self.supervised(samples, needed(self.params.source, "source"), "source")
 
-    def oracle(self, section: SourceSection, start: SegmentationNetwork | None = None) -> SegmentationNetwork:
+    def oracle(self, section: SourceSettings, start: SegmentationNetwork | None = None) -> SegmentationNetwork:
         """Trained on the target's labels, perhaps from a model: what all the adaptation could reach at best."""
         return self.supervised(self.target, section, "oracle", start)
 
@@ -135,17 +137,16 @@ class Experiment:
         align(network, self.images(self.target, section), section, self.job("align"))
         return released(network)
 
-    def dump(self, network: SegmentationNetwork, source: SegmentationNetwork, key: str, section: DumpSection) -> Path:
+    def dump(self, network: SegmentationNetwork, source: SegmentationNetwork, key: str, section: DumpSettings) -> Path:
         folder, pending = self.folder / key, self.folder / f"{key}.pending"
         shutil.rmtree(folder, ignore_errors=True)
         share = section.source_weight
         networks = [(network, 1 - share), *([(source, share)] if share else [])]
         dump(
             networks,
-            self.target,
+            Images(self.target, self.params.data.size),
             section,
             self.space,
-            self.params.data.size,
             self.runtime,
             pending=pending,
             folder=folder,

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from atp.tracking import tracking_uri
+from atp.runner.tracking import tracking_uri
 
 GIB = 2**30
 JSON = {"Content-Type": "application/json"}

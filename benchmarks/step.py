@@ -16,16 +16,18 @@ from statistics import median
 import torch
 from PIL import Image
 
-from atp.config import Augmentation, Optimisation, RuntimeSection, SourceSection, TrainingSection
 from atp.data.folder import Sample, list_samples
 from atp.data.loading import ImageCache, Labels, TrainingImages, TrainingOrder, training_loader
+from atp.data.settings import Augmentation
 from atp.losses.supervised import segmentation_cross_entropy
+from atp.method.settings import SourceSettings
+from atp.method.source import train_source
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
-from atp.stages.source import train_source
+from atp.runner.resume import ResumeFile
 from atp.training.optimisation import build_optimizer, build_schedule
-from atp.training.resume import ResumeFile
 from atp.training.run import Run
 from atp.training.runtime import Runtime, open_runtime
+from atp.training.settings import Optimisation, RuntimeSettings, TrainingSettings
 
 CLASSES = 12
 
@@ -63,13 +65,13 @@ def main() -> None:
     width, height = map(int, arguments.size.split("x"))
     stride = 4 if arguments.backbone == "resnet_small" else 8
     config = NetworkConfig(backbone=arguments.backbone, output_stride=stride, num_classes=CLASSES)
-    section = SourceSection(
+    section = SourceSettings(
         epochs=1, batch_size=arguments.batch_size, lr=0.01, augmentation=Augmentation(flip=True, jitter=0.15)
     )
-    training = TrainingSection(precision=arguments.precision)
+    training = TrainingSettings(precision=arguments.precision)
     with (
         tempfile.TemporaryDirectory() as folder,
-        open_runtime(training, RuntimeSection(device=arguments.device)) as runtime,
+        open_runtime(training, RuntimeSettings(device=arguments.device)) as runtime,
     ):
         samples = draw(Path(folder), arguments.steps * arguments.batch_size, (width, height))
         ids = torch.randint(0, CLASSES, (height, width), dtype=torch.uint8)

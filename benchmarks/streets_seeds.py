@@ -12,7 +12,7 @@ from pathlib import Path
 
 from experiment import machine, print_table, run_seeds, stages, table_5, with_changes
 
-from atp.config import Params, load_params
+from atp.params import Params, load_params
 
 SOURCES = {
     "plain": {},

@@ -21,10 +21,10 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from ruamel.yaml import YAML
 
-from atp.config import load_params
 from atp.errors import InputError, exit_codes
-from atp.stages.process import lock
-from atp.tracking import PARENT_VARIABLE, pipeline_run, tracking_uri
+from atp.params import load_params
+from atp.runner.process import lock
+from atp.runner.tracking import PARENT_VARIABLE, pipeline_run, tracking_uri
 from flows.child import put_back
 from flows.elsewhere import run_elsewhere
 from flows.plan import Step

@@ -17,9 +17,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from atp.config import read_params
 from atp.files import atomic_path
-from atp.stages.parent import die_with_parent
+from atp.params import read_params
+from atp.runner.parent import die_with_parent
 
 PARAMS = Path("params.yaml")
 ORIGINAL = Path(".atp/params.yaml.original")

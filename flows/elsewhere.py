@@ -23,9 +23,9 @@ from ruamel.yaml import YAML
 
 from atp.errors import InputError
 from atp.files import atomic_path
-from atp.project import project_root
 from atp.registry.origin import git
-from atp.stages.process import lock
+from atp.runner.process import lock
+from atp.runner.project import project_root
 from flows.child import put_back
 from flows.stage import BAD_INPUT, Output, child, dvc, reproduce, slug
 

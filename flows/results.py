@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atp.evaluation.evidence.record import Evidence, read_all
+from atp.evaluation.evidence.vanished import warnings
 from PIL import Image
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-from atp.evidence.record import Evidence, read_all
-from atp.evidence.vanished import warnings
-from atp.tracking import tracking_uri
+from atp.runner.tracking import tracking_uri
 from flows.ui import MLFLOW_UI
 
 if TYPE_CHECKING:

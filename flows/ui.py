@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from atp.errors import InputError, exit_codes
-from atp.stages.parent import die_with_parent
-from atp.tracking import open_client, tracking_uri
+from atp.runner.parent import die_with_parent
+from atp.runner.tracking import open_client, tracking_uri
 
 HOST = "127.0.0.1"
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000

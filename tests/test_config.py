@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from atp.config import DataSection, Params, load_params
+from atp.data.settings import DataSettings
 from atp.errors import InputError
+from atp.params import Params, load_params
 
 ROOT = Path(__file__).parents[1]
 
@@ -143,8 +144,8 @@ def test_numbers_as_dvc_reads_them(tree: Any, tmp_path: Path) -> None:
     assert load_params(tmp_path / "params.yaml").align.lr == 0.002
 
 
-def data_section(classes: object) -> DataSection:
-    return DataSection.model_validate(
+def data_section(classes: object) -> DataSettings:
+    return DataSettings.model_validate(
         {"source": {"root": "s"}, "target": {"images": "t"}, "test": {"images": "e"}, "classes": classes}
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from atp.config import Params
+from atp.params import Params
 
 ROOT = Path(__file__).parents[1]
 
@@ -134,7 +134,7 @@ def test_a_stage_depends_on_the_code_that_it_imports(dag: Dag) -> None:
                 continue
             seen.add(module)
             for imported in imports(ROOT / "atp/stages" / f"{module}.py"):
-                if imported.startswith("atp.stages.") and imported != "atp.stages.stage":
+                if imported.startswith("atp.stages.") and imported != "atp.runner.stage":
                     left.append(imported.split(".")[2])
                 folder = "/".join(imported.split(".")[:2])
                 if (ROOT / folder).is_dir() and folder != "atp/stages":
@@ -144,12 +144,12 @@ def test_a_stage_depends_on_the_code_that_it_imports(dag: Dag) -> None:
 
 
 def test_a_training_stage_depends_on_what_judges_its_model(dag: Dag) -> None:
-    """Through ``atp.stages.stage``, on which no stage depends as a whole."""
+    """Through ``atp.runner.stage``, on which no stage depends as a whole."""
     judged = [name for name, stage in dag.stages.items() if "evidence" in stage["params"]]
     assert judged[-2:] == ["teach", "propagate"]
     assert set(judged[:-2]) == {"align", "distill"} & set(dag.stages)
     for stage in judged:
-        assert {"atp/evidence", "atp/stages/guard.py"} <= dag.code(stage)
+        assert {"atp/evaluation/evidence", "atp/evaluation/evidence/guard.py"} <= dag.code(stage)
 
 
 @pytest.mark.parametrize(("folder", "first"), [("", "align"), ("black_box", "distill")])

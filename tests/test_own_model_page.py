@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from atp.config import load_params
 from atp.doctor import check_own_network
 from atp.export import _maker
 from atp.models.config import NetworkConfig
+from atp.params import load_params
 from tests.test_cli import write_project
 
 PAGE = (Path(__file__).parents[1] / "docs/own-model.md").read_text()

@@ -7,8 +7,8 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from atp.config import load_params
 from atp.models.network import build_network
+from atp.params import load_params
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))

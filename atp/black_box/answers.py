@@ -22,7 +22,9 @@ from pydantic import TypeAdapter
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from atp.data.folder import Sample
 from atp.data.labels import IGNORE, LabelSpace
+from atp.data.loading import Labels
 from atp.data.sealed import Kind, Sealed, compress
 from atp.data.tables import read_table
 from atp.errors import InputError
@@ -226,3 +228,17 @@ class AnswerStore:
 
 def _path(folder: Path, name: str) -> Path:
     return folder / "answers" / f"{name}.answer"
+
+
+@dataclass(frozen=True)
+class StoredAnswers:
+    """A black box's answer about an image from the store; a class for the same reason as ``FolderLabels``."""
+
+    store: AnswerStore
+    soft: bool
+
+    def __call__(self, sample: Sample) -> Labels:
+        answer = self.store.answer(sample.name)
+        if not self.soft:
+            return Labels(answer.classes[0])
+        return Labels(answer.classes[0], classes=answer.classes, probabilities=answer.probabilities)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from atp.black_box.boxes import Box, Question
 from atp.black_box.cache import AnswerCache
 from atp.black_box.predictions import NoAnswerError
-from atp.config import QuerySection
+from atp.black_box.settings import QuerySettings
 from atp.training.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class _Pace:
 class _Asker:
     box: Box
     cache: AnswerCache
-    section: QuerySection
+    section: QuerySettings
     pace: _Pace
     enough: int
     asked: Asked = field(default_factory=Asked)
@@ -123,7 +123,7 @@ class _Asker:
 
 
 def ask_all(
-    box: Box, questions: Mapping[str, Question], cache: AnswerCache, section: QuerySection, progress: Progress
+    box: Box, questions: Mapping[str, Question], cache: AnswerCache, section: QuerySettings, progress: Progress
 ) -> Asked:
     """Ask about all images; every good answer is in the cache before its thread asks the next.
 

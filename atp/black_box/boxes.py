@@ -15,7 +15,7 @@ from PIL import Image
 from atp.black_box.answers import Answer
 from atp.black_box.formats import read_answer
 from atp.black_box.predictions import Expected, NoAnswerError, Size, WrongAnswerError, resized
-from atp.config import QuerySection
+from atp.black_box.settings import QuerySettings
 from atp.data.folder import Sample, image_size, open_image
 from atp.errors import InputError
 from atp.models.own import import_callable
@@ -184,7 +184,7 @@ def _as_array(returned: object) -> NDArray[np.generic]:
     return array
 
 
-def open_folder(section: QuerySection, num_classes: int) -> FolderBox:
+def open_folder(section: QuerySettings, num_classes: int) -> FolderBox:
     """The box ``folder``.
 
     Raises:
@@ -196,7 +196,7 @@ def open_folder(section: QuerySection, num_classes: int) -> FolderBox:
     return FolderBox(section.folder, num_classes, section.keep)
 
 
-def open_callable(section: QuerySection, num_classes: int, watched: Path) -> CallableBox:
+def open_callable(section: QuerySettings, num_classes: int, watched: Path) -> CallableBox:
     """The box ``callable``.
 
     Args:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from atp.black_box.answers import ANSWER, Answer
-from atp.config import QuerySection
+from atp.black_box.settings import QuerySettings
 from atp.data.sealed import Sealed
 from atp.errors import InputError
 from atp.files import atomic_path
 
 
-def identity(section: QuerySection, num_classes: int) -> dict[str, Any]:
+def identity(section: QuerySettings, num_classes: int) -> dict[str, Any]:
     """All that decides what a box answers; no secrets.
 
     Args:

@@ -29,7 +29,7 @@ from atp.black_box.answers import Answer
 from atp.black_box.boxes import Question, image_key
 from atp.black_box.formats import quoted, read_answer, read_png
 from atp.black_box.predictions import Expected, NoAnswerError, WrongAnswerError
-from atp.config import QuerySection
+from atp.black_box.settings import QuerySettings
 from atp.errors import InputError
 
 LONGEST_PAUSE_S = 600.0
@@ -45,7 +45,7 @@ _HOW = {
 class Credentials(requests.auth.AuthBase):
     """Headers with secrets in them. With it ``requests`` looks into no .netrc."""
 
-    def __init__(self, section: QuerySection, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, section: QuerySettings, environment: Mapping[str, str] = os.environ) -> None:
         """Read the environment variables that the section names.
 
         Raises:
@@ -108,7 +108,7 @@ class Endpoint:
         credentials: for its headers.
     """
 
-    section: QuerySection
+    section: QuerySettings
     num_classes: int
     credentials: Credentials
     _local: threading.local = field(default_factory=threading.local)
@@ -196,7 +196,7 @@ def _png(image: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def open_endpoint(section: QuerySection, num_classes: int) -> Endpoint:
+def open_endpoint(section: QuerySettings, num_classes: int) -> Endpoint:
     """The box ``endpoint``.
 
     Raises:

@@ -6,7 +6,7 @@ of workers nor on where a killed run continues.
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar, cast
 
@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from atp.config import Augmentation
 from atp.data.folder import Sample
 from atp.data.labels import IGNORE
+from atp.data.settings import Augmentation
 from atp.data.tensors import read_image, read_label
 from atp.data.transforms import Augment
 from atp.errors import InputError
@@ -173,6 +173,36 @@ class TrainingImages:
             torch.stack(negatives),
             torch.stack([_padded(each, planes, IGNORE) for each in classes]),
             torch.stack([_padded(each, planes, 0) for each in probabilities]),
+        )
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of one domain and how they are read.
+
+    Attributes:
+        samples: on disk.
+        size: (width, height) to which each is resized; None keeps its own.
+        crop: (width, height) of random training crops; None trains on whole images.
+        cache: of decoded images.
+    """
+
+    samples: Sequence[Sample]
+    size: tuple[int, int] | None = None
+    crop: tuple[int, int] | None = None
+    cache: "ImageCache" = field(default_factory=lambda: ImageCache(0))
+
+    def named(self, names: Sequence[str]) -> "Images":
+        """Those of these names, in this order."""
+        samples = {sample.name: sample for sample in self.samples}
+        return replace(self, samples=[samples[name] for name in names])
+
+    def augmented(
+        self, augmentation: Augmentation, labels: Callable[[Sample], Labels] | None = None
+    ) -> "TrainingImages":
+        """For training; ``labels`` as for ``TrainingImages``."""
+        return TrainingImages(
+            self.samples, augmentation, size=self.size, crop=self.crop, labels=labels, cache=self.cache
         )
 
 

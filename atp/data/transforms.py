@@ -7,8 +7,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from atp.config import Augmentation
 from atp.data.labels import IGNORE
+from atp.data.settings import Augmentation
 
 
 @dataclass(frozen=True)

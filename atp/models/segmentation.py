@@ -101,6 +101,11 @@ class SegmentationNetwork(nn.Module, ABC):
         self._classifier_frozen = self._batchnorm_held = False
         self.train(self.training)
 
+    def release(self) -> None:
+        """Undo whatever a method froze, so that the next one finds the network as if it were read from a file."""
+        self.unfreeze()
+        self.requires_grad_(True)
+
     def train(self, mode: bool = True) -> Self:
         """Training or evaluation mode; what is frozen stays in evaluation mode.
 

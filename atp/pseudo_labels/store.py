@@ -30,7 +30,9 @@ from pydantic import TypeAdapter
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from atp.data.folder import Sample
 from atp.data.labels import IGNORE, LabelSpace
+from atp.data.loading import Labels
 from atp.data.sealed import Kind, Sealed, compress
 from atp.data.tables import read_table
 from atp.data.tensors import read_label
@@ -294,6 +296,11 @@ class PseudoLabelStore:
         return tuple(self._shapes)
 
     @property
+    def entropies(self) -> dict[str, float]:
+        """By image, the mean normalised entropy of its prediction, in [0, 1] (Eq. 9)."""
+        return {row["name"]: row["entropy"] for row in self.table["images"]}
+
+    @property
     def label_space(self) -> LabelSpace:
         """The classes as they were when the labels were written."""
         rows = self.table["classes"]
@@ -325,6 +332,17 @@ class PseudoLabelStore:
         if name not in self._shapes:
             raise InputError(f"{self.folder}: no pseudo labels for the image {name}; run the dump stage again")
         return self._shapes[name]
+
+
+@dataclass(frozen=True)
+class StoredLabels:
+    """An image's pseudo labels from the store; a class for the same reason as ``FolderLabels``."""
+
+    store: PseudoLabelStore
+    negatives: bool
+
+    def __call__(self, sample: Sample) -> Labels:
+        return Labels(self.store.positive(sample.name), self.store.negatives(sample.name) if self.negatives else None)
 
 
 @dataclass(frozen=True)

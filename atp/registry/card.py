@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from atp.config import Optimisation, Params, Section
-from atp.evidence.record import Evidence
+from atp.evaluation.evidence.record import Evidence
 from atp.models.config import IGNORED
+from atp.params import Params
+from atp.settings import Section
+from atp.training.settings import Optimisation
 
 LIMIT = 5000
 """Characters that MLflow's table has for a description; sqlite takes more, other databases do not."""

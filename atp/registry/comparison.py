@@ -3,15 +3,11 @@
 import json
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 
-import atp
-from atp.config import Params
+from atp.code import code_digests
 from atp.files import digest
+from atp.params import Params
 from atp.registry.origin import read_metrics
-
-CODE = ("data", "losses", "models", "training", "stages/evaluate.py")
-"""The part of this package that decides a figure."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +28,6 @@ def evaluation_digest(params: Params) -> str | None:
     test = params.data.test
     if test.labels is None or not test.labels.is_dir():
         return None
-    package = Path(atp.__file__).parent
     settings = {
         "size": params.data.size,
         "flip": params.evaluate.flip,
@@ -40,10 +35,6 @@ def evaluation_digest(params: Params) -> str | None:
         "precision": read_metrics().get("precision", params.training.precision),
         "images": digest(test.images),
         "labels": digest(test.labels),
-        "code": [digest(path) for folder in CODE for path in _modules(package / folder)],
+        "code": code_digests("atp.evaluation.evaluate"),
     }
     return f"sha256:{sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()}"
-
-
-def _modules(path: Path) -> list[Path]:
-    return sorted(path.rglob("*.py")) if path.is_dir() else [path]

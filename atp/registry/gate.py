@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atp.config import RegisterSection
 from atp.errors import InputError
 from atp.registry.comparison import Again
 from atp.registry.lookup import Version
 from atp.registry.origin import EVALUATION_TAG
-from atp.tracking import quotable
+from atp.registry.settings import RegisterSettings
+from atp.runner.tracking import quotable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,12 +41,12 @@ class Verdict:
     why: str
 
 
-def rule(section: RegisterSection) -> str:
+def rule(section: RegisterSettings) -> str:
     """What a verdict depends on besides the models."""
     return f"{section.champion}, at least {section.gain:g} points"
 
 
-def judged(tags: Mapping[str, str], section: RegisterSection) -> bool:
+def judged(tags: Mapping[str, str], section: RegisterSettings) -> bool:
     """Whether nothing is left to the gate."""
     return section.promote == "never" or PROMOTED_TAG in tags or tags.get(RULE_TAG) == rule(section)
 
@@ -77,7 +77,7 @@ def judge(own: float | None, source: float | None, champion: str | None, rival: 
 
 
 def pass_gate(
-    client: "MlflowClient", version: Version, section: RegisterSection, evaluate: Callable[[Path], Again]
+    client: "MlflowClient", version: Version, section: RegisterSettings, evaluate: Callable[[Path], Again]
 ) -> str | None:
     """Judge a version that is not judged yet, and make it champion if it is better; returns what was decided.
 
@@ -107,7 +107,7 @@ def pass_gate(
     return said if verdict.promote else f"{said}; by hand: atp promote {version.number}"
 
 
-def _record(client: "MlflowClient", version: Version, section: RegisterSection, said: str) -> None:
+def _record(client: "MlflowClient", version: Version, section: RegisterSettings, said: str) -> None:
     client.set_model_version_tag(version.name, version.number, VERDICT_TAG, said)
     client.set_model_version_tag(version.name, version.number, RULE_TAG, rule(section))
 

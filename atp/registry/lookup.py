@@ -13,7 +13,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlencode
 
-from atp.tracking import sqlite_path, tracking_uri
+from atp.runner.tracking import sqlite_path, tracking_uri
 
 
 @dataclass(frozen=True)

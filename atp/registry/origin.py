@@ -11,9 +11,9 @@ from typing import Any
 from ruamel.yaml import YAML
 
 import atp
-from atp.config import Params
 from atp.errors import InputError
 from atp.files import digest
+from atp.params import Params
 
 MODEL_CODE = Path(__file__).with_name("model.py")
 """The code that MLflow runs to load a registered model."""

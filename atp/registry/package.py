@@ -26,34 +26,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-import atp
-from atp.config import load_params
+from atp.code import PACKAGE, needed_by
 from atp.errors import InputError
 from atp.models.config import NetworkConfig
+from atp.params import load_params
 from atp.registry.images import encode_image
 from atp.registry.origin import MODEL_CODE
-from atp.tracking import tracking_uri
+from atp.runner.tracking import tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.models import ModelSignature
 
-CODE = (
-    "__init__.py",
-    "errors.py",
-    "files.py",
-    "data/__init__.py",
-    "data/labels.py",
-    "models",
-    "registry/__init__.py",
-    "registry/guard.py",
-    "registry/images.py",
-)
-"""What ``model.py`` needs of this package, directly and indirectly, and the guard for its server."""
+SERVED = ("atp.registry.model", "atp.registry.guard")
+"""What a registered model runs: itself, and the guard of its server."""
 
 REQUIREMENTS = ("mlflow", "numpy", "pillow", "pydantic", "safetensors", "torch", "torchvision")
-"""What the above imports besides."""
+"""What these import besides."""
 
 LIMITS = {"max_pixels": 2**24, "max_images": 64}
 """What one request to a server may hold; ``MLFLOW_PYFUNC_INFERENCE_CONFIG`` changes it. Arrays are not limited."""
@@ -212,14 +202,11 @@ def use_code_of(checkpoint: Path) -> None:
 
 def copy_code(folder: Path) -> Path:
     """Copy what the model needs of this package; returns the copy of the package."""
-    package, copy = Path(atp.__file__).parent, folder / "atp"
-    for name in CODE:
-        source, target = package / name, copy / name
+    copy = folder / "atp"
+    for source in needed_by(*SERVED):
+        target = copy / source.relative_to(PACKAGE)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copyfile(source, target)
+        shutil.copyfile(source, target)
     return copy
 
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from atp.data.folder import open_image
-from atp.evidence.record import Evidence
+from atp.evaluation.evidence.record import Evidence
 from atp.report.pictures import fitted
 from atp.report.results import LabelRound, Ranking, Results
 from atp.report.style import (

@@ -13,8 +13,8 @@ from typing import Any
 from PIL import Image
 from ruamel.yaml import YAML
 
-from atp.config import Params
 from atp.files import atomic_path, digest
+from atp.params import Params
 from atp.report import figures
 from atp.report.pictures import predictions
 from atp.report.results import BATCHNORM_ONLY, Results, in_order, known, read_results

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atp.config import Params
 from atp.data.folder import Sample, list_samples
 from atp.data.labels import LabelSpace
 from atp.errors import InputError
-from atp.evidence.record import Evidence, read_all
-from atp.evidence.vanished import warnings
+from atp.evaluation.evidence.record import Evidence, read_all
+from atp.evaluation.evidence.vanished import warnings
+from atp.params import Params
 
 BATCHNORM_ONLY = "batchnorm_only"
 

@@ -13,8 +13,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from atp.config import load_params
 from atp.errors import InputError
+from atp.params import load_params
 
 SEED = "training.seed"
 UNSEEN = {

@@ -18,7 +18,7 @@ import psutil
 
 from atp.errors import InputError
 from atp.files import atomic_path
-from atp.project import project_root
+from atp.runner.project import project_root
 from atp.selection.grid import Cell, override
 from atp.selection.repository import State, complaint, finished, open_repository, unfinished
 

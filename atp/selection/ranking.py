@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from atp.errors import InputError
+from atp.runner.tracking import flatten
 from atp.selection.repository import WORKSPACE, Experiment
-from atp.tracking import flatten
 
 INDICATOR = "scale_iou"
 """What runs are ranked by where nothing else is said: it followed the truth most closely in docs/evidence.md."""

@@ -13,13 +13,13 @@ from typing import Any, Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 
-from atp.config import read_params
 from atp.errors import InputError
-from atp.evidence.record import FILE, INDICATORS, SHARES, Evidence, Shares
-from atp.evidence.vanished import warning
-from atp.lockfile import Listing, outdated, read_stages, why_unmatched
-from atp.project import project_root
+from atp.evaluation.evidence.record import FILE, INDICATORS, SHARES, Evidence, Shares
+from atp.evaluation.evidence.vanished import warning
+from atp.params import read_params
 from atp.registry.origin import git
+from atp.runner.project import project_root
+from atp.selection.lockfile import Listing, outdated, read_stages, why_unmatched
 
 WORKSPACE = "workspace"
 

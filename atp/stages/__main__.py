@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 
-from atp.config import load_params
 from atp.errors import InputError, exit_codes
-from atp.stages.beside import start_ahead
-from atp.stages.parent import die_with_dvc, die_with_parent
+from atp.params import load_params
+from atp.runner.beside import start_ahead
+from atp.runner.parent import die_with_dvc, die_with_parent
 
 ALONE = ("answer", "query", "evaluate", "measure", "report", "register")
 """Stages with nothing to divide among processes."""

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from atp.black_box.answers import Answer
-from atp.config import Params
 from atp.data.folder import list_samples
 from atp.data.masks import write_classes
-from atp.stages.stage import Stage, run_stage
+from atp.params import Params
+from atp.runner.stage import Stage, run_stage
 from atp.training.prediction import Predictor, chunks, read_chunks
 from atp.training.progress import Progress
 

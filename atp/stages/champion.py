@@ -9,11 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from atp.config import load_params
 from atp.errors import InputError, exit_codes
+from atp.params import load_params
 from atp.registry.comparison import Again
 from atp.registry.origin import ADAPTED
-from atp.stages.parent import die_with_parent
+from atp.runner.parent import die_with_parent
 
 
 def evaluate_again(checkpoint: Path) -> Again:
@@ -34,9 +34,9 @@ def main() -> None:
         params = load_params()
         die_with_parent()
         from atp.data.folder import list_samples
+        from atp.evaluation.evaluate import evaluate, percent
         from atp.models.checkpoint import load_checkpoint, network_from_checkpoint
         from atp.registry.package import use_code_of
-        from atp.stages.evaluate import evaluate, percent
         from atp.training.runtime import open_runtime
 
         use_code_of(Path(sys.argv[1]))

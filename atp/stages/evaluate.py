@@ -12,174 +12,20 @@ The only stage that may read the target's labels. Writes, below ``runs/evaluate`
 """
 
 import logging
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
-from torch import Tensor
-from torch.nn import functional as F
-
 from atp.black_box.answers import AnswerStore
-from atp.config import Params
-from atp.data.folder import Sample, check_sizes, list_samples
-from atp.data.labels import IGNORE, LabelSpace
-from atp.data.masks import write_mask
-from atp.data.tensors import read_label
-from atp.losses.entropy import mean_entropy
-from atp.models.network import SegmentationNetwork
+from atp.data.folder import check_sizes, list_samples
+from atp.data.labels import LabelSpace
+from atp.evaluation.evaluate import Evaluation, evaluate, evaluate_answers, label_accuracy, summary
+from atp.params import Params
 from atp.pseudo_labels.store import PseudoLabelStore
-from atp.stages.process import BOX_ON_TEST
-from atp.stages.stage import Stage, run_stage, write_json
-from atp.training.metrics import ConfusionMatrix
-from atp.training.prediction import Predictor, chunks, read_chunks, reestimate_batchnorm
-from atp.training.progress import Progress
-from atp.training.runtime import Runtime
+from atp.runner.process import BOX_ON_TEST
+from atp.runner.stage import Stage, run_stage, write_json
+from atp.training.prediction import reestimate_batchnorm
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Evaluation:
-    """What one model does on the test images.
-
-    Attributes:
-        confusion: over all labelled pixels.
-        miou: per image, percent over the classes that it shows; empty without labels.
-        entropy: per image, normalised, in [0, 1].
-    """
-
-    confusion: ConfusionMatrix
-    miou: dict[str, float] = field(default_factory=dict)
-    entropy: dict[str, float] = field(default_factory=dict)
-
-    def add(self, sample: Sample, probabilities: Tensor, answered: Tensor | None = None) -> Tensor:
-        """Count one image, at its label's size, or at its own where there is none.
-
-        Args:
-            probabilities: of all classes, (C, H, W).
-            answered: where there are any, bool, (H, W); None is everywhere.
-
-        Returns:
-            Predicted ids at that size, uint8 on the CPU, 255 where there is no answer.
-        """
-        num_classes = len(probabilities)
-        valid = None if answered is None else answered[None]
-        self.entropy[sample.name] = float(mean_entropy(probabilities[None], valid)[0])
-        labels = read_label(sample.label, num_classes) if sample.label else None
-        shape = labels.shape if labels is not None else _shape(sample.image)
-        predicted = _resized(probabilities, shape).argmax(0).to("cpu", torch.uint8)
-        if answered is not None:
-            there = F.interpolate(answered[None, None].float(), tuple(shape))[0, 0] > 0
-            predicted = predicted.masked_fill(~there, IGNORE)
-        if labels is not None:
-            mine = ConfusionMatrix(num_classes)
-            mine.update(predicted, labels)
-            self.confusion.add(mine)
-            self.miou[sample.name] = 100 * mine.mean_iou()
-        return predicted
-
-
-def evaluate(
-    network: SegmentationNetwork,
-    samples: Sequence[Sample],
-    size: tuple[int, int] | None,
-    runtime: Runtime,
-    *,
-    flip: bool = False,
-    predictions: Path | None = None,
-    label_space: LabelSpace | None = None,
-    name: str = "evaluate",
-) -> Evaluation:
-    """Predict every image, and compare with its labels at their own size where there are any.
-
-    Args:
-        predictions: folder for the predicted ids, at the labels' size, or the images' where there are no labels.
-        label_space: colours of those files' palette.
-    """
-    result = Evaluation(ConfusionMatrix(network.num_classes))
-    predictor = Predictor([(network, 1.0)], runtime, flip=flip)
-    parts = chunks(samples, size)
-    with Progress(name, len(samples)) as progress:
-        for part, images in read_chunks(parts, size):
-            probabilities = predictor.probabilities(images)
-            for sample, own in zip(part, probabilities, strict=True):
-                predicted = result.add(sample, own)
-                if predictions is not None and label_space is not None:
-                    write_mask(predictions / f"{sample.name}.png", predicted, label_space)
-                progress.advance()
-    return result
-
-
-def evaluate_answers(store: AnswerStore, samples: Sequence[Sample], predictions: Path) -> Evaluation:
-    """The same of a black box that answered about these images; no answer is a wrong one.
-
-    Args:
-        predictions: folder for the predicted ids.
-    """
-    space = store.label_space
-    result = Evaluation(ConfusionMatrix(space.num_classes))
-    with Progress("evaluate source", len(samples)) as progress:
-        for sample in samples:
-            answer = store.answer(sample.name)
-            predicted = result.add(sample, answer.dense(space.num_classes), answer.classes[0] != IGNORE)
-            write_mask(predictions / f"{sample.name}.png", predicted, space)
-            progress.advance()
-    return result
-
-
-def _shape(path: Path) -> tuple[int, int]:
-    with Image.open(path) as file:
-        return file.height, file.width
-
-
-def _resized(probabilities: Tensor, shape: Sequence[int]) -> Tensor:
-    if tuple(probabilities.shape[-2:]) == tuple(shape):
-        return probabilities
-    return F.interpolate(probabilities[None], tuple(shape), mode="bilinear")[0]
-
-
-def label_accuracy(
-    store: PseudoLabelStore, samples: Sequence[Sample], size: tuple[int, int] | None, label_space: LabelSpace
-) -> dict[str, Any]:
-    """How right a round's pseudo labels are, in percent of those pixels that have a true label.
-
-    Returns:
-        ``accuracy`` of the positive labels, ``accuracy_per_class`` by predicted class, ``negative_accuracy``: share of
-        the negative labels whose class is indeed absent.
-    """
-    confusion = ConfusionMatrix(label_space.num_classes)
-    wrong = total = 0
-    for sample in samples:
-        if sample.label is None:
-            continue
-        labels = read_label(sample.label, label_space.num_classes, size)
-        positives, negatives = store.positive(sample.name), store.negatives(sample.name)
-        confusion.update(positives[positives != IGNORE], labels[positives != IGNORE])
-        labelled = labels != IGNORE
-        total += int((negatives & labelled).sum())
-        # A negative label is wrong where it names the true class.
-        wrong += int(negatives.gather(0, labels.where(labelled, 0).long()[None])[0][labelled].sum())
-    hits, said = confusion.counts.diagonal().double(), confusion.counts.sum(0).double()
-    return {
-        "accuracy": percent(float(hits.sum() / said.sum())),
-        "negative_accuracy": percent(1 - wrong / total) if total else None,
-        "accuracy_per_class": {
-            name: percent(value) for name, value in zip(label_space.names, (hits / said).tolist(), strict=True)
-        },
-    }
-
-
-def percent(share: float) -> float | None:
-    """Share in [0, 1] to percent with two decimals; JSON knows no NaN."""
-    return None if math.isnan(share) else round(100 * share, 2)
-
-
-def per_class(names: Sequence[str], shares: Tensor) -> dict[str, float | None]:
-    return {name: percent(value) for name, value in zip(names, shares.tolist(), strict=True)}
 
 
 def models(params: Params) -> dict[str, Path]:
@@ -241,28 +87,6 @@ def body(stage: Stage) -> None:
     for protocol, values in metrics["protocols"].items():
         figures = {f"miou_{protocol}_{name}": value for name, value in values.items() if value is not None}
         stage.tracker.log(0, figures)
-
-
-def summary(
-    results: Mapping[str, Evaluation], space: LabelSpace, protocols: Mapping[str, Sequence[int]]
-) -> dict[str, Any]:
-    """The figures of all models; without labels only entropies.
-
-    Args:
-        protocols: class ids by name, each with a mean of its own from the same confusion matrix.
-    """
-    labelled = {name: result for name, result in results.items() if result.miou}
-    return {
-        "miou": {name: percent(result.confusion.mean_iou()) for name, result in labelled.items()},
-        "protocols": {
-            protocol: {name: percent(result.confusion.mean_iou(ids)) for name, result in labelled.items()}
-            for protocol, ids in protocols.items()
-        },
-        "iou": {name: per_class(space.names, result.confusion.iou()) for name, result in labelled.items()},
-        "entropy": {
-            name: round(sum(result.entropy.values()) / len(result.entropy), 4) for name, result in results.items()
-        },
-    }
 
 
 def rounds_summary(params: Params, space: LabelSpace) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from atp.config import Params
 from atp.data.folder import check_sizes, list_samples
 from atp.errors import InputError
-from atp.evidence.record import FILE
-from atp.stages.evaluate import evaluate, summary
-from atp.stages.stage import Stage, run_stage, write_json
+from atp.evaluation.evaluate import evaluate, summary
+from atp.evaluation.evidence.record import FILE
+from atp.params import Params
+from atp.runner.stage import Stage, run_stage, write_json
 
 SHOWN = 8
 """Test images whose predictions are kept."""

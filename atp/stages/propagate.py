@@ -1,125 +1,13 @@
-"""Stage ``propagate``: from easy to hard target images, as semi-supervised learning does (Sec. 3.3, Eq. 10)."""
+"""Stage ``propagate``: see ``atp.method.propagate``."""
 
 import json
-from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-
-from atp.config import Params, PropagateSection
-from atp.data.loading import PairBatch, PairedImages, TrainingImages
-from atp.losses.consistency import confidence_share, consistency_loss
-from atp.losses.pseudo_label import negative_pseudo_label_loss
-from atp.losses.supervised import segmentation_cross_entropy
-from atp.models.network import SegmentationNetwork
+from atp.method.propagate import paired_images, propagate
+from atp.params import Params
 from atp.pseudo_labels.store import PseudoLabelStore
-from atp.stages.stage import Stage, run_stage
-from atp.stages.teach import StoredLabels
-from atp.training.classifier_tap import ClassifierTap
-from atp.training.contrast import RELIABLE, RegionalContrast
-from atp.training.ema import AveragedNetwork
-from atp.training.loop import History, Training
-from atp.training.mixing import class_mix_masks, cut_mix_masks, mix
-from atp.training.run import Run
-
-
-def propagate(
-    network: SegmentationNetwork,
-    images: PairedImages,
-    section: PropagateSection,
-    run: Run,
-    weights: Tensor | None = None,
-) -> tuple[SegmentationNetwork, History]:
-    """Learn easy images from their pseudo labels and hard ones by agreement with a teacher; changes ``network``.
-
-    Args:
-        weights: how often each easy image is drawn, relative; None draws all evenly.
-
-    Returns:
-        What the stage hands on, the teacher or the network, and the history.
-    """
-    ema = AveragedNetwork(network, section.ema) if section.ema else None
-    teacher = ema.network if ema else network
-    tap = ClassifierTap(network)
-    contrast = contrast_head(network, images, tap, run) if section.mix == "reco" else None
-
-    def objective(model: nn.Module, batch: PairBatch) -> dict[str, Tensor]:
-        easy, hard = batch.easy, batch.hard
-        with torch.no_grad():
-            # Eq. 10's M': without gradient, on the image as it is, by running statistics.
-            was_training = teacher.training
-            probabilities = teacher.eval()(hard.weak).float().softmax(1)
-            teacher.train(was_training)
-            taught = probabilities.argmax(1).masked_fill(~hard.valid, 255)
-            reliable = taught.masked_fill(probabilities.amax(1) < RELIABLE, 255)
-            share = confidence_share(probabilities, section.confidence, hard.valid)[:, None, None].expand(taught.shape)
-        strong = hard.strong
-        if section.mix != "none":
-            masks = cut_mix_masks(*taught.shape) if section.mix == "cut_mix" else class_mix_masks(easy.labels)
-            masks = masks.to(taught.device)
-            strong, taught = mix(masks, easy.strong, strong), mix(masks, easy.labels, taught)
-            reliable = mix(masks, easy.labels, reliable)
-            # The pasted pixels' labels are as good as the easy image's: they count in full.
-            share = mix(masks, torch.ones_like(share), share)
-        # One forward pass over both: one set of batch statistics, and one pass costs less than two.
-        logits = model(torch.cat([easy.strong, strong]))
-        logits_easy, logits_hard = logits.chunk(2)
-        supervised = segmentation_cross_entropy(logits_easy, easy.labels)
-        consistency = consistency_loss(logits_hard, taught, share)  # Eq. 10
-        losses = {
-            "loss": supervised + section.consistency * consistency,
-            "supervised": supervised,
-            "consistency": consistency,
-        }
-        if contrast:
-            losses["contrast"] = contrast(tap.features, logits, torch.cat([easy.labels, reliable]))
-            losses["loss"] = losses["loss"] + section.contrast * losses["contrast"]
-        if section.negative > 0:
-            losses["negative"] = negative_pseudo_label_loss(logits_easy, easy.negatives, easy.valid)
-            losses["loss"] = losses["loss"] + section.negative * losses["negative"]
-        return losses
-
-    with tap if contrast else nullcontext():
-        history = Training(network, section, images, run, ema=ema, extra=contrast, weights=weights).run(objective)
-    return (ema.network if ema and section.hand_on == "ema" else network), history
-
-
-def contrast_head(network: SegmentationNetwork, images: PairedImages, tap: ClassifierTap, run: Run) -> RegionalContrast:
-    """ReCo's head, as wide as the features that the classifier is given."""
-    run.runtime.place(network)
-    example = images.collate([images[0, 0]]).to(run.runtime.device, run.runtime.memory_format)
-    with tap:
-        channels = tap.probe(network, example.hard.weak).shape[1]
-    torch.manual_seed(run.seed)
-    return RegionalContrast(channels)
-
-
-def label_counts(store: PseudoLabelStore, name: str) -> Tensor:
-    """Positively labelled pixels of each class, int64, (C,)."""
-    return torch.bincount(store.positive(name).flatten(), minlength=256)[: len(store.table["classes"])]
-
-
-def rarity_weights(counts: Sequence[Tensor], balance: float) -> Tensor | None:
-    """How often to draw each image so that rare classes come up more often.
-
-    Args:
-        counts: labelled pixels of each class, (C,), for every image.
-        balance: 0 draws evenly, 1 in proportion to the sum over an image's classes of their share in the image
-            divided by their share in all images.
-
-    Returns:
-        Relative frequencies, float64, (images,), mean 1; None for an even draw.
-    """
-    if balance == 0:
-        return None
-    pixels = torch.stack(list(counts)).double()
-    own = pixels / pixels.sum(1, keepdim=True).clamp_min(1)
-    overall = pixels.sum(0) / pixels.sum()
-    # A class without a single labelled pixel is in no image's share either.
-    rarity = (own / overall.clamp_min(1e-12)).sum(1)
-    return 1 - balance + balance * rarity / rarity.mean()
+from atp.runner.stage import Stage, run_stage
+from atp.stages.judged import begin, hand_on
 
 
 def inputs(params: Params, key: str | None) -> list[Path]:
@@ -127,20 +15,13 @@ def inputs(params: Params, key: str | None) -> list[Path]:
 
 
 def body(stage: Stage) -> None:
-    section, data = stage.params.propagate, stage.params.data
-    network, taught = stage.begin(stage.params.split.model)
+    settings = stage.params.propagate
+    network, taught = begin(stage, stage.params.split.model)
     ranking = json.loads(Path("runs/split/ranking.json").read_text())
-    store = PseudoLabelStore(Path("runs/split/labels"))
-    samples = {sample.name: sample for sample in stage.target_images()}
-    cache = stage.cache()
-    size, crop = data.size, data.crop
-    labels = StoredLabels(store, negatives=section.negative > 0)
-    easy_samples, hard_samples = ([samples[name] for name in ranking[part]] for part in ("easy", "hard"))
-    easy = TrainingImages(easy_samples, section.augmentation, size=size, crop=crop, labels=labels, cache=cache)
-    hard = TrainingImages(hard_samples, section.augmentation, size=size, crop=crop, cache=cache)
-    weights = rarity_weights([label_counts(store, sample.name) for sample in easy_samples], section.balance)
-    handed_on, history = propagate(network, PairedImages(easy, hard), section, stage.run(), weights)
-    stage.hand_on(handed_on, taught, history)
+    labels = PseudoLabelStore(Path("runs/split/labels"))
+    images, weights = paired_images(stage.target(), ranking["easy"], ranking["hard"], labels, settings)
+    handed_on, history = propagate(network, images, settings, stage.run(), weights)
+    hand_on(stage, handed_on, taught, history)
 
 
 def main() -> None:

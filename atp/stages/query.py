@@ -11,12 +11,13 @@ from atp.black_box.boxes import Box, FolderBox, Question, open_callable, open_fo
 from atp.black_box.cache import AnswerCache, identity
 from atp.black_box.endpoint import open_endpoint, unencrypted
 from atp.black_box.predictions import mapped
-from atp.config import Params, QuerySection, needed
+from atp.black_box.settings import QuerySettings
 from atp.data.folder import list_samples
 from atp.errors import InputError
-from atp.project import project_root
-from atp.stages.stage import Stage, run_stage
-from atp.tracking import check_address
+from atp.params import Params, needed
+from atp.runner.project import project_root
+from atp.runner.stage import Stage, run_stage
+from atp.runner.tracking import check_address
 from atp.training.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ def answers() -> Path:
     return project_root() / ".atp/answers"
 
 
-def open_box(section: QuerySection, num_classes: int, params: Params) -> Box:
+def open_box(section: QuerySettings, num_classes: int, params: Params) -> Box:
     """The box of params.yaml.
 
     Args:
@@ -43,7 +44,7 @@ def open_box(section: QuerySection, num_classes: int, params: Params) -> Box:
     return box
 
 
-def check_listening(section: QuerySection) -> None:
+def check_listening(section: QuerySettings) -> None:
     """Tell at once that nobody listens at the endpoint: one that works now and then is asked again and again.
 
     Raises:
@@ -59,7 +60,7 @@ def check_listening(section: QuerySection) -> None:
         ) from error
 
 
-def questions(section: QuerySection, params: Params) -> list[Question]:
+def questions(section: QuerySettings, params: Params) -> list[Question]:
     """One for each target image, and with ``query.test`` for each test image."""
     data = params.data
     folders = {"target": data.target.images} | ({"test": data.test.images} if section.test else {})

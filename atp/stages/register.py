@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atp.config import Params
-from atp.evidence.record import FILE as EVIDENCE
-from atp.evidence.record import SHARES, read_evidence, read_shares
-from atp.evidence.vanished import warning
+from atp.evaluation.evidence.record import FILE as EVIDENCE
+from atp.evaluation.evidence.record import SHARES, read_evidence, read_shares
+from atp.evaluation.evidence.vanished import warning
+from atp.params import Params
 from atp.registry.card import artifact_address, model_card
 from atp.registry.comparison import evaluation_digest
 from atp.registry.gate import JUDGEMENT, judged, pass_gate
@@ -30,14 +30,14 @@ from atp.registry.origin import (
     read_image_count,
     read_metrics,
 )
+from atp.runner.process import light_stage, output, seal, write_json
 from atp.stages.champion import evaluate_again
-from atp.stages.process import light_stage, output, seal, write_json
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-    from atp.tracking import Tracker
+    from atp.runner.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def register_with_mlflow(params: Params, identity: Identity, evaluation: str | N
     Args:
         evaluation: digest of what the figures of this run were measured on; None without labels.
     """
-    from atp.tracking import open_client, patience, store_lock, told
+    from atp.runner.tracking import open_client, patience, store_lock, told
 
     section = params.register_
     client = open_client()
@@ -99,7 +99,7 @@ def add_version(client: "MlflowClient", params: Params, tags: dict[str, str]) ->
 
     from atp.models.checkpoint import load_checkpoint
     from atp.registry.package import log_registered_model
-    from atp.tracking import open_tracker
+    from atp.runner.tracking import open_tracker
 
     name, adapted = params.register_.name, load_checkpoint(ADAPTED)
     with open_tracker("register", params, enabled=True) as tracker:

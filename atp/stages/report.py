@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from atp.config import Params
 from atp.files import digest
+from atp.params import Params
 from atp.report.page import build_report
-from atp.stages.beside import open_stage_tracker
-from atp.stages.process import light_stage, output
-from atp.tracking import Tracker
+from atp.runner.beside import open_stage_tracker
+from atp.runner.process import light_stage, output
+from atp.runner.tracking import Tracker
 
 FOLDER = Path("runs/report")
 

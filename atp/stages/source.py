@@ -3,26 +3,15 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
-from atp.config import Params, SourceSection, needed
 from atp.data.folder import check_sizes, list_samples
-from atp.data.loading import Batch, FolderLabels, TrainingImages
-from atp.losses.supervised import segmentation_cross_entropy
+from atp.data.loading import FolderLabels
+from atp.method.source import train_source
 from atp.models.checkpoint import Checkpoint, load_into, load_user_state
-from atp.models.network import SegmentationNetwork, build_network
-from atp.stages.stage import Stage, run_stage
-from atp.training.loop import History, Training
-from atp.training.run import Run
-
-
-def train_source(network: SegmentationNetwork, images: TrainingImages, section: SourceSection, run: Run) -> History:
-    """Train on labelled images; ``network`` changes in place."""
-
-    def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return {"loss": segmentation_cross_entropy(model(batch.strong), batch.labels)}
-
-    return Training(network, section, images, run).run(objective)
+from atp.models.network import build_network
+from atp.params import Params, needed
+from atp.runner.stage import Stage, run_stage
+from atp.training.loop import History
 
 
 def inputs(params: Params, key: str | None) -> list[Path]:
@@ -43,16 +32,9 @@ def body(stage: Stage) -> None:
     check_sizes(samples)
     torch.manual_seed(stage.seed)
     network = build_network(config)
-    cache = stage.cache()
-    images = TrainingImages(
-        samples,
-        section.augmentation,
-        size=data.source_size,
-        crop=data.crop,
-        labels=FolderLabels(space.num_classes, data.source_size, cache),
-        cache=cache,
-    )
-    history = train_source(network, images, section, stage.run())
+    images = stage.images(samples, data.source_size)
+    labels = FolderLabels(space.num_classes, data.source_size, images.cache)
+    history = train_source(network, images.augmented(section.augmentation, labels), section, stage.run())
     stage.save(network, made_from, history)
 
 

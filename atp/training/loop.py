@@ -11,15 +11,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
-from atp.config import Optimisation
 from atp.data.loading import AnyBatch, TrainingOrder, TrainingSet, mix_seed, training_loader
 from atp.errors import InputError
 from atp.models.network import SegmentationNetwork
 from atp.training.ema import AveragedNetwork
 from atp.training.optimisation import build_optimizer, build_schedule
 from atp.training.progress import Progress
-from atp.training.resume import ResumeFile
-from atp.training.run import Run
+from atp.training.run import Resume, Run
+from atp.training.settings import Optimisation
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +155,7 @@ class Training(Generic[AnyBatch]):
         if self.job.record and self.job.runtime.is_main:
             self.job.record(step, means)
 
-    def _save(self, resume: ResumeFile, step: int, parts: dict[str, Any]) -> None:
+    def _save(self, resume: Resume, step: int, parts: dict[str, Any]) -> None:
         if self.job.runtime.is_main:
             state = {name: part.state_dict() for name, part in parts.items()}
             state |= {"step": step, "network": self.network.state_dict(), "history": self.history}

@@ -3,8 +3,8 @@
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from atp.config import Optimisation
 from atp.models.network import SegmentationNetwork, parameter_groups
+from atp.training.settings import Optimisation
 
 
 def build_optimizer(network: SegmentationNetwork, section: Optimisation) -> SGD:

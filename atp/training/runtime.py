@@ -11,8 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor, distributed, nn
 
-from atp.config import RuntimeSection, TrainingSection
 from atp.errors import InputError
+from atp.training.settings import RuntimeSettings, TrainingSettings
 
 LONGEST_WAIT = timedelta(days=1)
 """For what the main process does alone; of the other exchanges none takes more than PyTorch's own limit of minutes."""
@@ -29,7 +29,7 @@ class Runtime:
         dtype: of autocast; None computes in float32 throughout.
         memory_format: of images and weights.
         rank, world_size: this process among those of ``torchrun``; 0 and 1 without it.
-        workers, cache_mb, save_every_s: see ``RuntimeSection``.
+        workers, cache_mb, save_every_s: see ``RuntimeSettings``.
         waiting: by which the other processes wait for the main one; None without others.
     """
 
@@ -86,7 +86,7 @@ class Runtime:
 
 
 @contextmanager
-def open_runtime(training: TrainingSection, section: RuntimeSection) -> Iterator[Runtime]:
+def open_runtime(training: TrainingSettings, section: RuntimeSettings) -> Iterator[Runtime]:
     """Set up threads, determinism, the device and, under ``torchrun``, the process group.
 
     Raises:

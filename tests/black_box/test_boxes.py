@@ -11,7 +11,7 @@ import torch
 from atp.black_box.answers import Answer
 from atp.black_box.boxes import CallableBox, FolderBox, Question, open_callable, open_folder
 from atp.black_box.predictions import NoAnswerError
-from atp.config import QuerySection
+from atp.black_box.settings import QuerySettings
 from atp.errors import InputError
 from tests.black_box.server import CLASSES, ids_of, npy, png, shares_of
 
@@ -29,7 +29,7 @@ def folder_with(tmp_path: Path, **files: bytes) -> FolderBox:
         path = folder / name.replace("__", "/").replace("_", ".")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    section = QuerySection.model_validate({"box": "folder", "folder": str(folder), "keep": 2})
+    section = QuerySettings.model_validate({"box": "folder", "folder": str(folder), "keep": 2})
     return open_folder(section, CLASSES)
 
 
@@ -87,7 +87,7 @@ def test_one_prediction_is_of_one_image(tmp_path: Path, question: Question) -> N
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    section = QuerySection.model_validate({"box": "folder", "folder": str(tmp_path / "none")})
+    section = QuerySettings.model_validate({"box": "folder", "folder": str(tmp_path / "none")})
     with pytest.raises(InputError, match="no such folder of predictions"):
         open_folder(section, CLASSES)
 
@@ -146,7 +146,7 @@ def test_code_lies_where_dvc_sees_it(tmp_path: Path, question: Question, monkeyp
         (tmp_path / folder / "code.py").write_text("def ids(image):\n    return image[..., 0] % 3\n")
 
     def opened(name: str) -> CallableBox:
-        section = QuerySection.model_validate({"box": "callable", "callable": f"{name}.code:ids"})
+        section = QuerySettings.model_validate({"box": "callable", "callable": f"{name}.code:ids"})
         return open_callable(section, CLASSES, Path("watched_box"))
 
     assert opened("watched_box").ask(question).classes.max() < CLASSES

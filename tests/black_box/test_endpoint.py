@@ -21,7 +21,7 @@ from atp.black_box.boxes import Question
 from atp.black_box.cache import AnswerCache, identity
 from atp.black_box.endpoint import Credentials, Endpoint, open_endpoint, pause_s, read_scoring, unencrypted
 from atp.black_box.predictions import Expected, NoAnswerError, WrongAnswerError
-from atp.config import QuerySection
+from atp.black_box.settings import QuerySettings
 from atp.errors import InputError
 from atp.training.progress import Progress
 from tests.black_box.server import CLASSES, BoxServer, ids_of, npy, png, shares_of
@@ -36,16 +36,16 @@ def box() -> Iterator[BoxServer]:
         yield server
 
 
-def section_of(box: BoxServer, **changes: Any) -> QuerySection:
+def section_of(box: BoxServer, **changes: Any) -> QuerySettings:
     known = {"box": "endpoint", "endpoint": box.address, "timeout_s": 20.0, "attempts": 6, "backoff_s": 0.001}
-    return QuerySection.model_validate(known | {"protocol": "plain" if box.answer else "mlflow"} | changes)
+    return QuerySettings.model_validate(known | {"protocol": "plain" if box.answer else "mlflow"} | changes)
 
 
-def cache_of(tmp_path: Path, section: QuerySection) -> AnswerCache:
+def cache_of(tmp_path: Path, section: QuerySettings) -> AnswerCache:
     return AnswerCache(tmp_path / "answers", identity(section, CLASSES))
 
 
-def ask(tmp_path: Path, section: QuerySection, questions: dict[str, Question]) -> Asked:
+def ask(tmp_path: Path, section: QuerySettings, questions: dict[str, Question]) -> Asked:
     """Ask for what is missing."""
     cache = cache_of(tmp_path, section)
     missing = {key: question for key, question in questions.items() if not cache.has(key)}
@@ -53,7 +53,7 @@ def ask(tmp_path: Path, section: QuerySection, questions: dict[str, Question]) -
         return ask_all(open_endpoint(section, CLASSES), missing, cache, section, progress)
 
 
-def check_answers(tmp_path: Path, section: QuerySection, questions: dict[str, Question], *, soft: bool = True) -> None:
+def check_answers(tmp_path: Path, section: QuerySettings, questions: dict[str, Question], *, soft: bool = True) -> None:
     for key, question in questions.items():
         image = np.array(question.image())
         answer = Answer.read(cache_of(tmp_path, section).path(key))
@@ -331,7 +331,7 @@ def test_netrc_is_not_looked_into(
 def test_a_variable_that_is_not_set_or_unusable_is_named_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"box": "endpoint", "endpoint": "http://127.0.0.1:1/"}
     monkeypatch.delenv("MY_KEY", raising=False)
-    section = QuerySection.model_validate(known | {"headers": {"X-Api-Key": "MY_KEY"}})
+    section = QuerySettings.model_validate(known | {"headers": {"X-Api-Key": "MY_KEY"}})
     with pytest.raises(InputError, match="MY_KEY is not set"):
         Credentials(section)
     monkeypatch.setenv("MY_KEY", "two\nlines")
@@ -399,7 +399,7 @@ def test_wrong_predictions_are_one_sentence(body: bytes, reason: str) -> None:
 
 
 def test_a_name_that_nobody_knows_is_told(images: Images) -> None:
-    section = QuerySection.model_validate({"box": "endpoint", "endpoint": "http://nowhere.invalid/", "timeout_s": 5.0})
+    section = QuerySettings.model_validate({"box": "endpoint", "endpoint": "http://nowhere.invalid/", "timeout_s": 5.0})
     endpoint: Endpoint = open_endpoint(section, CLASSES)
     with pytest.raises(NoAnswerError) as caught:
         endpoint.ask(next(iter(images(1).values())))

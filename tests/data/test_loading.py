@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from atp.config import Augmentation
 from atp.data.folder import Sample, list_samples
 from atp.data.labels import IGNORE
 from atp.data.loading import (
@@ -22,6 +21,7 @@ from atp.data.loading import (
     mix_seed,
     training_loader,
 )
+from atp.data.settings import Augmentation
 from atp.errors import InputError
 
 

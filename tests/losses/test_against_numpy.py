@@ -12,18 +12,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from atp.losses.class_balance import class_balanced_labels, class_balanced_loss
+from atp.baselines._class_balance import class_balanced_labels, class_balanced_loss
+from atp.baselines.information_maximization import information_maximization_loss
+from atp.baselines.max_square import max_square_loss
+from atp.baselines.urma import uncertainty_loss
 from atp.losses.consistency import confidence_share, consistency_loss
 from atp.losses.distillation import distillation_loss
 from atp.losses.diversity import diversity_loss
-from atp.losses.entropy import curriculum_entropy_loss, mean_entropy, normalized_entropy, rising_entropy_share
-from atp.losses.entropy_minimization import entropy_loss
-from atp.losses.information_maximization import information_maximization_loss
-from atp.losses.max_square import max_square_loss
+from atp.losses.entropy import (
+    curriculum_entropy_loss,
+    entropy_loss,
+    mean_entropy,
+    normalized_entropy,
+    rising_entropy_share,
+)
 from atp.losses.pseudo_label import negative_pseudo_label_loss, positive_pseudo_label_loss
 from atp.losses.regional_contrast import contrast
 from atp.losses.supervised import segmentation_cross_entropy
-from atp.losses.uncertainty import uncertainty_loss
 
 
 @dataclass(frozen=True)

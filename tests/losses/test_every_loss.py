@@ -6,19 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from atp.baselines._class_balance import class_balanced_loss
+from atp.baselines.information_maximization import information_maximization_loss
+from atp.baselines.max_square import max_square_loss
+from atp.baselines.urma import uncertainty_loss
 from atp.data.labels import IGNORE
-from atp.losses.class_balance import class_balanced_loss
 from atp.losses.consistency import consistency_loss
 from atp.losses.distillation import distillation_loss
 from atp.losses.diversity import diversity_loss
-from atp.losses.entropy import curriculum_entropy_loss
-from atp.losses.entropy_minimization import entropy_loss
-from atp.losses.information_maximization import information_maximization_loss
-from atp.losses.max_square import max_square_loss
+from atp.losses.entropy import curriculum_entropy_loss, entropy_loss
 from atp.losses.pixels import NO_LABEL
 from atp.losses.pseudo_label import negative_pseudo_label_loss, positive_pseudo_label_loss
 from atp.losses.supervised import segmentation_cross_entropy
-from atp.losses.uncertainty import uncertainty_loss
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from atp.evaluation.evidence.record import Evidence
 
-from atp.config import Params, load_params
-from atp.evidence.record import Evidence
 from atp.models.config import NetworkConfig
+from atp.params import Params, load_params
 from atp.registry.card import LIMIT, artifact_address, model_card
 
 ROOT = Path(__file__).parents[2]

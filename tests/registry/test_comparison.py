@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from atp.config import load_params
+from atp.params import load_params
 from atp.registry.comparison import evaluation_digest
 from atp.registry.origin import METRICS
 

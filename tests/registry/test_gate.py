@@ -8,14 +8,14 @@ from mlflow.entities.model_registry import ModelVersion
 from typer.testing import CliRunner
 
 from atp.cli import app
-from atp.config import RegisterSection
 from atp.errors import InputError
 from atp.registry import gate
 from atp.registry.comparison import Again
 from atp.registry.gate import judge, judged, pass_gate, promote_by_hand
 from atp.registry.lookup import Version
+from atp.registry.settings import RegisterSettings
 
-AUTO = RegisterSection()
+AUTO = RegisterSettings()
 
 
 @pytest.mark.parametrize(
@@ -51,10 +51,10 @@ def test_what_the_gate_decides(
 
 def test_what_is_left_to_the_gate() -> None:
     assert not judged({}, AUTO)
-    assert judged({}, RegisterSection(promote="never"))
+    assert judged({}, RegisterSettings(promote="never"))
     assert judged({"atp.promoted_at": "2026-01-01"}, AUTO), "it was champion before"
     assert judged({"atp.gate_rule": gate.rule(AUTO)}, AUTO)
-    assert not judged({"atp.gate_rule": gate.rule(AUTO)}, RegisterSection(gain=1.0))
+    assert not judged({"atp.gate_rule": gate.rule(AUTO)}, RegisterSettings(gain=1.0))
 
 
 class Registry:
@@ -146,7 +146,7 @@ def test_a_version_is_judged_once(registry: Registry) -> None:
     assert pass_gate(registry.client, version, AUTO, no_evaluation) is not None
     registry.client.delete_registered_model_alias("empty", "champion")
     again = Version("empty", "1", "", registry.tags("1"))
-    assert pass_gate(registry.client, again, RegisterSection(gain=0.5), no_evaluation) is None
+    assert pass_gate(registry.client, again, RegisterSettings(gain=0.5), no_evaluation) is None
     assert registry.champion() is None
 
 

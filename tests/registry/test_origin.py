@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from atp.config import load_params
 from atp.errors import InputError
 from atp.files import digest
+from atp.params import load_params
 from atp.registry.origin import identify, lock_digest, origin_tags
 
 

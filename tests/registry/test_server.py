@@ -24,8 +24,8 @@ from typer.testing import CliRunner
 
 from atp.black_box.boxes import Question
 from atp.black_box.endpoint import open_endpoint
+from atp.black_box.settings import QuerySettings
 from atp.cli import app
-from atp.config import QuerySection
 from atp.data.folder import Sample
 from atp.errors import InputError
 from atp.models.checkpoint import network_from_checkpoint
@@ -120,7 +120,7 @@ def test_a_served_model_is_a_soft_black_box(port: int, registered: Path, tmp_pat
     """What the stage ``query`` gets from it is what the network says."""
     Image.fromarray(IMAGE).save(tmp_path / "a.png")
     address = f"http://127.0.0.1:{port}/invocations"
-    section = QuerySection.model_validate({"box": "endpoint", "endpoint": address, "keep": 2})
+    section = QuerySettings.model_validate({"box": "endpoint", "endpoint": address, "keep": 2})
     answer = open_endpoint(section, 3).ask(Question("target", Sample("a", tmp_path / "a.png", None), None))
     network, _ = network_from_checkpoint(registered / "second/runs/propagate/model.safetensors")
     with torch.inference_mode():

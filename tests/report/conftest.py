@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from atp.config import Params, load_params
+from atp.params import Params, load_params
 from atp.report.page import build_report
 
 ROOT = Path(__file__).parents[2]

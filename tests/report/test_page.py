@@ -10,8 +10,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from atp.cli import app
-from atp.config import Params
 from atp.errors import InputError
+from atp.params import Params
 from atp.report.page import build_report, summary_table, verdict
 from atp.report.results import read_results
 

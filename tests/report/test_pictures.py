@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atp.config import Params
 from atp.data.labels import LabelSpace
+from atp.params import Params
 from atp.report.figures import signed
 from atp.report.pictures import CELL, chosen, fitted, legend, mask_picture, predictions
 from atp.report.results import read_results

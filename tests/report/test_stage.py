@@ -3,9 +3,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from atp.config import Params
+from atp.params import Params
+from atp.runner.tracking import Tracker
 from atp.stages.report import report
-from atp.tracking import Tracker
 
 
 class Recording(Tracker):

@@ -7,8 +7,8 @@ import pytest
 from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
-from atp.config import load_params
 from atp.errors import InputError
+from atp.params import load_params
 from atp.selection.grid import make_cells, override, parse_axis
 from tests.clone import ROOT
 

@@ -16,8 +16,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from atp.pseudo_labels.store import PseudoLabelWriter
-from atp.stages import stage
-from atp.stages.beside import open_stage_tracker
+from atp.runner import stage
+from atp.runner.beside import open_stage_tracker
 from atp.training.loop import Training
 
 ORDER = (

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from atp.config import load_params
 from atp.data.folder import list_samples
 from atp.data.labels import LabelSpace
 from atp.models.checkpoint import load_checkpoint, network_from_checkpoint, save_checkpoint
+from atp.params import load_params
 from atp.stages import champion
 from atp.stages.champion import evaluate_again
 from atp.stages.evaluate import evaluate, percent

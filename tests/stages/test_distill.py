@@ -12,10 +12,11 @@ from ruamel.yaml import YAML
 from torch import Tensor
 
 from atp.black_box.answers import Answer, AnswerWriter
-from atp.config import Augmentation, DistillSection
 from atp.data.folder import Sample
 from atp.data.labels import LabelSpace
 from atp.data.loading import Labels, TrainingImages
+from atp.data.settings import Augmentation
+from atp.method.settings import DistillSettings
 from atp.models.checkpoint import load_checkpoint, network_from_checkpoint
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
 from atp.stages.distill import distill
@@ -133,7 +134,7 @@ def test_an_image_without_an_answer_is_told(project: Path, run_stage: RunStage) 
 
 def learned(project: Path, answer: Callable[[Sample], Labels], answers: str = "soft") -> SegmentationNetwork:
     """A student of some answers."""
-    section = DistillSection.model_validate(
+    section = DistillSettings.model_validate(
         {"epochs": 1, "batch_size": 2, "lr": 0.05, "weight_decay": 0.0, "answers": answers}
     )
     paths = sorted((project / "data/target/images").iterdir())[:4]

@@ -24,10 +24,10 @@ from torchvision.models.segmentation import deeplabv3_resnet50, lraspp_mobilenet
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from atp.data.tensors import read_image, read_label
+from atp.evaluation.metrics import ConfusionMatrix
 from atp.export import export_state
 from atp.models.checkpoint import load_checkpoint, load_user_state, network_from_checkpoint
 from atp.pseudo_labels.store import PseudoLabelStore
-from atp.training.metrics import ConfusionMatrix
 from tests.stages.launch import ORDER, RunStage, forkserver, set_params, stage_process
 
 ROOT = Path(__file__).parents[2]

@@ -9,14 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from atp.config import Augmentation, PropagateSection
 from atp.data.folder import list_samples
 from atp.data.loading import FolderLabels, ImageCache, PairBatch, PairedImages, TrainingImages
+from atp.data.settings import Augmentation
+from atp.method.settings import PropagateSettings
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
+from atp.runner.resume import ResumeFile
 from atp.stages.propagate import propagate, rarity_weights
 from atp.training.contrast import RegionalContrast
 from atp.training.loop import Training
-from atp.training.resume import ResumeFile
 from atp.training.run import Run
 from atp.training.runtime import Runtime
 
@@ -73,8 +74,8 @@ def pairs(tmp_path: Path) -> PairedImages:
     return PairedImages(easy, TrainingImages(samples[4:], augmentation))
 
 
-def section(mix: str, ema: float | None) -> PropagateSection:
-    return PropagateSection.model_validate(
+def section(mix: str, ema: float | None) -> PropagateSettings:
+    return PropagateSettings.model_validate(
         {"epochs": 3, "batch_size": 2, "lr": 0.05, "mix": mix, "ema": ema, "hand_on": "ema" if ema else "student"}
     )
 

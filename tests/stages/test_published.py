@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from atp.data.label_maps import CLASS_SETS
-from atp.data.urban import CITYSCAPES_SET, CROSS_CITY, GTA5, SYNTHIA, DataSet, prepare, settings
+from atp.datasets.label_maps import CLASS_SETS
+from atp.datasets.urban import CITYSCAPES_SET, CROSS_CITY, GTA5, SYNTHIA, DataSet, prepare, settings
 from atp.pseudo_labels.store import PseudoLabelStore
 from tests.data import published
-from tests.data.test_label_maps import CROSS_CITY as CROSS_CITY_IDS
-from tests.data.test_label_maps import TRAIN_IDS
+from tests.datasets.test_label_maps import CROSS_CITY as CROSS_CITY_IDS
+from tests.datasets.test_label_maps import TRAIN_IDS
 from tests.stages.launch import ORDER, RunStage
 
 ROOT = Path(__file__).parents[2]

@@ -11,12 +11,12 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from atp.config import load_params
+from atp.params import load_params
 from atp.registry.comparison import evaluation_digest
 from atp.registry.gate import JUDGEMENT
 from atp.registry.origin import identify
+from atp.runner.tracking import Tracker
 from atp.stages.register import described, register_with_mlflow, upload_picture
-from atp.tracking import Tracker
 
 # Runs the stage and tells which of the slow libraries it imported.
 LEAN = """

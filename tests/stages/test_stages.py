@@ -100,7 +100,7 @@ def test_adaptation_needs_neither_source_data_nor_labels(adapted: Path, project:
 def test_adaptation_cannot_open_what_it_must_not_see(adapted: Path, stage: str) -> None:
     """Even code that tries gets nothing: the seal is on the process, not on a path."""
     code = (
-        "from atp.config import load_params; from atp.stages.process import seal; seal(load_params())\n"
+        "from atp.config import load_params; from atp.runner.process import seal; seal(load_params())\n"
         "from PIL import Image\n"
         "for path in ('data/source/images/00.png', 'data/target/labels/00.png', 'data/test/labels/00.png'):\n"
         "    try: Image.open(path)\n"
@@ -143,7 +143,7 @@ def test_a_process_forked_from_a_stage_does_not_hold_its_lock(tmp_path: Path) ->
     """A data loading process notices only after seconds that its stage was killed."""
     program = (
         "import os, time\n"
-        "from atp.stages.process import lock\n"
+        "from atp.runner.process import lock\n"
         "with lock('teach'):\n"
         "    child = os.fork()\n"
         "    if not child: os.mkdir('ready'); time.sleep(60); os._exit(0)\n"

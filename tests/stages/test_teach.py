@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from atp.config import Augmentation, TeachSection
 from atp.data.folder import list_samples
 from atp.data.loading import FolderLabels, ImageCache, TrainingImages
+from atp.data.settings import Augmentation
 from atp.losses.pseudo_label import negative_pseudo_label_loss
+from atp.method.settings import TeachSettings
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
 from atp.pseudo_labels.negatives import negative_labels
 from atp.stages.teach import teach
@@ -43,7 +44,7 @@ def fresh() -> SegmentationNetwork:
 def taught(images: TrainingImages, threshold: float = 0.05, **changes: Any) -> tuple[SegmentationNetwork, History]:
     """After a single step on all four images."""
     settings = {"epochs": 1, "batch_size": 4, "lr": 0.05, "augmentation": AS_THEY_ARE, **changes}
-    return teach(fresh(), images, TeachSection.model_validate(settings), threshold, Run("teach", 7, CPU))
+    return teach(fresh(), images, TeachSettings.model_validate(settings), threshold, Run("teach", 7, CPU))
 
 
 def test_positives_only_need_no_negatives(images: TrainingImages) -> None:

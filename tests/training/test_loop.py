@@ -8,17 +8,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from atp.config import Augmentation, Optimisation
 from atp.data.folder import list_samples
 from atp.data.loading import Batch, FolderLabels, ImageCache, TrainingImages
+from atp.data.settings import Augmentation
 from atp.errors import InputError
 from atp.losses.supervised import segmentation_cross_entropy
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
+from atp.runner.resume import ResumeFile
 from atp.training.ema import AveragedNetwork
 from atp.training.loop import Training
-from atp.training.resume import ResumeFile
 from atp.training.run import Run
 from atp.training.runtime import Runtime
+from atp.training.settings import Optimisation
 
 CONFIG = NetworkConfig(backbone="resnet_small", output_stride=8, aspp_dilations=(1, 2), num_classes=2)
 SECTION = Optimisation(epochs=4, batch_size=2, lr=0.05, augmentation=Augmentation(flip=True, jitter=0.2))

@@ -2,9 +2,9 @@
 
 import pytest
 
-from atp.config import Optimisation
 from atp.models.network import NetworkConfig, build_network
 from atp.training.optimisation import build_optimizer, build_schedule
+from atp.training.settings import Optimisation
 
 SECTION = Optimisation(epochs=1, batch_size=1, lr=0.1, classifier_lr_factor=10.0, warmup_steps=4)
 

@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from atp.config import RuntimeSection, TrainingSection
 from atp.errors import InputError
 from atp.training.runtime import find_device, open_runtime
+from atp.training.settings import RuntimeSettings, TrainingSettings
 
 
 @pytest.mark.parametrize("has", [True, False])
 def test_automatic_precision_is_bf16_only_where_the_cpu_has_it(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: has)
-    with open_runtime(TrainingSection(precision="auto"), RuntimeSection(device="cpu")) as runtime, runtime.autocast():
+    with open_runtime(TrainingSettings(precision="auto"), RuntimeSettings(device="cpu")) as runtime, runtime.autocast():
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype == (torch.bfloat16 if has else torch.float32)
     assert runtime.precision == ("bf16" if has else "fp32")
@@ -21,7 +21,7 @@ def test_automatic_precision_is_bf16_only_where_the_cpu_has_it(has: bool, monkey
 def test_a_precision_that_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
     for precision in ("bf16", "fp16", "fp32"):
-        with open_runtime(TrainingSection(precision=precision), RuntimeSection(device="cpu")) as runtime:
+        with open_runtime(TrainingSettings(precision=precision), RuntimeSettings(device="cpu")) as runtime:
             assert runtime.precision == precision
 
 

@@ -1,0 +1,135 @@
+"""Class-balanced pseudo labels by a network as it was when a round began (CBST)."""
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atp.data.loading import Batch, TrainingImages
+from atp.losses.pixels import NO_LABEL, mean_where
+from atp.losses.supervised import pixel_cross_entropy
+from atp.models.network import SegmentationNetwork
+from atp.pseudo_labels.thresholds import ConfidenceHistogram, confidence_codes, least_confidence
+from atp.training.loop import History
+from atp.training.prediction import Predictor, chunks, read_chunks
+from atp.training.progress import Progress
+from atp.training.run import Record, Run
+from atp.training.runtime import Runtime
+
+
+class ClassBalancedLabeller:
+    """Labels a batch as the network of this moment does, whatever becomes of it.
+
+    Zou et al., Unsupervised Domain Adaptation for Semantic Segmentation via Class-Balanced Self-Training (2018). Ours:
+    each batch is labelled when it is drawn, by a copy of the network, where the published code writes all labels first.
+
+    Attributes:
+        thresholds: exp(-k_c) of each class, float32, (C,), > 0, as the most probable class's confidence is; infinite
+            for a class that was never predicted.
+    """
+
+    def __init__(self, network: SegmentationNetwork, images: TrainingImages, portion: float, job: Run) -> None:
+        """One pass over the images for the thresholds that ``portion`` of each class's pixels reach."""
+        job.runtime.place(network)
+        self._network = copy.deepcopy(network).eval().requires_grad_(False)
+        job.runtime.share_buffers(self._network)
+        histogram = _confidences(self._network, images, job.runtime, f"{job.name} labels")
+        never = histogram.counts.shape[1]
+        codes = [int(code) for code in histogram.thresholds(portion)]
+        self.thresholds = torch.tensor(
+            [np.inf if code == never else least_confidence(code) for code in codes], device=job.runtime.device
+        )
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Tensor:
+        """Labels of the images as they are, before their colours change; (N, H, W), int64, 255 = none."""
+        probabilities = self._network(batch.weak).float().softmax(1)
+        return class_balanced_labels(probabilities, self.thresholds, batch.valid)
+
+
+def _confidences(
+    network: SegmentationNetwork, images: TrainingImages, runtime: Runtime, name: str
+) -> ConfidenceHistogram:
+    """Of all the images, shared among the processes."""
+    histogram = ConfidenceHistogram(network.num_classes)
+    predictor = Predictor([(network, 1.0)], runtime)
+    mine = chunks(images.samples, images.size)[runtime.rank :: runtime.world_size]
+    with Progress(name, sum(map(len, mine)), enabled=runtime.is_main) as progress:
+        for part, pixels in read_chunks(mine, images.size):
+            confidences, classes = predictor.probabilities(pixels).max(1)
+            codes = confidence_codes(confidences)
+            histogram.update(classes.to("cpu", torch.uint8).numpy(), codes.cpu().numpy())
+            progress.advance(len(part))
+    counts = torch.from_numpy(histogram.counts).to(runtime.device)
+    histogram.counts = runtime.sum(counts).cpu().numpy()
+    return histogram
+
+
+def in_rounds(job: Run, rounds: int, train: Callable[[int, Run], History]) -> History:
+    """Train in rounds, each with a seed and a training state of its own.
+
+    A round that is finished is not trained again: its state, kept until the stage ends, has its last step.
+
+    Args:
+        train: from a round's number, from 0, and its execution to its history.
+
+    Returns:
+        The histories as one; there and where the execution records them the steps are counted on from round to round.
+    """
+    whole: History = {}
+    for number in range(rounds):
+        begun = int(whole["step"][-1]) if whole else 0
+        record = _counted_on(job.record, begun) if job.record else None
+        history = train(number, job.part(number, record))
+        for name, values in history.items():
+            whole.setdefault(name, []).extend(value + begun if name == "step" else value for value in values)
+    return whole
+
+
+def _counted_on(record: Record, begun: int) -> Record:
+    return lambda step, means: record(begun + step, means)
+
+
+def class_balanced_labels(probabilities: Tensor, thresholds: Tensor, valid: Tensor) -> Tensor:
+    """The labels that minimise ``class_balanced_loss``.
+
+    Args:
+        probabilities: predictions, (N, C, H, W), any float dtype.
+        thresholds: exp(-k_c) of each class, (C,), > 0: the confidence that a given portion of the pixels predicted as
+            that class reach; infinite for a class that shall have no labels.
+        valid: False at padding, (N, H, W), bool.
+
+    Returns:
+        Class ids, 255 = none, (N, H, W), int64: the class whose probability is the greatest multiple of its threshold,
+        where that is at least 1.
+
+    Unlike Eq. 4's, which are the most probable class or none: a pixel that is not sure enough of a frequent class may
+    be labelled as a rare one. Ours: at least 1 where the paper has more than 1, since a threshold that saturates at 1
+    would select nothing.
+    """
+    multiple, labels = (probabilities / thresholds[:, None, None].to(probabilities.dtype)).max(1)
+    return labels.masked_fill(~valid | (multiple < 1), NO_LABEL)
+
+
+def class_balanced_loss(logits: Tensor, labels: Tensor, thresholds: Tensor, valid: Tensor) -> Tensor:
+    """Learn pseudo labels, a pixel's label being worth as much as it is above its class's threshold.
+
+    Args:
+        logits: class scores, (N, C, H, W), any float dtype; computed in float32 at least.
+        labels: class ids below C, 255 = none, (N, H, W), int64.
+        thresholds: as for ``class_balanced_labels``, finite for every class that is labelled.
+        valid: False at padding, (N, H, W), bool; a label there does not count.
+
+    Returns:
+        Scalar, -log(p / threshold) of the labelled pixels, nats per valid pixel: below 0 where the labelled pixels are
+        more certain than their thresholds, 0 where nothing is labelled or valid.
+
+    With the labels fixed the thresholds are constants, and its gradient is that of Eq. 5. Ours: the source domain's
+    cross-entropy, which the paper adds, is not to be had; mean over valid pixels where it sums.
+    """
+    loss = pixel_cross_entropy(logits, labels)
+    labelled = labels != NO_LABEL
+    of_label = thresholds.to(loss.dtype).log()[labels.where(labelled, 0)]
+    return mean_where(loss + of_label.where(labelled, 0), valid)

@@ -1,0 +1,63 @@
+"""SHOT-IM: information maximisation with a frozen classifier.
+
+Liang, Hu, Feng: Do We Really Need to Access the Source Data? Source Hypothesis Transfer for Unsupervised Domain
+Adaptation (2020), without its pseudo labels by clustering, which are of images, not of pixels.
+"""
+
+from torch import Tensor, nn
+
+from atp.data.loading import Batch, TrainingImages
+from atp.losses.diversity import diversity_loss
+from atp.losses.entropy import entropy_loss
+from atp.method.choice import BaselineSettings
+from atp.models.network import SegmentationNetwork
+from atp.settings import NonNegative, Positive
+from atp.training.loop import History, Training
+from atp.training.run import Run
+
+
+class Settings(BaselineSettings):
+    """Paper: SGD at 1e-3 for the feature extractor, four times that of ATP's align.
+
+    Attributes:
+        diversity: weight of L_div. Paper: 1.
+        weight: of both together. Paper: 1.
+    """
+
+    lr_factor: Positive = 4.0
+    diversity: NonNegative = 1.0
+    weight: NonNegative = 1.0
+
+    title = "SHOT-IM"
+
+
+def align(network: SegmentationNetwork, images: TrainingImages, settings: Settings, run: Run) -> History:
+    """Train the features on the mutual information of pixels and classes; the classifier, the hypothesis, stays."""
+    network.freeze_classifier()
+
+    def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        loss = information_maximization_loss(model(batch.strong), batch.valid, diversity=settings.diversity)
+        return {"loss": settings.weight * loss, "information": -loss}
+
+    return Training(network, settings, images, run).run(objective)
+
+
+def information_maximization_loss(logits: Tensor, valid: Tensor, *, diversity: float = 1.0) -> Tensor:
+    """Entropy of the predictions less the entropy of their mean.
+
+    Liang, Hu, Feng: Do We Really Need to Access the Source Data? Source Hypothesis Transfer for Unsupervised Domain
+    Adaptation (2020), Eq. 3: L_ent + L_div, the negative mutual information of pixel and class.
+
+    Args:
+        logits: class scores, (N, C, H, W), C >= 2, any float dtype; computed in float32 at least.
+        valid: False at padding, (N, H, W), bool.
+        diversity: weight of L_div, >= 0. Paper: 1.
+
+    Returns:
+        Scalar in [-diversity, 1], a share of log C; -1 for certain pixels of equally many classes, 0 where nothing is
+        valid.
+
+    Paper: images, here pixels; p-hat is the mean over the batch (of this process). Ours: both terms divided by log C,
+    which leaves their balance as it is.
+    """
+    return entropy_loss(logits, valid) + diversity * diversity_loss(logits, valid, weighted=False)

@@ -1,0 +1,105 @@
+"""URMA: pseudo labels, entropy, and features that survive dropout.
+
+Sivaprasad, Fleuret: Uncertainty Reduction for Model Adaptation in Semantic Segmentation (2021).
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from atp.baselines._class_balance import ClassBalancedLabeller
+from atp.data.loading import Batch, TrainingImages
+from atp.errors import InputError
+from atp.losses.entropy import entropy_loss
+from atp.losses.pixels import in_full_precision, mean_where
+from atp.losses.supervised import segmentation_cross_entropy
+from atp.method.choice import BaselineSettings
+from atp.models.network import SegmentationNetwork
+from atp.settings import Count, NonNegative, Positive, Share
+from atp.training.classifier_tap import ClassifierTap
+from atp.training.loop import History, Training
+from atp.training.run import Run
+
+
+class Settings(BaselineSettings):
+    """Authors' code: SGD at 5e-5, a fifth of ATP's.
+
+    Attributes:
+        epochs: Authors' code: 2.
+        portion: share of each class's pixels that are labelled, as in CBST. Authors' code: .2.
+        entropy: weight of the entropy. Authors' code: 1.
+        uncertainty: weight of the decoders' disagreement. Authors' code: .1.
+        decoders, dropout: how many, and the share of the features' channels that each misses. Authors' code: 4, .5.
+    """
+
+    lr_factor: Positive = 0.2
+    epochs: Count = 2
+    portion: Share = 0.2
+    entropy: NonNegative = 1.0
+    uncertainty: NonNegative = 0.1
+    decoders: Count = 4
+    dropout: Share = 0.5
+
+    title = "URMA"
+
+
+def align(network: SegmentationNetwork, images: TrainingImages, settings: Settings, run: Run) -> History:
+    """Train everything, and decoders beside it, to agree on the source model's confident labels and with each other.
+
+    Ours: the decoders begin as copies of the classifier, where the authors' code draws new ones of DeepLab's kind, so
+    that any network has them; they are compared at the classifier's own resolution.
+    """
+    decoders = nn.ModuleList(copy.deepcopy(network.head) for _ in range(settings.decoders)).requires_grad_(True)
+    labeller = ClassBalancedLabeller(network, images, settings.portion, run)
+
+    def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        logits = model(batch.strong)
+        scores = score_map(tap.output)
+        thinned = [score_map(tap.through(decoder, lambda f: F.dropout2d(f, settings.dropout))) for decoder in decoders]
+        valid = F.interpolate(batch.valid[:, None].float(), scores.shape[-2:], mode="nearest")[:, 0] > 0
+        supervised = segmentation_cross_entropy(logits, labeller(batch))
+        entropy = entropy_loss(logits, batch.valid)
+        uncertainty = uncertainty_loss(thinned, scores, valid)
+        return {
+            "loss": supervised + settings.entropy * entropy + settings.uncertainty * uncertainty,
+            "supervised": supervised,
+            "entropy": entropy,
+            "uncertainty": uncertainty,
+        }
+
+    with ClassifierTap(network) as tap:
+        return Training(network, settings, images, run, extra=decoders).run(objective)
+
+
+def score_map(output: object) -> Tensor:
+    if not isinstance(output, Tensor) or output.ndim != 4:
+        told = f"the shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        raise InputError(
+            f"params.yaml: model.classifier: it returns {told}; urma needs one that returns scores (N, C, h, w)"
+        )
+    return output
+
+
+def uncertainty_loss(auxiliary: Sequence[Tensor], logits: Tensor, valid: Tensor) -> Tensor:
+    """Decoders on thinned-out features agree with the one on all of them.
+
+    Sivaprasad, Fleuret: Uncertainty Reduction for Model Adaptation in Semantic Segmentation (2021), Sec. 3: squared
+    difference of the softmax outputs, summed over the decoders; the authors' code takes the mean over pixels and
+    classes.
+
+    Args:
+        auxiliary: class scores of the decoders whose features went through dropout, each (N, C, H, W), any float dtype;
+            computed in float32 at least.
+        logits: class scores of the network itself, (N, C, H, W): what to agree with, without gradient.
+        valid: False at padding, (N, H, W), bool.
+
+    Returns:
+        Scalar in [0, 2 K / C] for K decoders, without a unit, mean over valid pixels and classes; 0 where they agree or
+        nothing is valid.
+    """
+    target = in_full_precision(logits).detach().softmax(1)
+    losses = [mean_where(((in_full_precision(own).softmax(1) - target) ** 2).mean(1), valid) for own in auxiliary]
+    return torch.stack(losses).sum()

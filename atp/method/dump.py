@@ -1,0 +1,66 @@
+"""Positive and negative pseudo labels by one pass over the target images (Sec. 3.2, Eqs. 4 and 6)."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from atp.data.labels import LabelSpace
+from atp.data.loading import Images
+from atp.method.settings import DumpSettings
+from atp.models.network import SegmentationNetwork
+from atp.pseudo_labels.store import PseudoLabelWriter, Table
+from atp.training.prediction import Predictor, chunks, read_chunks
+from atp.training.progress import Progress
+from atp.training.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+
+def dump(
+    networks: Sequence[tuple[SegmentationNetwork, float]],
+    target: Images,
+    settings: DumpSettings,
+    label_space: LabelSpace,
+    runtime: Runtime,
+    *,
+    pending: Path,
+    folder: Path,
+    name: str = "dump",
+    extra: dict[str, Any] | None = None,
+) -> Table | None:
+    """Label every image; continues from ``pending`` and shares the images among the processes.
+
+    Args:
+        networks: each with its share of the averaged prediction.
+        pending: where half-done work lies.
+        folder: where the labels go once they are complete.
+        extra: what else the table shall say.
+
+    Returns:
+        The table beside the labels on the main process, None on others.
+    """
+    writer = PseudoLabelWriter(
+        pending,
+        label_space.num_classes,
+        negative_threshold=settings.negative_threshold,
+        keep_ratio=settings.keep_ratio,
+    )
+    predictor = Predictor(networks, runtime, flip=settings.flip, scales=settings.scales)
+    done = writer.done()
+    # Whole chunks, even where only one of their images is missing: see ``chunks``.
+    mine = chunks(target.samples, target.size)[runtime.rank :: runtime.world_size]
+    left = [part for part in mine if any(sample.name not in done for sample in part)]
+    total = sum(len(part) for part in mine)
+    with Progress(name, total, total - sum(len(part) for part in left), enabled=runtime.is_main) as progress:
+        for part, images in read_chunks(left, target.size):
+            for sample, probabilities in zip(part, predictor.probabilities(images), strict=True):
+                if sample.name not in done:
+                    writer.add(sample.name, probabilities)
+            progress.advance(len(part))
+    runtime.barrier()
+    table = None
+    if runtime.is_main:
+        table = writer.finish(folder, label_space, [sample.name for sample in target.samples], extra or {})
+    runtime.barrier()
+    return table

@@ -1,0 +1,134 @@
+"""From easy to hard target images, as semi-supervised learning does (Sec. 3.3, Eq. 10)."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from atp.data.loading import Images, PairBatch, PairedImages
+from atp.losses.consistency import confidence_share, consistency_loss
+from atp.losses.pseudo_label import negative_pseudo_label_loss
+from atp.losses.supervised import segmentation_cross_entropy
+from atp.method.settings import PropagateSettings
+from atp.models.network import SegmentationNetwork
+from atp.pseudo_labels.store import PseudoLabelStore, StoredLabels
+from atp.training.classifier_tap import ClassifierTap
+from atp.training.contrast import RELIABLE, RegionalContrast
+from atp.training.ema import AveragedNetwork
+from atp.training.loop import History, Training
+from atp.training.mixing import class_mix_masks, cut_mix_masks, mix
+from atp.training.run import Run
+
+
+def paired_images(
+    target: Images, easy: Sequence[str], hard: Sequence[str], labels: PseudoLabelStore, settings: PropagateSettings
+) -> tuple[PairedImages, Tensor | None]:
+    """Easy images with their pseudo labels, hard ones without, and how often each easy one is drawn.
+
+    Args:
+        easy, hard: names of target images.
+        labels: at least of the easy ones.
+    """
+    stored = StoredLabels(labels, negatives=settings.negative > 0)
+    pairs = PairedImages(
+        target.named(easy).augmented(settings.augmentation, stored), target.named(hard).augmented(settings.augmentation)
+    )
+    return pairs, rarity_weights([label_counts(labels, name) for name in easy], settings.balance)
+
+
+def propagate(
+    network: SegmentationNetwork,
+    images: PairedImages,
+    settings: PropagateSettings,
+    run: Run,
+    weights: Tensor | None = None,
+) -> tuple[SegmentationNetwork, History]:
+    """Learn easy images from their pseudo labels and hard ones by agreement with a teacher; changes ``network``.
+
+    Args:
+        weights: how often each easy image is drawn, relative; None draws all evenly.
+
+    Returns:
+        What the stage hands on, the teacher or the network, and the history.
+    """
+    ema = AveragedNetwork(network, settings.ema) if settings.ema else None
+    teacher = ema.network if ema else network
+    tap = ClassifierTap(network)
+    contrast = contrast_head(network, images, tap, run) if settings.mix == "reco" else None
+
+    def objective(model: nn.Module, batch: PairBatch) -> dict[str, Tensor]:
+        easy, hard = batch.easy, batch.hard
+        with torch.no_grad():
+            # Eq. 10's M': without gradient, on the image as it is, by running statistics.
+            was_training = teacher.training
+            probabilities = teacher.eval()(hard.weak).float().softmax(1)
+            teacher.train(was_training)
+            taught = probabilities.argmax(1).masked_fill(~hard.valid, 255)
+            reliable = taught.masked_fill(probabilities.amax(1) < RELIABLE, 255)
+            share = confidence_share(probabilities, settings.confidence, hard.valid)[:, None, None].expand(taught.shape)
+        strong = hard.strong
+        if settings.mix != "none":
+            masks = cut_mix_masks(*taught.shape) if settings.mix == "cut_mix" else class_mix_masks(easy.labels)
+            masks = masks.to(taught.device)
+            strong, taught = mix(masks, easy.strong, strong), mix(masks, easy.labels, taught)
+            reliable = mix(masks, easy.labels, reliable)
+            # The pasted pixels' labels are as good as the easy image's: they count in full.
+            share = mix(masks, torch.ones_like(share), share)
+        # One forward pass over both: one set of batch statistics, and one pass costs less than two.
+        logits = model(torch.cat([easy.strong, strong]))
+        logits_easy, logits_hard = logits.chunk(2)
+        supervised = segmentation_cross_entropy(logits_easy, easy.labels)
+        consistency = consistency_loss(logits_hard, taught, share)  # Eq. 10
+        losses = {
+            "loss": supervised + settings.consistency * consistency,
+            "supervised": supervised,
+            "consistency": consistency,
+        }
+        if contrast:
+            losses["contrast"] = contrast(tap.features, logits, torch.cat([easy.labels, reliable]))
+            losses["loss"] = losses["loss"] + settings.contrast * losses["contrast"]
+        if settings.negative > 0:
+            losses["negative"] = negative_pseudo_label_loss(logits_easy, easy.negatives, easy.valid)
+            losses["loss"] = losses["loss"] + settings.negative * losses["negative"]
+        return losses
+
+    with tap if contrast else nullcontext():
+        history = Training(network, settings, images, run, ema=ema, extra=contrast, weights=weights).run(objective)
+    return (ema.network if ema and settings.hand_on == "ema" else network), history
+
+
+def contrast_head(network: SegmentationNetwork, images: PairedImages, tap: ClassifierTap, run: Run) -> RegionalContrast:
+    """ReCo's head, as wide as the features that the classifier is given."""
+    run.runtime.place(network)
+    example = images.collate([images[0, 0]]).to(run.runtime.device, run.runtime.memory_format)
+    with tap:
+        channels = tap.probe(network, example.hard.weak).shape[1]
+    torch.manual_seed(run.seed)
+    return RegionalContrast(channels)
+
+
+def label_counts(store: PseudoLabelStore, name: str) -> Tensor:
+    """Positively labelled pixels of each class, int64, (C,)."""
+    return torch.bincount(store.positive(name).flatten(), minlength=256)[: len(store.table["classes"])]
+
+
+def rarity_weights(counts: Sequence[Tensor], balance: float) -> Tensor | None:
+    """How often to draw each image so that rare classes come up more often.
+
+    Args:
+        counts: labelled pixels of each class, (C,), for every image.
+        balance: 0 draws evenly, 1 in proportion to the sum over an image's classes of their share in the image
+            divided by their share in all images.
+
+    Returns:
+        Relative frequencies, float64, (images,), mean 1; None for an even draw.
+    """
+    if balance == 0:
+        return None
+    pixels = torch.stack(list(counts)).double()
+    own = pixels / pixels.sum(1, keepdim=True).clamp_min(1)
+    overall = pixels.sum(0) / pixels.sum()
+    # A class without a single labelled pixel is in no image's share either.
+    rarity = (own / overall.clamp_min(1e-12)).sum(1)
+    return 1 - balance + balance * rarity / rarity.mean()

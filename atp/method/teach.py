@@ -1,0 +1,56 @@
+"""Bidirectional self-training on positive and negative pseudo labels (Sec. 3.2, Eqs. 5-8)."""
+
+from torch import Tensor, nn
+
+from atp.data.loading import Batch, Images, TrainingImages
+from atp.losses.pseudo_label import negative_pseudo_label_loss, positive_pseudo_label_loss
+from atp.method.settings import TeachSettings
+from atp.models.network import SegmentationNetwork
+from atp.pseudo_labels.negatives import negative_labels
+from atp.pseudo_labels.store import PseudoLabelStore, StoredLabels
+from atp.training.ema import AveragedNetwork
+from atp.training.loop import History, Training
+from atp.training.mixing import class_mix_masks, mix
+from atp.training.run import Run
+
+
+def taught_images(target: Images, labels: PseudoLabelStore, settings: TeachSettings) -> TrainingImages:
+    """The target's images with their pseudo labels, as ``teach`` wants them."""
+    negatives = settings.negative > 0 and settings.negatives == "dumped"
+    return target.augmented(settings.augmentation, StoredLabels(labels, negatives=negatives))
+
+
+def teach(
+    network: SegmentationNetwork,
+    images: TrainingImages,
+    settings: TeachSettings,
+    negative_threshold: float,
+    run: Run,
+) -> tuple[SegmentationNetwork, History]:
+    """Train on pseudo labels; ``network`` changes in place.
+
+    Returns:
+        What the stage hands on, the network or its average, and the history.
+    """
+    ema = AveragedNetwork(network, settings.ema) if settings.ema else None
+
+    def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        strong, positives, negatives, valid = batch.strong, batch.labels, batch.negatives, batch.valid
+        if settings.class_mix:
+            masks = class_mix_masks(positives)
+            strong = mix(masks, strong, strong.roll(1, 0))
+            positives = mix(masks, positives, positives.roll(1, 0))
+            negatives = mix(masks, negatives, negatives.roll(1, 0))
+            valid = mix(masks, valid, valid.roll(1, 0))
+        logits = model(strong)
+        if settings.negatives == "online":
+            negatives = negative_labels(logits.detach().float().softmax(1), negative_threshold)
+        positive = positive_pseudo_label_loss(logits, positives, valid)  # Eq. 5
+        losses = {"loss": settings.positive * positive, "positive": positive}
+        if settings.negative > 0:
+            losses["negative"] = negative_pseudo_label_loss(logits, negatives, valid)  # Eq. 7
+            losses["loss"] = losses["loss"] + settings.negative * losses["negative"]
+        return losses
+
+    history = Training(network, settings, images, run, ema=ema).run(objective)
+    return (ema.network if ema else network), history

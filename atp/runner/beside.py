@@ -1,0 +1,121 @@
+"""MLflow in a process of its own, so that its import, which takes seconds, runs beside PyTorch's."""
+
+import gc
+import logging
+import multiprocessing
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from atp.errors import InputError
+from atp.params import Params
+from atp.runner.parent import die_with_parent
+from atp.runner.tracking import Tracker, open_client, open_tracker
+
+logger = logging.getLogger(__name__)
+
+_ahead: list[tuple[BaseProcess, Connection]] = []
+"""The process begun by ``start_ahead``, until a stage takes it."""
+
+FAILED = "failed"
+
+
+class StageFailedError(Exception):
+    """Ends the run in MLflow's process as failed."""
+
+
+class TrackerBeside(Tracker):
+    """Hands everything on to MLflow's process; training never waits for it."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        self._send("log", step, dict(figures))
+
+    def artifacts(self, path: Path, to: str | None = None) -> None:
+        self._send("artifacts", path, to)
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        self._send("tag", dict(tags))
+
+    def _send(self, method: str, *arguments: Any) -> None:
+        try:
+            self._connection.send((method, arguments))
+        except OSError:
+            if not self.failures:
+                logger.warning("MLflow's process has ended; going on without")
+            self.failures += 1
+
+
+def start_ahead() -> None:
+    """Begin to import MLflow in a forked process.
+
+    To be called before PyTorch is imported: a process with threads must not be forked.
+    """
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=_serve, args=(theirs, ours), daemon=True)
+    process.start()
+    theirs.close()
+    _ahead.append((process, ours))
+
+
+@contextmanager
+def open_stage_tracker(stage: str, params: Params, *, enabled: bool) -> Iterator[Tracker]:
+    """``open_tracker``, in MLflow's process if there is one.
+
+    Raises:
+        InputError: MLflow does not work; told before the stage begins.
+    """
+    if not _ahead or not enabled:
+        with open_tracker(stage, params, enabled=enabled) as tracker:
+            yield tracker
+        return
+    process, connection = _ahead.pop()
+    connection.send((stage, params))
+    complaint = connection.recv()
+    if complaint is not None:
+        raise InputError(complaint)
+    try:
+        yield TrackerBeside(connection)
+    except BaseException:
+        _end(process, connection, (FAILED, ()))
+        raise
+    _end(process, connection, None)
+
+
+def _end(process: BaseProcess, connection: Connection, message: object) -> None:
+    with suppress(OSError):  # It has ended by itself.
+        connection.send(message)
+    process.join()
+
+
+def _serve(connection: Connection, others: Connection) -> None:
+    """MLflow's process: until the stage says that it has ended, or is gone."""
+    others.close()
+    die_with_parent()
+    # Ctrl-C reaches both; the stage then says that it failed.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(InputError):  # Told when the stage asks.
+        open_client()
+    gc.enable()
+    try:
+        stage, params = connection.recv()
+    except EOFError:
+        return
+    try:
+        with open_tracker(stage, params, enabled=True) as tracker:
+            connection.send(None)
+            for method, arguments in iter(connection.recv, None):
+                if method == FAILED:
+                    raise StageFailedError
+                getattr(tracker, method)(*arguments)
+    except InputError as error:
+        connection.send(str(error))
+    except (EOFError, StageFailedError):
+        pass

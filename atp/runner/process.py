@@ -1,0 +1,111 @@
+"""A stage as a process: exit codes, lock, seal, and output that is whole or absent.
+
+Without PyTorch, whose import takes seconds that ``report`` and ``register`` do not have.
+"""
+
+import argparse
+import errno
+import fcntl
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from atp.errors import InputError, exit_codes
+from atp.params import Params, load_params
+from atp.runner.project import kept
+
+STATE = kept() / "state"
+"""Training states and half-done dumps; outside DVC's outputs, which DVC deletes before a rerun."""
+
+BOX_ON_TEST = Path("runs/query/test")
+"""What a black box answered about the test images, for its own mIoU."""
+
+
+@contextmanager
+def lock(label: str) -> Iterator[None]:
+    """Only one process works on a stage at a time.
+
+    Raises:
+        InputError: another one does.
+    """
+    STATE.mkdir(parents=True, exist_ok=True)
+    with (STATE.parent / f"{label}.lock").open("w") as file:
+        # A data loading process that outlives a killed stage by seconds would hold its lock for as long.
+        os.register_at_fork(after_in_child=file.close)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{file.name}: another process runs the stage {label}; wait for it or end it") from error
+        yield
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary folders of a killed run; the lock is held, so nobody is writing them."""
+    for path in folder.parent.glob(f".{folder.name}.*.tmp"):
+        shutil.rmtree(path)
+
+
+@contextmanager
+def output(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes ``folder`` if all goes well."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def light_stage(name: str) -> Iterator[Params]:
+    """A stage's command that needs no PyTorch: arguments, parameters, lock; bad input ends it with one line."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    argparse.ArgumentParser(prog=f"python -m atp.stages {name}", description=f"Stage {name} of dvc.yaml.").parse_args()
+    with exit_codes():
+        params = load_params()
+        with lock(name):
+            remove_leftovers(Path("runs") / name)
+            yield params
+
+
+def write_json(path: Path, tree: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(tree, indent=2) + "\n")
+
+
+def seal(params: Params, opened: Collection[Path] = ()) -> None:
+    """From here on this process cannot open the source data, the test images or a label of the target.
+
+    An audit hook cannot be taken back and is inherited by forked workers: source-freeness does not hang on a path
+    in a stage being right.
+
+    Args:
+        opened: what of it this stage needs all the same; labels never.
+    """
+    data = params.data
+    closed = [path for path in (data.source.root, data.test.images) if path not in opened]
+    closed += [BOX_ON_TEST, *(path for path in (data.target.labels, data.test.labels) if path is not None)]
+    close(closed, "sealed: this stage works without source data and target labels")
+
+
+def close(paths: Collection[Path], why: str) -> None:
+    """From here on this process cannot open these files, and what lies in these folders."""
+    closed = list(paths)
+    prefixes = tuple(f"{path.resolve()}{os.sep}" for path in closed)
+    files = {str(path.resolve()) for path in closed if path.is_file()}
+
+    def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+        if event != "open" or not isinstance(arguments[0], str | bytes | os.PathLike):
+            return
+        path = os.path.abspath(os.fsdecode(arguments[0]))  # noqa: PTH100 - Path would do more work on every open
+        if path.startswith(prefixes) or path in files:
+            raise PermissionError(errno.EACCES, why, path)
+
+    sys.addaudithook(refuse)

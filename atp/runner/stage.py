@@ -1,0 +1,231 @@
+"""What every stage's command shares: parameters, lock, seal, state, tracking, and output that is whole or absent.
+
+A stage's module calls ``run_stage`` with a function from ``Stage`` to nothing; it is started by DVC, by Prefect through
+DVC, by ``torchrun``, or by hand, always from the root of the project.
+"""
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+
+import atp
+from atp.code import code_digests
+from atp.data.folder import Sample, list_samples
+from atp.data.labels import LabelSpace
+from atp.data.loading import ImageCache, Images
+from atp.errors import InputError, exit_codes
+from atp.files import digest
+from atp.method.choice import module_named
+from atp.models.checkpoint import Checkpoint, load_checkpoint, restored, save_checkpoint
+from atp.models.network import NetworkConfig, SegmentationNetwork
+from atp.models.own import check_code
+from atp.params import Params, load_params
+from atp.runner.beside import open_stage_tracker
+from atp.runner.parent import die_with_parent
+from atp.runner.process import STATE, lock, output, remove_leftovers, seal, write_json
+from atp.runner.resume import ResumeFile
+from atp.runner.tracking import Tracker
+from atp.training.loop import History
+from atp.training.run import Run, part_seed
+from atp.training.runtime import Runtime, open_runtime
+
+__all__ = ["Stage", "forget", "run_stage", "write_history", "write_json"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One execution of one stage.
+
+    Attributes:
+        name: as in dvc.yaml.
+        key: of the round, for stages that have rounds.
+        params: all of params.yaml.
+        runtime: device and processes.
+        inputs: files and folders that the result depends on.
+        tracker: the stage's MLflow run.
+    """
+
+    name: str
+    key: str | None
+    params: Params
+    runtime: Runtime
+    inputs: Sequence[Path]
+    tracker: Tracker
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}@{self.key}" if self.key else self.name
+
+    @property
+    def folder(self) -> Path:
+        """Where the result goes."""
+        return Path("runs") / self.name / (self.key or "")
+
+    @property
+    def seed(self) -> int:
+        """Of this stage: see ``part_seed``."""
+        return part_seed(self.params.training.seed, self.label)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the inputs' bytes, the parameters and the code: equal fingerprints train equal models.
+
+        What the section ``evidence`` makes of a model is not among them: a training that the guard stopped is not
+        repeated where the guard is set otherwise.
+        """
+        sections = self.params.model_dump(mode="json", by_alias=True, exclude={"runtime"})
+        modules = [f"atp.stages.{self.name}"]
+        if self.name == "align" and self.params.align is not None:
+            modules.append(module_named(self.params.align.method))
+        parts = {
+            "stage": self.label,
+            "params": {name: sections[name] for name in ("data", "model", "training", self.name) if name in sections},
+            "dump": sections["dump"],
+            "inputs": {str(path): digest(path) for path in self.inputs},
+            "code": code_digests(*modules),
+        }
+        return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def state(self) -> Path:
+        """Where this stage's state lies, by fingerprint; says so when another one's is passed over."""
+        mine = STATE / f"{self.label}-{self.fingerprint[:16]}"
+        others = [path for path in STATE.glob(f"{self.label}-*") if not path.name.startswith(mine.name)]
+        if others and self.runtime.is_main:
+            logger.warning(
+                "%s: refused the unfinished state %s: it is of other inputs, parameters or code; starting over",
+                self.label,
+                others[0],
+            )
+        return mine
+
+    def run(self) -> Run:
+        """What a training function needs."""
+        if self.params.training.precision == "auto" and self.runtime.is_main:
+            logger.info("%s: computes in %s", self.label, self.runtime.precision)
+        resume = ResumeFile(self.state.with_suffix(".pt"), self.fingerprint, self.runtime.save_every_s)
+        return Run(self.label, self.seed, self.runtime, resume, self.tracker.log)
+
+    def images(self, samples: Sequence[Sample], size: tuple[int, int] | None = None) -> Images:
+        """Samples with the sizes of params.yaml; ``size`` is ``data.size`` if None."""
+        data = self.params.data
+        return Images(samples, size or data.size, data.crop, ImageCache(self.runtime.cache_mb))
+
+    def target(self) -> Images:
+        """The target's images, without labels."""
+        return self.images(list_samples(self.params.data.target.images))
+
+    def network_config(self, space: LabelSpace) -> NetworkConfig:
+        """The section ``model``, for the classes of the data and those that a given model has.
+
+        Raises:
+            InputError: a class map that does not fit, or code of the network's that DVC does not watch.
+        """
+        config = self.params.network(space)
+        check_code(config)
+        return config
+
+    def load(self, folder: Path) -> tuple[SegmentationNetwork, Checkpoint]:
+        """The model that a stage left in its folder."""
+        path = folder / "model.safetensors"
+        checkpoint = load_checkpoint(path)
+        return restored(checkpoint, path), checkpoint
+
+    def save(
+        self,
+        network: SegmentationNetwork,
+        made_from: Checkpoint,
+        history: History,
+        also: Callable[[Path], None] = lambda folder: None,
+    ) -> None:
+        """Write a model and its history as this stage's result, all at once, and forget the training state.
+
+        Args:
+            made_from: has the network's configuration and its classes.
+            also: writes what else belongs to the result into its folder.
+        """
+        if self.runtime.is_main:
+            made_by = {
+                "stage": self.label,
+                "fingerprint": self.fingerprint,
+                "precision": self.runtime.precision,
+                "atp": atp.__version__,
+            }
+            with self.output() as folder:
+                save_checkpoint(folder / "model.safetensors", network, made_from.config, made_from.label_space, made_by)
+                write_history(folder / "history.csv", history)
+                also(folder)
+            forget(self.label)
+        self.runtime.barrier()
+
+    def output(self) -> AbstractContextManager[Path]:
+        """A temporary folder that becomes this stage's result if all goes well."""
+        return output(self.folder)
+
+
+def forget(label: str) -> None:
+    """Delete all states of a stage."""
+    for path in STATE.glob(f"{label}-*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def write_history(path: Path, history: History) -> None:
+    """One line a record, as DVC and everyone else can plot it."""
+    names = list(history)
+    rows = [",".join(names), *(",".join(f"{v:.6g}" for v in row) for row in zip(*history.values(), strict=True))]
+    path.write_text("\n".join(rows) + "\n")
+
+
+def run_stage(
+    name: str,
+    body: Callable[[Stage], None],
+    inputs: Callable[[Params, str | None], Sequence[Path]],
+    *,
+    rounds: bool = False,
+    sealed: bool = True,
+    opened: Callable[[Params], Collection[Path]] = lambda params: (),
+) -> None:
+    """Run a stage as a command; never returns normally on bad input.
+
+    Args:
+        name: of the stage, its module and its section.
+        body: does the work.
+        inputs: files and folders that the result depends on.
+        rounds: the command takes ``--round``.
+        sealed: the stage may open neither the source data nor any label of the target.
+        opened: what of the source data and the test images a sealed stage may open all the same.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    parser = argparse.ArgumentParser(prog=f"python -m atp.stages {name}", description=f"Stage {name} of dvc.yaml.")
+    if rounds:
+        parser.add_argument("--round", required=True, help="key of the round in params.yaml")
+    key: str | None = vars(parser.parse_args()).get("round")
+    with exit_codes():
+        params = load_params()
+        if key is not None and key not in params.rounds:
+            raise InputError(f"params.yaml: rounds has no {key}; it has {', '.join(params.rounds)}")
+        # Of several processes each is started by PyTorch's launcher.
+        die_with_parent()
+        if sealed:
+            seal(params, opened(params))
+        label = f"{name}@{key}" if key else name
+        with (
+            open_runtime(params.training, params.runtime) as runtime,
+            lock(label) if runtime.is_main else nullcontext(),
+        ):
+            if runtime.is_main:
+                remove_leftovers(Path("runs") / name / (key or ""))
+            with open_stage_tracker(label, params, enabled=runtime.is_main) as tracker:
+                stage = Stage(name, key, params, runtime, list(inputs(params, key)), tracker)
+                body(stage)
+                tracker.finish(stage.folder, stage.fingerprint)

@@ -1,0 +1,375 @@
+"""MLflow: one parent run per pipeline, one child run per stage, metrics in batches.
+
+The tracking server is the usual ``MLFLOW_TRACKING_URI``, else a sqlite file in the project. A server that does not work
+is told before a stage begins; one that stops working later never ends a stage.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import re
+import socket
+import sqlite3
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from atp.errors import InputError
+from atp.params import Params
+from atp.runner.project import project_root
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+logger = logging.getLogger(__name__)
+
+EXPERIMENT = "atp"
+PIPELINE_TAG = "atp.pipeline"
+STAGE_TAG = "atp.stage"
+
+PARENT_VARIABLE = "ATP_PARENT_RUN_ID"
+"""Environment variable in which whoever starts the stages names the pipeline's run."""
+
+_WAITING_MAX = 100_000
+"""Figures kept for a server that does not answer; beyond it the oldest are dropped."""
+
+
+def tracking_uri() -> str:
+    """The usual variable, else ``mlflow.db`` in the project's root, for all its pipelines and experiments."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The database file of a tracking address, None if it is no sqlite file."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(uri.removeprefix("sqlite:///").split("?")[0]).resolve()
+
+
+@contextmanager
+def store_lock(purpose: str) -> Iterator[None]:
+    """One process at a time, of all on this machine that share the sqlite file, or of one user the server."""
+    uri = tracking_uri()
+    database = sqlite_path(uri)
+    server = f"atp-{os.getuid()}-{sha256(uri.encode()).hexdigest()[:16]}"
+    path = database or Path(tempfile.gettempdir()) / server
+    path = path.with_name(f"{path.name}.{purpose}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def patience(timeout_s: int, retries: int) -> Iterator[None]:
+    """How long MLflow's requests may take; its own defaults wait for minutes. What the user set stands."""
+    wanted = {"MLFLOW_HTTP_REQUEST_TIMEOUT": timeout_s, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": retries}
+    ours = {name: str(value) for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Whatever MLflow raises becomes one line about its address.
+
+    Raises:
+        InputError: for any exception; MLflow has many kinds of them for a wrong address.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise _does_not_work(error) from error
+
+
+def _does_not_work(error: Exception) -> InputError:
+    text = f"MLflow at {tracking_uri()} does not work ({_line(error)}); check MLFLOW_TRACKING_URI"
+    return InputError(re.sub(r"//[^/@\s]*@", "//***@", text))  # an address may hold a password
+
+
+def _line(error: Exception) -> str:
+    """The first line of what an exception says."""
+    return next((line.strip()[:200] for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def open_client() -> "MlflowClient":
+    """A client whose database and experiment exist.
+
+    Raises:
+        InputError: the server does not answer.
+    """
+    # Before the import, which reads them.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    uri = tracking_uri()
+    with told():
+        check_address(uri)
+    import mlflow  # takes seconds, which a stage that only prints an error should not wait for
+
+    # Several processes at once on a new sqlite file break its creation.
+    with told(), store_lock("create"), patience(5, 1):
+        mlflow.set_tracking_uri(uri)
+        client = mlflow.MlflowClient(uri)
+        _experiment_id(client)
+    return client
+
+
+def check_address(uri: str) -> None:
+    """A wrong address is told in seconds; MLflow itself would try for minutes.
+
+    Raises:
+        OSError: nobody listens there; behind a proxy that cannot be known.
+    """
+    database = sqlite_path(uri)
+    if database is not None:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(database, timeout=20)) as connection:
+            connection.execute("PRAGMA schema_version")
+        return
+    parts = urlsplit(uri)
+    proxied = parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.hostname or "")
+    port = parts.port or {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}.get(parts.scheme.split("+")[0])
+    if parts.hostname and port and not proxied:
+        socket.create_connection((parts.hostname, port), timeout=5).close()
+
+
+def _experiment_id(client: "MlflowClient") -> str:
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is not None:
+        return str(experiment.experiment_id)
+    from mlflow.exceptions import MlflowException
+
+    database = sqlite_path(tracking_uri())
+    # Beside the database, whichever folder is the current one when it is made; a server knows its own place.
+    artifacts = (database.parent / "mlartifacts").as_uri() if database else None
+    try:
+        return str(client.create_experiment(EXPERIMENT, artifacts))
+    except MlflowException:
+        # Another machine may have been faster.
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            raise
+        return str(experiment.experiment_id)
+
+
+@dataclass
+class Tracker:
+    """Where a stage's figures go; without a client (processes other than the first) they go nowhere.
+
+    Figures are sent every few seconds. If the server does not answer they are kept and sent later, ever more rarely
+    tried: training goes on, and the stage succeeds even if nothing can be sent at its end.
+
+    Attributes:
+        client: None in processes other than the first.
+        run_id, parent_id: the stage's run, and the pipeline's.
+        every_s: seconds between two requests, as long as they succeed.
+        failures: requests failed since the last that succeeded.
+    """
+
+    client: "MlflowClient | None" = None
+    run_id: str = ""
+    parent_id: str = ""
+    every_s: float = 5.0
+    _waiting: list[tuple[str, float, int, int]] = field(default_factory=list)
+    _sent_at: float = field(default_factory=time.monotonic)
+    failures: int = 0
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """Figures of one training step."""
+        if self.client is None:
+            return
+        now = int(time.time() * 1000)
+        self._waiting += [(name, value, now, step) for name, value in figures.items()]
+        if time.monotonic() - self._sent_at >= min(self.every_s * 2**self.failures, 300):
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits."""
+        if self.client is None or not self._waiting:
+            return
+        from mlflow.entities import Metric
+
+        while self._waiting:
+            metrics = [Metric(*entry) for entry in self._waiting[:1000]]  # the most that one request may hold
+            if not _sent(self, partial(self.client.log_batch, self.run_id, metrics=metrics)):
+                del self._waiting[:-_WAITING_MAX]
+                break
+            del self._waiting[:1000]
+        self._sent_at = time.monotonic()
+
+    def artifacts(self, path: Path, to: str | None = None) -> None:
+        """Upload a file, or what a folder holds."""
+        if self.client is not None:
+            upload = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
+            _sent(self, partial(upload, self.run_id, str(path), to), timeout_s=120)
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Tags of the stage's run."""
+        if self.client is not None:
+            for key, value in tags.items():
+                _sent(self, partial(self.client.set_tag, self.run_id, key, value))
+
+    def finish(self, folder: Path, fingerprint: str) -> None:
+        """Say what came out where."""
+        self.tag({"atp.folder": str(folder), "atp.fingerprint": fingerprint})
+
+    def end(self, status: str) -> None:
+        """Send the rest and end the stage's run, and the pipeline's unless whoever named it ends it.
+
+        Under plain ``dvc repro`` nobody knows which stage is the last, so each leaves its own state there.
+        """
+        self.flush()
+        if self._waiting:
+            logger.warning("MLflow: %d figures could not be sent and are lost", len(self._waiting))
+        if self.client is not None:
+            for run_id in (self.run_id,) if os.environ.get(PARENT_VARIABLE) else (self.run_id, self.parent_id):
+                _sent(self, partial(self.client.set_terminated, run_id, status))
+
+
+def _sent(tracker: Tracker, request: Callable[[], object], timeout_s: int = 10) -> bool:
+    """Whether a request succeeded; a warning, no more, if it did not."""
+    try:
+        with patience(timeout_s, 0):
+            request()
+    except Exception as error:  # What a broken server or disk makes MLflow raise is open-ended, and not worth a run.
+        if not tracker.failures:
+            logger.warning("MLflow does not take what is sent; going on without: %s", _line(error))
+        tracker.failures += 1
+        return False
+    tracker.failures = 0
+    return True
+
+
+@contextmanager
+def open_tracker(stage: str, params: Params, *, enabled: bool) -> Iterator[Tracker]:
+    """The stage's run below the pipeline's; failed if the stage fails, continued if a killed stage is.
+
+    Raises:
+        InputError: MLflow does not work; told before the stage begins.
+    """
+    if not enabled:
+        yield Tracker()
+        return
+    client = open_client()
+    with told(), store_lock("create"), patience(10, 2):
+        parent = find_parent(client, params)
+        run = _find_or_create(client, {STAGE_TAG: stage, "mlflow.parentRunId": parent.info.run_id}, stage)
+        section = params.model_dump(mode="json", by_alias=True)
+        names = (stage.split("@")[0], "training", "model")
+        log_params(client, run, {name: section[name] for name in names if name in section})
+    tracker = Tracker(client, run.info.run_id, parent.info.run_id)
+    try:
+        yield tracker
+    except BaseException:
+        tracker.end("FAILED")
+        raise
+    tracker.end("FINISHED")
+
+
+def find_parent(client: "MlflowClient", params: Params) -> "Run":
+    """The pipeline's run: the one named by ``ATP_PARENT_RUN_ID``, else that of these parameters and data."""
+    given = os.environ.get(PARENT_VARIABLE)
+    if given:
+        return client.get_run(given)
+    described = Path(f"{params.data.root}.dvc")
+    data = described.read_text() if described.exists() else ""
+    tracked = params.model_dump_json(by_alias=True, exclude={"runtime"})
+    pipeline = sha256(f"{tracked}\n{data}".encode()).hexdigest()[:16]
+    # A DVC experiment is found by its name there too; it is tracked like any other run.
+    return _pipeline(client, params, pipeline, os.environ.get("DVC_EXP_NAME") or f"pipeline-{pipeline[:6]}")
+
+
+def _pipeline(client: "MlflowClient", params: Params, identity: str, name: str) -> "Run":
+    run = _find_or_create(client, {PIPELINE_TAG: identity}, name, finished=True)
+    if Path("params.yaml").exists() and not run.data.params:
+        log_params(client, run, {"": params.model_dump(mode="json", by_alias=True)})
+        client.log_artifact(run.info.run_id, "params.yaml")
+    return run
+
+
+@contextmanager
+def pipeline_run(params: Params, identity: str, name: str) -> Iterator["Run"]:
+    """A pipeline's run; whoever starts the stages hands its id on as ``ATP_PARENT_RUN_ID``.
+
+    Args:
+        identity: the same one finds the same run again, so that a retry continues it.
+        name: of a new run.
+
+    Raises:
+        InputError: MLflow does not work.
+    """
+    client = open_client()
+    with told(), store_lock("create"), patience(10, 2):
+        run = _pipeline(client, params, identity, name)
+    tracker = Tracker(client, run.info.run_id, run.info.run_id)
+    status = "FINISHED"
+    try:
+        yield run
+    except BaseException as error:
+        # An interrupt, or a flow that was cancelled.
+        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        raise
+    finally:
+        tracker.end(status)
+
+
+def _find_or_create(client: "MlflowClient", tags: dict[str, str], name: str, *, finished: bool = False) -> "Run":
+    """A run with these tags, by default one that did not finish."""
+    experiment_id = _experiment_id(client)
+    query = " and ".join(f"tags.`{key}` = '{quotable(value)}'" for key, value in tags.items())
+    if not finished:
+        query += " and attributes.status != 'FINISHED'"
+    found = client.search_runs([experiment_id], query, max_results=1)
+    if not found:
+        return client.create_run(experiment_id, tags=tags, run_name=name)
+    client.update_run(found[0].info.run_id, status="RUNNING")
+    return found[0]
+
+
+def quotable(value: str) -> str:
+    """A value that may stand between quotes in MLflow's query language, which cannot escape one."""
+    if "'" in value or "\\" in value:
+        raise InputError(f"{value!r} cannot be looked up in MLflow; leave out quotes and backslashes")
+    return value
+
+
+def log_params(client: "MlflowClient", run: "Run", tree: Mapping[str, Any]) -> None:
+    """Nested parameters by dotted names; values that stand already are left alone, since MLflow never changes one."""
+    from mlflow.entities import Param
+
+    flat = {key: value for key, value in flatten(tree).items() if key not in run.data.params}
+    entries = [Param(key, value[:6000]) for key, value in flat.items()]
+    for first in range(0, len(entries), 100):
+        client.log_batch(run.info.run_id, params=entries[first : first + 100])
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """``{"a": {"b": 1}}`` to ``{"a.b": "1"}``; lists as JSON."""
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        name = f"{prefix}.{key}".strip(".")
+        if isinstance(value, Mapping):
+            flat |= flatten(value, name)
+        else:
+            flat[name] = value if isinstance(value, str) else json.dumps(value)
+    return flat

@@ -1,0 +1,107 @@
+"""What all settings are made of: checked numbers, and a section that refuses what it does not know."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+
+from atp.errors import InputError
+
+Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
+
+
+Decay = Annotated[float, Field(gt=0.0, lt=1.0, strict=True)]
+
+
+Positive = Annotated[float, Field(gt=0.0, strict=True)]
+
+
+NonNegative = Annotated[float, Field(ge=0.0, strict=True)]
+
+
+Count = Annotated[int, Field(ge=1, strict=True)]
+
+
+Whole = Annotated[int, Field(ge=0, strict=True)]
+
+
+Channel = Annotated[int, Field(ge=0, le=255, strict=True)]
+
+
+Flag = Annotated[bool, Field(strict=True)]
+
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+class Section(BaseModel):
+    """A section of params.yaml: no unknown keys, no silent conversions, read-only."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+def checked(kind: type[SectionType], values: Mapping[str, Any], where: str) -> SectionType:
+    """Settings that the whole of params.yaml leaves open, as a section.
+
+    Args:
+        where: they stand, for the message.
+
+    Raises:
+        InputError: an entry is unknown, missing, of the wrong type or out of range.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{where}.{explain(error, kind)}") from error
+
+
+def read_yaml(path: Path) -> object:
+    # YAML 1.2, as DVC reads it: in YAML 1.1 1e-3 is a string and `no` a boolean.
+    try:
+        return YAML(typ="safe", pure=True).load(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; run from the root of the project") from error
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise InputError(f"{path}: line {mark.line + 1 if mark else '?'}: not YAML: {error.problem}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+
+
+def explain(error: ValidationError, kind: type[BaseModel]) -> str:
+    """The first complaint in the words of params.yaml, and how many more there are."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _known_keys([str(part) for part in first["loc"][:-1]], kind)
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        text = f"{where}: unknown key" + (f"; is it {near[0]}?" if near else f"; known here: {', '.join(known)}")
+    elif first["type"] == "missing":
+        text = f"{where}: missing; add it"
+    elif first["type"] == "value_error":
+        text = (f"{where}: " if where else "") + first["msg"].removeprefix("Value error, ")
+    else:
+        message = first["msg"][0].lower() + first["msg"][1:]
+        text = f"{where}: {message}, not {first['input']!r}"
+    return text + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+
+
+def _known_keys(loc: list[str], model: type[BaseModel]) -> list[str]:
+    for part in loc:
+        field = next((f for n, f in model.model_fields.items() if (f.alias or n) == part), None)
+        annotation = field.annotation if field else None
+        # A section that may be missing is a union with None.
+        annotation = next((a for a in get_args(annotation) if a is not type(None)), annotation)
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return [field.alias or name for name, field in model.model_fields.items()]

@@ -1,0 +1,191 @@
+"""``atp table`` and ``atp figure``: plan, run, show."""
+
+import json
+import logging
+import time
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from atp.errors import InputError
+from atp.files import atomic_path
+from atp.params import Params, load_params
+from atp.runner.project import project_root
+from atp.selection.grid import Cell
+from atp.selection.queue import enqueue, withdraw, work
+from atp.studies.cells import Plan, plan
+from atp.studies.contents import contents
+from atp.studies.definitions import Table
+from atp.studies.imported import bring_in, check_found
+from atp.studies.output import bars, curves, markdown, tree
+from atp.studies.panels import panels
+from atp.studies.printed import printed
+from atp.studies.results import CELLS, Line, collect, lines, read_predictions
+from atp.training.progress import share_done
+
+logger = logging.getLogger(__name__)
+
+FOLDER = Path("runs/tables")
+
+ALIKE = 3
+"""If the first so many cells to end all fail for one reason, the others are not tried."""
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``0,1,2`` to numbers.
+
+    Raises:
+        InputError: it is none, or one stands twice.
+    """
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--seeds {text}: must be whole numbers separated by commas, as in 0,1,2") from error
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise InputError(f"--seeds {text}: each seed once, none below 0")
+    return seeds
+
+
+def make(what: str, number: int, seeds: Sequence[int], jobs: int, *, run: bool) -> str:
+    """Compute what is missing of a table or figure, and write and return it.
+
+    Args:
+        what: ``table`` or ``figure``.
+        jobs: experiments at a time.
+        run: False shows what there is.
+
+    Raises:
+        InputError: there is none of that number, or it cannot be made of these data and parameters.
+    """
+    if Path.cwd() != project_root():
+        raise InputError(f"tables are made in the root of the project: cd {project_root()}")
+    bring_in()
+    params = load_params()
+    if params.data.test.labels is None:
+        raise InputError("params.yaml: data.test.labels: null; a table needs the labels of the test images")
+    table, heading = contents(what, number, params), f"{what.capitalize()} {number}"
+    if table.kind == "pictures":
+        seeds = seeds[:1]
+    planned = plan((setting for row in table.rows for setting in row.settings), seeds)
+    if run:
+        check_found(params)
+        compute(planned, labels(table, planned, seeds), jobs)
+    found = lines(table, planned, collect(planned), seeds)
+    others = printed(what, number, table.rows)
+    name, text = f"{what}-{number}", markdown(heading, table, found, seeds, others)
+    write(f"{name}.md", text.encode())
+    write(f"{name}.json", (json.dumps(tree(heading, table, found, seeds, others), indent=2) + "\n").encode())
+    picture = draw(heading, table, found, params)
+    (FOLDER / f"{name}.png").unlink(missing_ok=True)
+    if picture is not None:
+        write(f"{name}.png", picture)
+    return f"{text}\n{FOLDER}/{name}.md, .json{', .png' if picture else ''}"
+
+
+def draw(heading: str, table: Table, found: Sequence[Line], params: Params) -> bytes | None:
+    """The picture of a table or figure; None where nothing is there to be drawn."""
+    if not any(line.values for line in found):
+        return None
+    if table.kind == "pictures":
+        return panels(params, {line.row.name: read_predictions(line) for line in found})
+    return curves(heading, table, found) if table.kind == "curves" else bars(heading, table, found)
+
+
+def write(name: str, content: bytes) -> None:
+    with atomic_path(FOLDER / name) as path:
+        path.write_bytes(content)
+
+
+def labels(table: Table, planned: Plan, seeds: Sequence[int]) -> dict[str, str]:
+    """What each experiment is in the words of the table."""
+    return {
+        planned.cell(setting, seed).name: f"{row.name}, seed {seed}"
+        for row in reversed(table.rows)
+        for setting in row.settings
+        for seed in seeds
+    }
+
+
+def compute(planned: Plan, names: Mapping[str, str], jobs: int) -> None:
+    """Run what is not finished, and say how far it is.
+
+    Raises:
+        InputError: the first cells failed, all in the same way.
+    """
+    logger.info("%d cells; what is not finished goes into DVC's queue", len(planned.cells))
+    found = enqueue(planned.cells, CELLS, jobs)
+    for name in found["failed"]:
+        logger.info("%s (%s) failed before, and would again; dvc queue remove %s lets it", names[name], name, name)
+    before = len(found["finished"])
+    todo = len(planned.cells) - before - len(found["failed"])
+    logger.info("%d finished before, %d to compute", before, todo)
+    if todo:
+        logger.info("Ctrl-C ends the watching; dvc queue stop --kill ends the runs, and this command resumes them")
+        watch = Watch(planned.cells, names, before, found["failed"])
+        try:
+            work(planned.cells, CELLS, jobs=jobs, every_s=10, told=watch.told, left=watch.left)
+        except AllFailError as error:
+            withdraw(planned.cells, CELLS)
+            raise InputError(
+                f"stopped, since all cells that ended failed alike: {error}; mend that, then dvc queue remove --failed "
+                "and the same command"
+            ) from error
+
+
+class AllFailError(Exception):
+    """Nothing but failures, for one reason."""
+
+
+class Watch:
+    """Sparse lines about the experiments of a table while they run.
+
+    Args:
+        before: how many were finished at the beginning.
+        failed: names of those that had failed.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        names: Mapping[str, str],
+        before: int,
+        failed: Collection[str] = (),
+        every_s: float = 60.0,
+    ) -> None:
+        self._total, self._names, self._every_s = len(cells), names, every_s
+        self._failed_before, self._begin = set(failed), time.monotonic()
+        self._before = self._ended = before + len(failed)
+        self._reasons: dict[str, str] = {}
+        self._said: dict[str, float] = {}
+
+    def told(self, name: str, line: str) -> None:
+        """Stages as they begin, and how far they are once a minute."""
+        now = time.monotonic()
+        progress = share_done(line)
+        stage = line.startswith("Running stage")
+        if stage or (progress not in (None, 1.0) and now - self._said.get(name, 0.0) >= self._every_s):
+            self._said[name] = now
+            logger.info("%s: %s", self._names[name], line.rstrip(":"))
+
+    def left(self, names: Collection[str], failed: Mapping[str, str]) -> None:
+        """How many are done, whenever that changes, and what failed.
+
+        Raises:
+            AllFailError: the first ones all failed, for the same reason.
+        """
+        for name in sorted(failed.keys() - self._failed_before - self._reasons.keys()):
+            self._reasons[name] = failed[name] or f"no reason was given; dvc queue logs {name} may have more"
+            logger.info("%s (%s): failed: %s", self._names[name], name, self._reasons[name])
+        ended = self._total - len(names)
+        if ended == self._ended:
+            return
+        self._ended = ended
+        done, took = ended - self._before, time.monotonic() - self._begin
+        logger.info(
+            "%d of %d cells done, %.0f min, about %.0f min left",
+            ended,
+            self._total,
+            took / 60,
+            took / max(1, done) * len(names) / 60,
+        )
+        if ALIKE <= done == len(self._reasons) and names and len(set(self._reasons.values())) == 1:
+            raise AllFailError(next(iter(self._reasons.values())))

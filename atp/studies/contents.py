@@ -1,0 +1,428 @@
+"""The paper's tables and figures, as data: to change one, change its rows here.
+
+The print was not at hand: what its tables hold is our reading of it, and docs/paper.md says what that rests on. Rows
+are few, since each is trained for each seed; those that come to the same parameters share what is computed, in all
+tables.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from atp.datasets.label_maps import CLASS_SETS
+from atp.errors import InputError
+from atp.method.choice import BaselineSettings, method_named
+from atp.method.settings import ALIGN as ALIGN_METHOD
+from atp.method.settings import align_methods
+from atp.params import Params
+from atp.studies.definitions import ALIGN, PROPAGATE, SOURCE, Row, Setting, Table, row
+
+NO_CHANGE: dict[str, Any] = {
+    "align.epochs": 1,
+    "align.alpha": 0.0,
+    "align.diversity": 0.0,
+    "align.weight_decay": 0.0,
+    "align.batchnorm": "eval",
+}
+"""An align that hands on the source model as it is, so that propagation can begin with that."""
+
+
+def taught(params: Params) -> str:
+    """Folder of the last round's model."""
+    return f"runs/teach/{list(params.rounds)[-1]}"
+
+
+def has_batchnorm(params: Params) -> bool:
+    """False of the one network of ours without; of a user's own it shows when it runs."""
+    return params.model.factory is not None or params.model.backbone != "vgg16"
+
+
+def baselines(params: Params) -> dict[str, type[BaselineSettings]]:
+    """Methods that can take the place of align for this network, and their settings; the simplest first."""
+    kinds = {name: method_named(name).Settings for name in align_methods() if name != ALIGN_METHOD}
+    found = {name: kind for name, kind in kinds.items() if issubclass(kind, BaselineSettings)}
+    usable = {name: kind for name, kind in found.items() if has_batchnorm(params) or not kind.needs_batchnorm}
+    return dict(sorted(usable.items(), key=lambda pair: (pair[1].trains, not pair[1].needs_batchnorm, pair[0])))
+
+
+def baseline(method: str) -> dict[str, Any]:
+    """Parameters of a baseline in align's place, at its published settings."""
+    return {"align.method": method}
+
+
+def baseline_rows(params: Params, *, picked: bool = True) -> Iterable[Row]:
+    """Each baseline at its published settings, and at a strength picked without labels and with them."""
+    for method, kind in baselines(params).items():
+        name, published = kind.title or method, Setting(ALIGN, baseline(method))
+        yield Row(name, (published,), published=method.rpartition("/")[2])
+        if picked and kind.strengths():
+            others = [{f"align.baseline.{key}": value for key, value in one.items()} for one in kind.strengths()]
+            settings = (published, *(Setting(ALIGN, baseline(method) | other) for other in others))
+            yield Row(f"{name}, strength picked without labels", settings, "evidence", published="none")
+            yield Row(f"{name}, strength picked by labels: an oracle", settings, "labels", published="none")
+
+
+def batchnorm_only(params: Params, name: str = "BatchNorm only") -> list[Row]:
+    """The row that tells what re-estimated statistics alone bring; none of a network without them."""
+    return [row(name, ALIGN, baseline("baselines/batchnorm"))] if has_batchnorm(params) else []
+
+
+def baselines_table(title: str, params: Params, **more: Any) -> Table:
+    """What tables 1 to 3 have in common."""
+    return Table(
+        title,
+        "A baseline takes the place of align, on the same source model, images and network; its published settings, the "
+        "learning rate scaled as ATP's is (docs/baselines.md). Picked: the better one of these and a second strength, "
+        "for each seed, by agreement over scales without labels; or by the labels of the test images, shown where "
+        "that is another one. The second strength is a tenth of the learning rate; for MinEnt a loss of weight .1 "
+        "instead of .001, for MaxSquare 1 instead of .1.",
+        (
+            row("source", SOURCE),
+            *baseline_rows(params),
+            row("ATP: align", ALIGN),
+            row("ATP: align, teach, propagate", PROPAGATE),
+        ),
+        **more,
+    )
+
+
+def table_1(params: Params) -> Table:
+    """Baselines, on any data."""
+    return baselines_table(
+        "Baselines", params, whose="GTA5 to Cityscapes; all but the source model trained on the source's images besides"
+    )
+
+
+def table_2(params: Params) -> Table:
+    """Baselines, SYNTHIA to Cityscapes."""
+    names, protocols = params.data.label_space().names, params.data.protocols
+    found = {
+        count: name for count in (16, 13) for name, each in protocols.items() if set(each) == set(CLASS_SETS[count])
+    }
+    if names == CLASS_SETS[16]:
+        found[16] = ""
+    if len(found) < 2 or names not in (CLASS_SETS[16], CLASS_SETS[19]):
+        raise InputError(
+            "table 2: is of SYNTHIA to Cityscapes by 16 and 13 classes, which data of params.yaml are not; "
+            "see docs/datasets.md and take presets/paper-synthia.yaml, or make table 1 of these data"
+        )
+    return baselines_table(
+        "Baselines, SYNTHIA to Cityscapes",
+        params,
+        columns=(("16 classes", found[16]), ("13 classes", found[13])),
+        whose="SYNTHIA to Cityscapes; all but the source model trained on the source's images besides",
+    )
+
+
+def table_3(params: Params) -> Table:
+    """Baselines, Cityscapes to Cross-City."""
+    if params.data.label_space().names != CLASS_SETS[13] or params.data.target.labels is not None:
+        raise InputError(
+            "table 3: is of a city of Cross-City as target, which data of params.yaml are not; see "
+            "docs/datasets.md and take presets/paper-cross-city.yaml, or make table 1 of these data"
+        )
+    return baselines_table(
+        "Baselines, to a city of Cross-City",
+        params,
+        whose="Cityscapes to each city; all but the source model trained on the source's images besides",
+    )
+
+
+def black(params: Params) -> dict[str, Any]:
+    """Parameters of black_box/ for a box that is this pipeline's source model, asked about the same images."""
+
+    def beside(path: Path) -> str:
+        return os.path.relpath(path, "black_box")
+
+    data, answers = params.data, "../runs/answer"
+    values: dict[str, Any] = {
+        "data.source.root": answers,
+        "data.classes": f"{answers}/classes.yaml",
+        "query.box": "folder",
+        "query.folder": answers,
+        "query.endpoint": None,
+        "data.size": None if data.size is None else list(data.size),
+        "data.crop": None if data.crop is None else list(data.crop),
+    }
+    for part, entry in (("target", data.target), ("test", data.test)):
+        values[f"data.{part}.images"] = beside(entry.images)
+        values[f"data.{part}.labels"] = None if entry.labels is None else beside(entry.labels)
+    return {f"black_box/params.yaml:{name}": value for name, value in values.items()}
+
+
+def table_4(params: Params) -> Table:
+    """The black box."""
+    box = black(params)
+    augmentation = "black_box/params.yaml:distill.augmentation"
+    flip = box | {f"{augmentation}.jitter": 0.0, f"{augmentation}.blur": False}
+    stages = (
+        ("student", "black_box/runs/distill"),
+        # The rounds of black_box/params.yaml, which has one.
+        ("+ teach", "black_box/runs/teach/r01"),
+        ("+ propagate", "black_box/runs/propagate"),
+    )
+    return Table(
+        "A black box",
+        "The box is the source model of the same seed, of which a folder of predictions is all that black_box/ sees; "
+        "its student begins with random weights. Below, for comparison: the same model as a white box.",
+        (
+            row("the box itself = the source model", SOURCE),
+            *(row(name, model, box) for name, model in stages),
+            *(row(f"{name}, distilled without jitter and blur", model, flip) for name, model in stages),
+            *batchnorm_only(params, "white box: BatchNorm only"),
+            row("white box: align", ALIGN),
+            row("white box: teach", taught(params)),
+            row("white box: propagate", PROPAGATE),
+        ),
+    )
+
+
+def table_5(params: Params) -> Table:
+    """The parts of the method one by one."""
+    teach = taught(params)
+    plain = {"teach.augmentation.jitter": 0.0, "teach.augmentation.blur": False}
+    return Table(
+        "The parts of the method, one by one",
+        "Each row adds one part to the one above it. Without photometric augmentation: no jitter and no blur in teach. "
+        "The oracle is the source model's network, trained on the target's labels.",
+        (
+            row("source", SOURCE),
+            *batchnorm_only(params),
+            row("(a) curriculum entropy", ALIGN, {"align.diversity": 0.0}),
+            row("(b) + plain diversity", ALIGN, {"align.weighted": False}),
+            row("(c) + weighted diversity = align", ALIGN),
+            row("(d) + positive labels", teach, {"teach.negative": 0.0}),
+            row("(d) without photometric augmentation", teach, {"teach.negative": 0.0, **plain}),
+            row("(e) + negative labels = teach", teach),
+            row("(e) without photometric augmentation", teach, plain),
+            row("(f) + propagation = propagate", PROPAGATE),
+            row("(f) straight from align, without teach", PROPAGATE, {"split.model": ALIGN}),
+            *oracle(params),
+        ),
+        whose="GTA5 to Cityscapes by another network, DAFormer",
+    )
+
+
+def oracle(params: Params) -> Iterable[Row]:
+    """The source's stage on the target's labels, twice as long; none where there are no labels, or given weights, which
+    would not lie beside them."""
+    target, source = params.data.target, params.source
+    if target.labels is None or source is None or params.model.weights not in ("none", "imagenet"):
+        return
+    space, epochs = params.data.label_space(), 2 * source.epochs
+    values = {
+        "data.source.root": os.path.commonpath((target.images, target.labels)),
+        "data.source.images": str(target.images),
+        "data.source.labels": str(target.labels),
+        "data.source.size": None,
+        # The file of classes lies beside the source's images.
+        "data.classes": [
+            {"name": name, "color": list(color)} for name, color in zip(space.names, space.colors, strict=True)
+        ],
+        "data.class_map": None,
+        "source.checkpoint": None,
+        "source.epochs": epochs,
+    }
+    yield row(f"oracle: trained on target labels, {epochs} epochs", SOURCE, values)
+
+
+def table_6(params: Params) -> Table:
+    """Variants of align's loss."""
+    return Table(
+        "Variants of align's loss",
+        "Each row changes align alone. Entropy is Eq. 2 and diversity Eq. 3; plain entropy has gamma 0, plain "
+        "diversity no weights.",
+        (
+            row("source", SOURCE),
+            *batchnorm_only(params),
+            row("plain entropy", ALIGN, {"align.diversity": 0.0, "align.gamma": 0.0}),
+            row("curriculum entropy", ALIGN, {"align.diversity": 0.0}),
+            row("curriculum entropy + plain diversity", ALIGN, {"align.weighted": False}),
+            row("curriculum entropy + weighted diversity = align", ALIGN),
+            *(
+                row(f"align, {name}", ALIGN, {f"align.{key}": value})
+                for name, key, value in (
+                    ("gradient through the entropy's weight", "weight_grad", "full"),
+                    ("gradient not through the entropy's weight", "weight_grad", "detach"),
+                    ("diversity of each image", "per_image", True),
+                    ("diversity of the batch", "per_image", False),
+                    ("the classifier learns too", "freeze_classifier", False),
+                )
+                if getattr(params.align, key) != value
+            ),
+        ),
+    )
+
+
+def table_7(params: Params) -> Table:
+    """Another backbone."""
+    if params.model.factory is not None or params.model.backbone != "vgg16":
+        raise InputError(
+            "table 7: is of VGG-16, which model of params.yaml is not; take presets/paper-vgg16.yaml, or make table 1 "
+            "with this network"
+        )
+    return Table(
+        "Another backbone: VGG-16",
+        "As table 1, baselines at their published settings alone. This network has no BatchNorm, and so no baseline "
+        "that is made of it.",
+        (
+            row("source", SOURCE),
+            *baseline_rows(params, picked=False),
+            row("ATP: align", ALIGN),
+            row("ATP: align, teach", taught(params)),
+            row("ATP: align, teach, propagate", PROPAGATE),
+        ),
+    )
+
+
+def table_8(params: Params) -> Table:
+    """Propagation after other methods."""
+    begun = {"source": (Setting(SOURCE), NO_CHANGE)}
+    if has_batchnorm(params):
+        begun["BatchNorm only"] = (Setting(ALIGN, baseline("baselines/batchnorm")), baseline("baselines/batchnorm"))
+    for name, values in (
+        ("TENT at a tenth of its rate", baseline("baselines/tent") | {"align.baseline.lr_factor": 0.1}),
+        ("MaxSquare", baseline("baselines/max_square")),
+        ("URMA at a tenth of its rate", baseline("baselines/urma") | {"align.baseline.lr_factor": 0.02}),
+    ):
+        if values["align.method"] in baselines(params):
+            begun[name] = (Setting(ALIGN, values), values)
+    begun["ATP: align"] = (Setting(ALIGN), {})
+    rows = []
+    for name, (alone, values) in begun.items():
+        rows.append(Row(name, (alone,)))
+        rows.append(row(f"{name}, then propagate", PROPAGATE, {**values, "split.model": ALIGN}))
+    return Table(
+        "Propagation after other methods",
+        "Each method alone, and split and propagate begun with its model, without teach. MaxSquare is at its "
+        "published settings, TENT and URMA at a tenth of their rates.",
+        tuple(rows),
+    )
+
+
+def table_9(params: Params) -> Table:
+    """Variants of propagation."""
+    decay = params.propagate.ema or 0.999
+    teachers = (
+        ("an averaged teacher", {"propagate.ema": decay, "propagate.hand_on": "ema"}),
+        ("no averaged teacher", {"propagate.ema": None, "propagate.hand_on": "student"}),
+    )
+    mixes = (("strong augmentation", "none"), ("CutMix", "cut_mix"), ("ClassMix", "class_mix"), ("ReCo", "reco"))
+    return Table(
+        "Variants of propagation",
+        f"All begin with teach's model. The averaged teacher has a decay of {decay} and is what is handed on; without "
+        "it the network teaches itself, as the text has it.",
+        (
+            row("teach", taught(params)),
+            *(
+                row(f"{name}, {teacher}", PROPAGATE, {"propagate.mix": mix, **values})
+                for name, mix in mixes
+                for teacher, values in teachers
+            ),
+        ),
+    )
+
+
+def figure_4(params: Params) -> Table:
+    """Predictions beside images and labels."""
+    return Table(
+        "Predictions",
+        "The best, the median and the worst test image by the last model's mIoU, of those whose predictions are kept, "
+        "of the first seed.",
+        (
+            row("source", SOURCE),
+            *batchnorm_only(params),
+            row("align", ALIGN),
+            row("teach", taught(params)),
+            row("propagate", PROPAGATE),
+        ),
+        kind="pictures",
+    )
+
+
+def figure_5(params: Params) -> Table:
+    """How much the pseudo labels' thresholds matter."""
+    teach, dump = taught(params), params.dump
+    return Table(
+        "Sensitivity of teach to the share K of labelled pixels, and to the threshold of negative labels",
+        "Measured at teach; the other parameters as in params.yaml. With C classes a threshold is at most 1/C.",
+        (
+            row("align", ALIGN),
+            *curve("K", teach, "dump.keep_ratio", (0.2, 0.5, 0.65, 0.8, 1.0), dump.keep_ratio),
+            *curve(
+                "negative threshold", teach, "dump.negative_threshold", (0.01, 0.02, 0.05, 0.1), dump.negative_threshold
+            ),
+        ),
+        kind="curves",
+    )
+
+
+def figure_6(params: Params) -> Table:
+    """How much the weights in align's losses matter."""
+    assert params.align is not None, "the white-box pipeline"
+    # Without sharpness all pixels weigh the same: table 6's plain diversity.
+    plain = {"sharpness = 0": {"align.weighted": False}}
+    return Table(
+        "Sensitivity of align to gamma, and to the sharpness of the diversity's weights",
+        "Measured at align; the other parameters as in params.yaml. Sharpness 0 is the plain diversity.",
+        (
+            (batchnorm_only(params) or [row("source", SOURCE)])[0],
+            *curve("gamma", ALIGN, "align.gamma", (0.0, 1.0, 3.0, 5.0), params.align.gamma),
+            *curve("sharpness", ALIGN, "align.sharpness", (0.0, 1.0, 3.0, 10.0), params.align.sharpness, plain),
+        ),
+        kind="curves",
+    )
+
+
+def curve(
+    name: str,
+    model: str,
+    parameter: str,
+    values: Iterable[float],
+    default: float,
+    instead: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Iterable[Row]:
+    """Points at some values of a parameter, and at what it is in params.yaml.
+
+    Args:
+        instead: other parameters for points by their names.
+    """
+    for value in sorted({*values, default}):
+        point = f"{name} = {value:g}"
+        own = (instead or {}).get(point, {} if value == default else {parameter: value})
+        called = f"{point}, as in params.yaml" if value == default else point
+        yield row(called, model, own, curve=name, at=value, default=value == default)
+
+
+TABLES: Mapping[int, Callable[[Params], Table]] = {
+    1: table_1,
+    2: table_2,
+    3: table_3,
+    4: table_4,
+    5: table_5,
+    6: table_6,
+    7: table_7,
+    8: table_8,
+    9: table_9,
+}
+FIGURES: Mapping[int, Callable[[Params], Table]] = {4: figure_4, 5: figure_5, 6: figure_6}
+
+
+def contents(what: str, number: int, params: Params) -> Table:
+    """One of them, for these data and parameters.
+
+    Args:
+        what: ``table`` or ``figure``.
+
+    Raises:
+        InputError: there is none of that number, or it cannot be made of these.
+    """
+    there = TABLES if what == "table" else FIGURES
+    if number not in there:
+        raise InputError(f"{what} {number}: no such {what}; there are {', '.join(map(str, there))}")
+    if params.align is None or params.align.method != ALIGN_METHOD or params.align.baseline:
+        raise InputError(
+            f"{what} {number}: begins with ATP's own align; set align.method: {ALIGN_METHOD} and align.baseline: {{}}"
+        )
+    return there[number](params)

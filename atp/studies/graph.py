@@ -1,0 +1,170 @@
+"""What a model is made by, read from the pipelines' dvc.yaml: its identity, whatever the commit.
+
+DVC resolves the same files for the parameters that are in place; here it is done for those of a cell, before the cell
+becomes an experiment.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from dvc.utils.serialize import load_py
+from ruamel.yaml import YAML
+
+from atp.errors import InputError
+from atp.params import setting
+from atp.selection.repository import open_repository
+
+PIPELINES = (".", "black_box", "paper")
+"""Folders of the dvc.yaml in which a cell's stages stand."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage for one set of parameters; paths are from the root of the project.
+
+    Attributes:
+        command: that it runs.
+        params: values by dotted name.
+        deps, outs: files and folders.
+    """
+
+    command: str
+    params: Mapping[str, Any]
+    deps: tuple[str, ...]
+    outs: tuple[str, ...]
+
+
+def steps(trees: Mapping[str, Mapping[str, Any]]) -> list[Step]:
+    """All stages of all pipelines.
+
+    Args:
+        trees: the parameters of each pipeline's folder.
+    """
+    return [step for folder in PIPELINES if folder in trees for step in _steps_of(folder, trees)]
+
+
+def _steps_of(folder: str, trees: Mapping[str, Mapping[str, Any]]) -> Iterator[Step]:
+    parsed = _parsed(Path(folder) / "dvc.yaml")
+    names = dict(trees[folder])
+    for path in parsed.get("vars", []):
+        names |= trees[os.path.normpath(Path(folder, path).parent)]
+    for entry in parsed["stages"].values():
+        if "foreach" in entry:
+            for key, item in _filled(entry["foreach"], names).items():
+                yield _step(entry["do"], folder, {**names, "key": key, "item": item}, trees)
+        else:
+            yield _step(entry, folder, names, trees)
+
+
+def _step(
+    entry: Mapping[str, Any], folder: str, names: Mapping[str, Any], trees: Mapping[str, Mapping[str, Any]]
+) -> Step:
+    where = os.path.normpath(Path(folder, entry.get("wdir", ".")))
+
+    def paths(key: str) -> tuple[str, ...]:
+        listed = (path if isinstance(path, str) else next(iter(path)) for path in entry.get(key, []))
+        return tuple(os.path.normpath(Path(where, _filled(path, names))) for path in listed)
+
+    params: dict[str, Any] = {}
+    for listed in entry.get("params", []):
+        if isinstance(listed, str):
+            params[listed] = setting(trees[where], listed)
+            continue
+        # Defaults in code, which DVC reads as parameters too.
+        for file, chosen in listed.items():
+            defaults = load_py(os.path.normpath(Path(where, file)))
+            params |= {f"{file}:{name}": setting(defaults, name) for name in chosen}
+    return Step(_filled(entry["cmd"], names), params, paths("deps"), paths("outs"))
+
+
+def _filled(text: str, names: Mapping[str, Any]) -> Any:
+    """``${a.b}`` replaced by what it names."""
+    whole = re.fullmatch(r"\$\{([\w.]+)\}", text)
+    if whole:
+        return setting(names, whole[1])
+    return re.sub(r"\$\{([\w.]+)\}", lambda found: str(setting(names, found[1])), text)
+
+
+@cache
+def _parsed(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; tables are made in the root of the project")
+    tree: dict[str, Any] = YAML(typ="safe", pure=True).load(path)
+    return tree
+
+
+def upstream(last: str, all_steps: Sequence[Step]) -> list[Step]:
+    """The stage that makes a folder, and all that it needs, first things first.
+
+    Raises:
+        InputError: no stage makes it.
+    """
+    makers = {out: step for step in all_steps for out in step.outs}
+    if last not in makers:
+        raise InputError(f"{last}: no stage of the pipeline makes it for these parameters")
+    found: list[Step] = []
+
+    def add(step: Step) -> None:
+        for dep in step.deps:
+            # A stage may need one file or folder of what another makes.
+            maker = next((makers[path] for path in (dep, *map(str, Path(dep).parents)) if path in makers), None)
+            if maker is not None and maker not in found:
+                add(maker)
+        if step not in found:
+            found.append(step)
+
+    add(makers[last])
+    return found
+
+
+def identity(chain: Sequence[Step]) -> str:
+    """A digest of commands, parameters, code and data of stages: what it is the same for has the same result."""
+    made = [out for step in chain for out in step.outs]
+    parts = []
+    for step in chain:
+        given = [dep for dep in step.deps if not any(Path(dep).is_relative_to(out) for out in made)]
+        contents = {dep: content(dep) for dep in given}
+        parts.append([step.command, step.params, contents, sorted(step.deps), step.outs])
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _remembered(path: Path) -> str:
+    """DVC's digest of what lies outside of the project, data sets of any size: unchanged files are not read again."""
+    from dvc.fs import LocalFileSystem
+    from dvc_data.hashfile.build import build
+
+    with open_repository() as (repo, _):
+        cache = repo.cache.local
+        _, _, found = build(cache, str(path), LocalFileSystem(), cache.hash_name, dry_run=True)
+    return str(found.hash_info.value)
+
+
+@cache
+def content(path: str) -> str:
+    """A digest of a file or folder: DVC's where DVC brings it in or it lies outside of the project, else of its bytes.
+
+    Raises:
+        InputError: it is not there.
+    """
+    for known in sorted(Path().glob("?*.dvc")):
+        for out in _parsed(known)["outs"]:
+            if Path(path).is_relative_to(out["path"]):
+                return str(out["md5"])
+    start = Path(path)
+    if not start.exists():
+        raise InputError(f"{path}: no such file or folder; a stage needs it")
+    if start.is_absolute():
+        return _remembered(start)
+    files = [start] if start.is_file() else sorted(p for p in start.rglob("*") if p.is_file())
+    total = sha256()
+    for file in files:
+        if "__pycache__" not in file.parts:
+            total.update(f"{file.as_posix()}\0{sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,199 @@
+"""A table as Markdown, JSON and a plot."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from atp.report.figures import to_png
+from atp.report.style import ACCENT, FAINT, INK, MODELS, OTHER_MODEL, charts
+from atp.studies.definitions import Table
+from atp.studies.printed import Printed
+from atp.studies.results import Line
+
+READING = "As we read it; the print was not at hand."
+
+
+def markdown(
+    heading: str, table: Table, lines: Sequence[Line], seeds: Sequence[int], others: Mapping[str, Sequence[Printed]]
+) -> str:
+    """The table, what others publish of its rows and where, what is to be known about it, and what is missing.
+
+    Args:
+        others: figures by the names of the rows.
+    """
+    header = [""]
+    for name, _ in table.columns:
+        header += [name, "deviation", f"over {lines[0].row.name}", "seeds " + " ".join(map(str, seeds))]
+    if others:
+        header.append("printed elsewhere")
+    sources = _sources(lines, others)
+    rows = [header, ["---"] * len(header)]
+    for line in lines:
+        cells = [line.row.name]
+        for _, protocol in table.columns:
+            mean, reference = line.mean(protocol), lines[0].mean(protocol)
+            gain = "" if mean is None or reference is None or line is lines[0] else f"{mean - reference:+.1f}"
+            known = dict(zip((value.seed for value in line.values), line.figures(protocol), strict=True))
+            each = " ".join(f"{known[seed]:.1f}" if seed in known else "-" for seed in seeds) if known else ""
+            cells += [_figure(mean), _figure(line.deviation(protocol)), gain, each]
+        if others:
+            told = others.get(line.row.name, ())
+            cells.append(", ".join(f"{_which(each)}{each.value:.1f} [{sources[_source(each)]}]" for each in told))
+        rows.append(cells)
+    text = [f"### {heading}: {table.title}", f"{READING} {table.caption}"]
+    text.append("\n".join(f"| {' | '.join(cells)} |" for cells in rows))
+    if others:
+        listed = "\n".join(f"- [{number}] {source}" for source, number in sources.items())
+        text.append(f"Printed elsewhere, of {table.whose}; nothing of it was measured here:\n\n{listed}")
+    missing = {name: why for line in lines for name, why in line.missing.items()}
+    if missing:
+        listed = "\n".join(f"- {name}, of {_rows(name, lines)}: {why}" for name, why in missing.items())
+        text.append(f"Missing:\n\n{listed}")
+    return "\n\n".join(text) + "\n"
+
+
+def _rows(missing: str, lines: Sequence[Line]) -> str:
+    """Those that an experiment is missing in."""
+    first, *more = [line.row.name for line in lines if missing in line.missing]
+    return f"“{first}”" + (f" and {len(more)} more" if more else "")
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def _sources(lines: Sequence[Line], others: Mapping[str, Sequence[Printed]]) -> dict[str, int]:
+    """Numbers for where the figures stand, in the order of the rows."""
+    told = dict.fromkeys(_source(each) for line in lines for each in others.get(line.row.name, ()))
+    return {source: number for number, source in enumerate(told, 1)}
+
+
+def _source(printed: Printed) -> str:
+    return f"{printed.source}: {printed.note}" if printed.note else printed.source
+
+
+def _which(printed: Printed) -> str:
+    return f"{printed.which} " if printed.which else ""
+
+
+def tree(
+    heading: str, table: Table, lines: Sequence[Line], seeds: Sequence[int], others: Mapping[str, Sequence[Printed]]
+) -> dict[str, Any]:
+    """Everything, for machines."""
+    return {
+        "what": heading,
+        "title": table.title,
+        "reading": f"{READING} {table.caption}",
+        "seeds": list(seeds),
+        "printed_of": table.whose or None,
+        "rows": [
+            {
+                "name": line.row.name,
+                "pick": line.row.pick or None,
+                "settings": [{"model": each.model, "values": dict(each.values)} for each in line.row.settings],
+                "mean": line.mean(),
+                "deviation": line.deviation(),
+                "columns": {
+                    name: {"mean": line.mean(protocol), "deviation": line.deviation(protocol)}
+                    for name, protocol in table.columns
+                },
+                "curve": {"of": line.row.curve, "at": line.row.at} if line.row.curve else None,
+                "printed": [asdict(each) for each in others.get(line.row.name, ())],
+                "values": [
+                    {"seed": v.seed, "experiment": v.experiment, "setting": v.place, **v.metrics} for v in line.values
+                ],
+                "missing": dict(line.missing),
+            }
+            for line in lines
+        ],
+    }
+
+
+def bars(heading: str, table: Table, lines: Sequence[Line]) -> bytes:
+    """A bar a row, with its deviation and a dot a seed, in a panel for each column; PNG."""
+    shown = [line for line in lines if line.values]
+    with charts():
+        figure = Figure(figsize=(9, 1.2 + 0.34 * max(1, len(shown))), layout="constrained")
+        panels = figure.subplots(1, len(table.columns), sharey=True, squeeze=False)[0]
+        for axes, (name, protocol) in zip(panels, table.columns, strict=True):
+            for place, line in enumerate(shown):
+                _bar(axes, place, line, protocol)
+            axes.set_xlabel(f"{name}, %" if len(panels) == 1 else f"mIoU of {name}, %")
+            axes.grid(axis="y", visible=False)
+        panels[0].set_yticks(range(len(shown)), [line.row.name for line in shown])
+        panels[0].set_ylim(max(1, len(shown)) - 0.5, -0.5)
+        figure.suptitle(f"{heading}: {table.title}", fontsize=10, weight="bold", color=INK)
+        figure.supxlabel("bar and whisker: mean and deviation of the seeds; dots: each seed", fontsize=8, color=FAINT)
+        return to_png(figure)
+
+
+def _bar(axes: Axes, place: int, line: Line, protocol: str) -> None:
+    mean, figures = line.mean(protocol), line.figures(protocol)
+    if mean is None:
+        return
+    axes.barh(place, mean, 0.72, color=MODELS.get(_stage(line), OTHER_MODEL))
+    if (deviation := line.deviation(protocol)) is not None:
+        axes.errorbar(mean, place, xerr=deviation, color=FAINT, capsize=3, linewidth=1)
+    axes.plot(figures, [place] * len(figures), "o", color="#ffffff", markeredgecolor=FAINT, markersize=4)
+
+
+def _stage(line: Line) -> str:
+    return line.row.settings[0].model.split("runs/")[1].split("/")[0]
+
+
+def curves(heading: str, table: Table, lines: Sequence[Line]) -> bytes:
+    """A panel for each parameter: mean over its values with a band of the deviation, and what it is by default; PNG.
+
+    The values stand at equal distances: they were chosen so, and would cover each other else.
+    """
+    parts = list(_curves(lines))
+    with charts():
+        figure = Figure(figsize=(9, 4.0), layout="constrained")
+        panels = figure.subplots(1, max(1, len(parts)), sharey=True, squeeze=False)[0]
+        for axes, (name, points) in zip(panels, parts, strict=False):
+            _curve(axes, name, points)
+            if (level := lines[0].mean()) is not None:
+                axes.axhline(level, color=FAINT, linestyle="--", linewidth=1, label=lines[0].row.name)
+            axes.grid(axis="x", visible=False)
+        panels[0].set_ylabel("mIoU, %")
+        handles = {text: h for axes in panels for h, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+        if handles:
+            figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncol=len(handles))
+        figure.suptitle(f"{heading}: {table.title}", fontsize=10, weight="bold", color=INK)
+        return to_png(figure)
+
+
+def _curves(lines: Sequence[Line]) -> Iterator[tuple[str, list[Line]]]:
+    """The points of each parameter that have figures."""
+    for name in dict.fromkeys(line.row.curve for line in lines if line.row.curve):
+        points = [line for line in lines if line.row.curve == name and line.values]
+        if points:
+            yield name, points
+
+
+def _curve(axes: Axes, name: str, points: Sequence[Line]) -> None:
+    color, places = MODELS["teach"], list(range(len(points)))
+    means = [line.mean() or 0.0 for line in points]
+    spread = [line.deviation() or 0.0 for line in points]
+    low, high = ([mean + sign * wide for mean, wide in zip(means, spread, strict=True)] for sign in (-1, 1))
+    axes.fill_between(places, low, high, color=MODELS["align"], alpha=0.4, linewidth=0, label="deviation of the seeds")
+    axes.plot(places, means, color=color, linewidth=2, label="mean")
+    for place, line in zip(places, points, strict=True):
+        figures = line.figures()
+        axes.plot(
+            [place] * len(figures),
+            figures,
+            "o",
+            color="#ffffff",
+            markeredgecolor=color,
+            markersize=4,
+            label="each seed" if place == 0 else None,
+        )
+        if line.row.default:
+            axes.axvline(place, color=ACCENT, linestyle=":", linewidth=1.5, label="as in params.yaml")
+    axes.set_xticks(places, [f"{line.row.at:g}" for line in points])
+    axes.margins(x=0.08)
+    axes.set_xlabel(name)

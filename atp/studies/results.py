@@ -1,0 +1,148 @@
+"""From finished experiments to the figures of a table."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from atp.selection.queue import Whose
+from atp.selection.ranking import COLLAPSED, INDICATOR
+from atp.selection.repository import open_repository, read_pictures, read_results
+from atp.studies.cells import PIPELINE, RESULT, Plan
+from atp.studies.definitions import Row, Table
+
+CELLS = Whose(PIPELINE.name, everything=True)
+"""Cells are the same whatever the commit: their names say what they are of."""
+
+Metrics = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class State:
+    """What there is of a table's experiments.
+
+    Attributes:
+        metrics: of the finished ones, by name.
+        missing: the others, and what is with them.
+    """
+
+    metrics: Mapping[str, Metrics]
+    missing: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Value:
+    """One row and one seed.
+
+    Attributes:
+        seed: of it.
+        miou: percent, over all classes.
+        experiment: that measured it.
+        metrics: all of it.
+        place: which of the row's settings it is.
+    """
+
+    seed: int
+    miou: float
+    experiment: str
+    metrics: Metrics
+    place: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row's figures.
+
+    Attributes:
+        row: that they are of.
+        values: of the seeds that are finished.
+        missing: experiments that are not, and why.
+    """
+
+    row: Row
+    values: Sequence[Value]
+    missing: Mapping[str, str]
+
+    def experiments(self) -> list[str]:
+        """That measured the values."""
+        return [value.experiment for value in self.values]
+
+    def figures(self, protocol: str = "") -> list[float]:
+        """mIoU of the seeds, by a protocol or over all classes; of those whose test images show any of them."""
+        found = (value.metrics["protocols"][protocol] if protocol else value.miou for value in self.values)
+        return [figure for figure in found if figure is not None]
+
+    def mean(self, protocol: str = "") -> float | None:
+        figures = self.figures(protocol)
+        return mean(figures) if figures else None
+
+    def deviation(self, protocol: str = "") -> float | None:
+        figures = self.figures(protocol)
+        return stdev(figures) if len(figures) > 1 else None
+
+
+def collect(plan: Plan) -> State:
+    """What there is in DVC's experiments and its queue."""
+    wanted = [cell.name for cell in plan.cells]
+    with open_repository() as (repo, prefix):
+        finished = CELLS.finished(repo, prefix)
+        unfinished = CELLS.unfinished(repo, prefix)
+    revisions = {name: finished[name] for name in wanted if name in finished}
+    texts = read_results(revisions, Path(RESULT) / "metrics.json")
+    missing = {}
+    for name in wanted:
+        if name in unfinished and name not in finished:
+            state, _, why = unfinished[name]
+            missing[name] = state + (f": {why}" if why else "")
+        elif name not in texts:
+            missing[name] = "finished, but not in DVC's cache; dvc pull" if name in finished else "not begun"
+    return State({name: json.loads(text) for name, text in texts.items()}, missing)
+
+
+def read_predictions(line: Line) -> dict[str, bytes]:
+    """PNGs of class ids that the first of a row's experiments kept, by image."""
+    if not line.values:
+        return {}
+    with open_repository() as (repo, prefix):
+        revision = CELLS.finished(repo, prefix)[line.values[0].experiment]
+    return read_pictures(revision, Path(RESULT) / "predictions")
+
+
+def lines(table: Table, plan: Plan, state: State, seeds: Sequence[int]) -> list[Line]:
+    """A table's rows with their figures; an oracle that picks the same as the row above it is left out."""
+    found: list[Line] = []
+    for row in table.rows:
+        line = _line(row, plan, state, seeds)
+        if row.pick != "labels" or not found or line.experiments() != found[-1].experiments():
+            found.append(line)
+    return found
+
+
+def _line(row: Row, plan: Plan, state: State, seeds: Sequence[int]) -> Line:
+    values: list[Value] = []
+    missing: dict[str, str] = {}
+    for seed in seeds:
+        names = [plan.cell(setting, seed).name for setting in row.settings]
+        absent = {name: state.missing[name] for name in names if name not in state.metrics}
+        missing |= absent
+        if not absent:
+            found = [
+                Value(seed, state.metrics[name]["miou"], name, state.metrics[name], place)
+                for place, name in enumerate(names)
+            ]
+            values.append(_picked(found, row.pick))
+    return Line(row, values, missing)
+
+
+def _picked(values: Sequence[Value], pick: str) -> Value:
+    """The one that is best by what is measured without labels, as `atp select` ranks, or with them; of equal ones the
+    first."""
+    if pick == "evidence":
+        return max(values, key=lambda value: _without_labels(value.metrics["evidence"]))
+    return max(values, key=lambda value: value.miou) if pick == "labels" else values[0]
+
+
+def _without_labels(evidence: Mapping[str, Any]) -> tuple[bool, float]:
+    return evidence["verdict"] != COLLAPSED, evidence["after"][INDICATOR]

@@ -1,0 +1,235 @@
+"""What every rival of align promises, on a tiny network: what it changes, and the same bits whatever happens."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from atp.baselines import rivals
+from atp.data.folder import list_samples
+from atp.data.loading import TrainingImages
+from atp.errors import InputError
+from atp.losses.entropy import entropy_loss
+from atp.method.settings import AlignSettings
+from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
+from atp.runner.resume import ResumeFile
+from atp.stages.align import align
+from atp.training.loop import History, Training
+from atp.training.prediction import reestimate_batchnorm
+from atp.training.run import Run
+from atp.training.runtime import Runtime
+
+CONFIG = NetworkConfig(backbone="resnet_small", output_stride=8, aspp_dilations=(1, 2), num_classes=3)
+CPU = Runtime(torch.device("cpu"))
+SHORT = {"cbst": {"rounds": 3, "epochs": 1}, "urma": {"epochs": 2}}
+LONE = {"min_ent": {"weight": 1.0}}
+"""Published beside a loss of the source, and of no effect in a few steps without it."""
+every_rival = pytest.mark.parametrize("name", rivals())
+
+
+class KillError(Exception):
+    """Stands for kill -9 between two steps."""
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> TrainingImages:
+    """Six images, bright at the right."""
+    folder = tmp_path_factory.mktemp("images")
+    draw = torch.Generator().manual_seed(0)
+    for index in range(6):
+        pixels = torch.randint(60, (16, 24, 3), generator=draw)
+        pixels[:, 3 * index :] += 150
+        Image.fromarray(pixels.to(torch.uint8).numpy()).save(folder / f"{index}.png")
+    return TrainingImages(list_samples(folder), section("atp").augmentation)
+
+
+def section(method: str, **rival: Any) -> AlignSettings:
+    settings = {"epochs": 2, "batch_size": 2, "lr": 0.02, "method": method, "rival": rival or SHORT.get(method, {})}
+    return AlignSettings.model_validate(settings)
+
+
+def fresh() -> SegmentationNetwork:
+    torch.manual_seed(0)
+    return build_network(CONFIG)
+
+
+def adapted(images: TrainingImages, name: str, state: Path | None = None) -> tuple[SegmentationNetwork, History]:
+    network = fresh()
+    resume = ResumeFile(state, "fingerprint", 0.0) if state else None
+    return network, align(network, images, section(name), Run("align", 7, CPU, resume))
+
+
+def changed(network: SegmentationNetwork) -> set[str]:
+    """Names of what is no longer as it was."""
+    before = fresh().state_dict()
+    return {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+
+
+def test_there_is_a_rival_for_each_that_the_paper_compares_with() -> None:
+    assert set(rivals()) >= {
+        "batchnorm", "tent", "min_ent", "max_square", "information_maximization", "cbst", "urma"
+    }  # fmt: skip
+
+
+@every_rival
+def test_it_changes_what_it_promises(images: TrainingImages, name: str) -> None:
+    network, history = adapted(images, name)
+    names = changed(network)
+    assert names
+    assert network.state_dict().keys() == fresh().state_dict().keys()
+    assert not network.head._forward_hooks
+    if name in ("batchnorm", "tent"):
+        layers = {key for key, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
+        assert {key.rpartition(".")[0] for key in names} <= layers
+        assert any(key.endswith(".weight") for key in names) == (name == "tent")
+    elif name == "information_maximization":
+        assert not any(key.startswith("classifier") for key in names)
+    else:
+        assert {key for key, _ in network.named_parameters()} <= names
+    assert bool(history) == (name != "batchnorm")
+
+
+@every_rival
+def test_killed_it_ends_with_the_same_bits(
+    images: TrainingImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    undisturbed, history = adapted(images, name)
+    state, step, steps = tmp_path / "state.pt", Training._step, 0
+
+    def killed(self: Training[Any], *args: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 5:
+            raise KillError
+        return step(self, *args)
+
+    if history:
+        monkeypatch.setattr(Training, "_step", killed)
+        with pytest.raises(KillError):
+            adapted(images, name, state)
+        monkeypatch.undo()
+        assert list(tmp_path.glob("state*.pt")), "it was half done"
+    continued, history_continued = adapted(images, name, state)
+    assert history == history_continued
+    for (key, mine), theirs in zip(undisturbed.state_dict().items(), continued.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs), key
+
+
+@pytest.mark.parametrize("name", ["tent", "min_ent", "urma"])
+def test_entropy_falls(images: TrainingImages, name: str) -> None:
+    history = align(fresh(), images, section(name, epochs=6, lr_factor=5.0, **LONE.get(name, {})), Run("align", 7, CPU))
+    entropy = history.get("entropy", history["loss"])
+    assert entropy[-1] < entropy[0] - 0.005
+
+
+def test_batchnorm_is_the_baseline_of_evaluate(images: TrainingImages) -> None:
+    network, _ = adapted(images, "batchnorm")
+    other = fresh()
+    reestimate_batchnorm(other, images.samples, None, CPU)
+    for mine, theirs in zip(network.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_cbst_labels_more_in_each_round(images: TrainingImages) -> None:
+    settings = {"rounds": 3, "epochs": 1, "portion": 0.2, "portion_step": 0.3, "portion_end": 0.7, "lr_factor": 1e-6}
+    still = section("cbst", **settings).model_copy(update={"batchnorm": "eval"})
+    recorded: list[int] = []
+    history = align(fresh(), images, still, Run("align", 7, CPU, record=lambda step, means: recorded.append(step)))
+    first, second, third = history["labelled"]
+    # The portions of a network that hardly moves, and pixels that are labelled as another class than the most probable.
+    assert 0.17 < first < 0.4
+    assert 0.45 < second < 0.7
+    assert 0.65 < third < 0.9
+    assert first < second < third
+    assert history["step"] == recorded == [3, 6, 9]
+
+
+def test_its_own_rate_is_in_units_of_align_s(images: TrainingImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[AlignSettings] = []
+    monkeypatch.setattr(
+        "atp.baselines.min_ent.adapt", lambda network, images, section, *rest: seen.append(section) or {}
+    )
+    align(fresh(), images, section("min_ent", lr_factor=0.5, epochs=9), Run("align", 7, CPU))
+    assert seen[0].lr == pytest.approx(0.01)
+    assert seen[0].epochs == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "published"), [("min_ent", 0.001), ("max_square", 0.1), ("information_maximization", 1.0)]
+)
+def test_its_loss_has_its_published_weight_and_not_align_s(images: TrainingImages, name: str, published: float) -> None:
+    def loss(alpha: float, **settings: float) -> float:
+        mine = section(name, epochs=1, lr_factor=1e-9, **settings).model_copy(update={"alpha": alpha})
+        return align(fresh(), images, mine, Run("align", 7, CPU))["loss"][0]
+
+    assert loss(1.0) == loss(0.002) != 0
+    assert loss(1.0) == pytest.approx(published * loss(1.0, weight=1.0), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "complaint"),
+    [
+        ("max_square", {"balnce": 0.1}, "params.yaml: align.rival.balnce: unknown key; is it balance?"),
+        ("max_square", {"balance": 2.0}, "params.yaml: align.rival.balance: input should be less than or equal to 1"),
+        ("urma", {"decoders": "four"}, "params.yaml: align.rival.decoders: input should be a valid integer"),
+    ],
+)
+def test_wrong_settings_are_told(images: TrainingImages, method: str, settings: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(InputError) as caught:
+        align(fresh(), images, section(method, **settings), Run("align", 7, CPU))
+    assert str(caught.value).startswith(complaint)
+
+
+class Plain(SegmentationNetwork):
+    """Without BatchNorm, and with a classifier that returns more than scores."""
+
+    def __init__(self) -> None:
+        super().__init__(NetworkConfig(num_classes=2))
+        self.stem, self.classifier = nn.Conv2d(3, 4, 1), Wrapped()
+
+    def scores(self, images: Tensor) -> Tensor:
+        return self.classifier(self.stem(images))["scores"]
+
+
+class Wrapped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 2, 1)
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        return {"scores": self.conv(features)}
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("batchnorm", "align.method: the network has no BatchNorm"),
+        ("tent", "align.method: the network has no BatchNorm"),
+        ("urma", "model.classifier: it returns dict; urma needs one that returns scores (N, C, h, w)"),
+    ],
+)
+def test_a_network_that_a_rival_cannot_adapt_is_told(images: TrainingImages, name: str, complaint: str) -> None:
+    with pytest.raises(InputError) as caught:
+        align(Plain(), images, section(name), Run("align", 7, CPU))
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["min_ent", "max_square", "information_maximization", "cbst"])
+def test_any_other_network_can_be_adapted(images: TrainingImages, name: str) -> None:
+    torch.manual_seed(0)
+    network = Plain()
+    before = copy.deepcopy(network.stem.weight)
+    align(network, images, section(name), Run("align", 7, CPU))
+    assert not torch.equal(network.stem.weight, before)
+
+
+def test_the_loss_that_tent_minimises_is_the_entropy(images: TrainingImages) -> None:
+    _, history = adapted(images, "tent")
+    network = fresh().train()
+    batch = images.collate([images[index, 0] for index in range(6)])
+    untrained = entropy_loss(network(batch.strong), batch.valid).item()
+    assert history["loss"][0] == pytest.approx(untrained, abs=0.05)

