@@ -72,12 +72,13 @@ def _reached(modules: Iterable[str], follow: Callable[[Path], bool]) -> list[Pat
         path = left.pop()
         if path not in found and follow(path):
             found.add(path)
-            left += _imported(path)
+            left += imported(path)
     return sorted(found)
 
 
 @cache
-def _imported(path: Path) -> tuple[Path, ...]:
+def imported(path: Path) -> tuple[Path, ...]:
+    """The files of this package that a file imports, itself or in its functions, and those of their packages."""
     return tuple(file for name in _names(ast.parse(path.read_bytes()).body) for file in _files(name))
 
 

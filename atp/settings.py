@@ -42,7 +42,7 @@ EMPTY: Mapping[str, Any] = MappingProxyType({})
 class Section(BaseModel):
     """A section of params.yaml: no unknown keys, no silent conversions, read-only."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 SectionType = TypeVar("SectionType", bound=Section)

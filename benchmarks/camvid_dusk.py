@@ -3,8 +3,8 @@
     python benchmarks/camvid_dusk.py [--camvid ../shared/camvid] [--seeds 0 1 2] [--size 240x180] [--device auto]
 
 The images are brought into the ``folder`` layout first (``atp.datasets.camvid``); 44 of the dusk images are adapted
-to, 18 are held out. No pretrained weights. Every row is kept by seed, so that an interrupted run continues with the next row.
-Prints Markdown.
+to, 18 are held out. No pretrained weights. Every row is kept by seed, so that an
+interrupted run continues with the next row. Prints Markdown.
 """
 
 import argparse

@@ -1,14 +1,19 @@
 """Every dvc.yaml: source-freeness and tracking are facts of the graph."""
 
-import ast
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from dvc.utils.serialize import load_py
 from ruamel.yaml import YAML
 
+from atp.code import decisive
+from atp.method.choice import module_named
+from atp.method.settings import align_methods
 from atp.params import Params
+from atp.settings import Section
 
 ROOT = Path(__file__).parents[1]
 
@@ -121,35 +126,102 @@ def test_stage_module_section_and_folder_share_a_name(dag: Dag) -> None:
         assert name in sections or name == "report"
 
 
-@pytest.mark.parametrize("dag", [*DAGS.values(), CELL], ids=[*DAGS, "cell"])
-def test_a_stage_depends_on_the_code_that_it_imports(dag: Dag) -> None:
-    """All of the package that a stage's modules import, followed through its own stage modules."""
+every_dag = pytest.mark.parametrize("dag", [*DAGS.values(), CELL], ids=[*DAGS, "cell"])
+
+
+@every_dag
+def test_a_stage_depends_on_exactly_the_code_that_decides_its_result(dag: Dag) -> None:
     for stage in dag.stages:
-        if stage == "register":
+        if stage in ("report", "register"):
             continue
-        deps, seen, left = dag.code(stage), set(), [stage]
-        while left:
-            module = left.pop()
-            if module in seen:
-                continue
-            seen.add(module)
-            for imported in imports(ROOT / "atp/stages" / f"{module}.py"):
-                if imported.startswith("atp.stages.") and imported != "atp.runner.stage":
-                    left.append(imported.split(".")[2])
-                folder = "/".join(imported.split(".")[:2])
-                if (ROOT / folder).is_dir() and folder != "atp/stages":
-                    assert folder in deps, f"{stage} imports {imported} through stages/{module}.py"
-        if stage not in ("evaluate", "measure", "report"):
-            assert {f"atp/stages/{module}.py" for module in seen} <= deps
+        expected = {str(path.relative_to(ROOT)) for path in decisive(f"atp.stages.{stage}")}
+        if stage == "align":
+            expected = align_code()
+            assert "${align.method}" in " ".join(dag.stages[stage]["deps"]), "and on the method that is chosen"
+        assert dag.code(stage) == expected, stage
 
 
-def test_a_training_stage_depends_on_what_judges_its_model(dag: Dag) -> None:
-    """Through ``atp.runner.stage``, on which no stage depends as a whole."""
-    judged = [name for name, stage in dag.stages.items() if "evidence" in stage["params"]]
-    assert judged[-2:] == ["teach", "propagate"]
-    assert set(judged[:-2]) == {"align", "distill"} & set(dag.stages)
-    for stage in judged:
-        assert {"atp/evaluation/evidence", "atp/evaluation/evidence/guard.py"} <= dag.code(stage)
+def align_code() -> set[str]:
+    """What the methods in align's place need, but for the methods themselves: DVC depends on the chosen one."""
+    methods = align_methods()
+    needed = decisive("atp.stages.align", *map(module_named, methods))
+    paths = {str(path.relative_to(ROOT)) for path in needed} - {f"atp/{method}.py" for method in methods}
+    # Of that room the baselines need but this file.
+    return paths - {"atp/pseudo_labels"} | {"atp/pseudo_labels/thresholds.py"}
+
+
+@every_dag
+def test_a_stage_depends_on_the_defaults_of_all_its_settings(dag: Dag) -> None:
+    """DVC reads the defaults from the classes, of which it knows nothing else: see .dvcignore."""
+    for stage, entry in dag.stages.items():
+        listed = {
+            (folder(file), name.partition(".")[0])
+            for each in entry.get("params", [])
+            if isinstance(each, dict)
+            for file, names in each.items()
+            for name in names
+        }
+        sections = [name.partition(".")[0] for name in entry.get("params", []) if isinstance(name, str)]
+        if stage in ("report", "register"):
+            assert not listed, "what they show and who they tell decides no result"
+            continue
+        used = {kind for name in sections if name in SECTIONS for kind in classes(SECTIONS[name])}
+        expected = {(Path(kind.__module__.replace(".", "/")), kind.__name__) for kind in used}
+        # Of the data's section DVC has what has no default, and of the network's the file that it is in.
+        assert listed == {each for each in expected if each[0] not in (Path("atp/data/settings"),)} | {
+            each for each in expected if each[1] == "Augmentation"
+        }, stage
+
+
+def folder(file: str) -> Path:
+    """A settings file of dvc.yaml as the path of its module."""
+    return Path(file.removeprefix("../")).with_suffix("")
+
+
+SECTIONS = {
+    field.alias or name: next(
+        kind for kind in (*get_args(field.annotation), field.annotation) if isinstance(kind, type)
+    )
+    for name, field in Params.model_fields.items()
+    if name != "rounds"
+}
+
+
+def classes(kind: type) -> set[type[Section]]:
+    """A section's class, those that it inherits from, and those of the sections in it."""
+    own = {each for each in kind.__mro__ if issubclass(each, Section) and each is not Section}
+    nested = {
+        part
+        for each in own
+        for field in each.model_fields.values()
+        for part in (field.annotation, *get_args(field.annotation))
+        if isinstance(part, type) and issubclass(part, Section)
+    }
+    return own | {found for part in nested for found in classes(part)}
+
+
+def test_dvc_finds_every_default() -> None:
+    """One that is no literal in its class would change unseen."""
+    for name in (
+        "source",
+        "align",
+        "distill",
+        "dump",
+        "teach",
+        "split",
+        "propagate",
+        "evidence",
+        "evaluate",
+        "training",
+    ):
+        for kind in classes(SECTIONS[name]):
+            read = load_py(str(ROOT / f"{kind.__module__.replace('.', '/')}.py"))[kind.__name__]
+            for field in inspect.get_annotations(kind):
+                default = kind.model_fields[field].get_default()
+                if kind.model_fields[field].is_required() or isinstance(default, dict | Section):
+                    continue
+                assert field in read, f"{kind.__name__}.{field}"
+                assert read[field] == (list(default) if isinstance(default, tuple) else default)
 
 
 @pytest.mark.parametrize(("folder", "first"), [("", "align"), ("black_box", "distill")])
@@ -158,47 +230,5 @@ def test_evidence_is_a_metric(folder: str, first: str) -> None:
     assert {f"{run}/evidence.json" for run in (f"runs/{first}", "${split.model}", "runs/propagate")} <= set(metrics)
 
 
-def test_code_deps_exist(dag: Dag) -> None:
-    for stage in dag.stages:
-        assert all((ROOT / dep).exists() for dep in dag.code(stage)), stage
-
-
-def imports(path: Path) -> list[str]:
-    names = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names.append(node.module)
-        elif isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-    return [name for name in names if name.startswith("atp.")]
-
-
 def test_settings_that_change_no_result_are_not_tracked(dag: Dag) -> None:
     assert not any("runtime" in param for stage in dag.stages.values() for param in stage["params"])
-
-
-LAYERS = (
-    ("flows", "cli"),
-    ("tables",),
-    ("selection",),
-    ("stages",),
-    ("registry", "report", "tracking"),
-    ("rivals",),
-    ("training", "pseudo_labels", "black_box", "evidence"),
-    ("losses", "models", "data"),
-)
-
-
-def test_losses_import_torch_alone() -> None:
-    for path in (ROOT / "atp/losses").glob("*.py"):
-        assert all(name.startswith("atp.losses") for name in imports(path)), path
-
-
-@pytest.mark.parametrize("layer", range(1, len(LAYERS)))
-def test_imports_point_one_way(layer: int) -> None:
-    above = {name for names in LAYERS[:layer] for name in names}
-    for name in LAYERS[layer]:
-        folder = ROOT / "atp" / name
-        for path in [*folder.rglob("*.py"), folder.with_suffix(".py")]:
-            if path.is_file():
-                assert not {imported.split(".")[1] for imported in imports(path)} & above, path

@@ -213,6 +213,7 @@ class Augmentation(Section):
     """
 
     flip: Flag = True
-    scale: tuple[Positive, Positive] = (1.0, 1.0)
+    # A list: DVC reads the defaults here, and would not find a tuple again in its lock file.
+    scale: tuple[Positive, Positive] = [1.0, 1.0]  # type: ignore[assignment]
     jitter: Share = 0.0
     blur: Flag = False

@@ -112,7 +112,8 @@ class DumpSettings(Section):
     keep_ratio: Annotated[float, Field(gt=0.0, le=1.0, strict=True)] = 0.65
     negative_threshold: Share = 0.05
     flip: Flag = False
-    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0,)
+    # A list: DVC reads the defaults here, and would not find a tuple again in its lock file.
+    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = [1.0]  # type: ignore[assignment]
     source_weight: Annotated[float, Field(ge=0.0, lt=1.0, strict=True)] = 0.0
 
 

@@ -4,13 +4,12 @@ import ast
 import shutil
 import sys
 from collections.abc import Iterator
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 from atp.errors import InputError
 from atp.models.config import NetworkConfig
 from atp.models.own import check_code, project_modules
-from atp.registry.package import pinned
 
 
 def copy_own_code(config: NetworkConfig, folder: Path) -> list[str]:
@@ -73,3 +72,8 @@ def _imported(path: Path) -> Iterator[str]:
             yield node.module.partition(".")[0]
         elif isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
+
+
+def pinned(name: str) -> str:
+    """The installed version; without the local part (``+cpu``), which package indexes do not have."""
+    return f"{name}=={version(name).split('+')[0]}"

@@ -19,7 +19,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +31,7 @@ from atp.models.config import NetworkConfig
 from atp.params import load_params
 from atp.registry.images import encode_image
 from atp.registry.origin import MODEL_CODE
+from atp.registry.own_code import copy_own_code, pinned
 from atp.runner.tracking import tracking_uri
 
 if TYPE_CHECKING:
@@ -106,7 +106,6 @@ def packaged(checkpoint: Path) -> Iterator[dict[str, Any]]:
         InputError: a network of the user's own whose code cannot come along.
     """
     from atp.models.checkpoint import load_checkpoint  # torch, which a server's command need not wait for
-    from atp.registry.own_code import copy_own_code
 
     with tempfile.TemporaryDirectory() as workplace:
         code = Path(workplace)
@@ -208,11 +207,6 @@ def copy_code(folder: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
     return copy
-
-
-def pinned(name: str) -> str:
-    """The installed version; without the local part (``+cpu``), which package indexes do not have."""
-    return f"{name}=={version(name).split('+')[0]}"
 
 
 def requirements() -> list[str]:

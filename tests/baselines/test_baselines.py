@@ -1,4 +1,4 @@
-"""What every rival of align promises, on a tiny network: what it changes, and the same bits whatever happens."""
+"""What every baseline promises, on a tiny network: what it changes, and the same bits whatever happens."""
 
 import copy
 from pathlib import Path
@@ -9,15 +9,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from atp.baselines import rivals
 from atp.data.folder import list_samples
 from atp.data.loading import TrainingImages
 from atp.errors import InputError
 from atp.losses.entropy import entropy_loss
-from atp.method.settings import AlignSettings
+from atp.method.choice import chosen, method_named
+from atp.method.settings import ALIGN, AlignSettings, align_methods
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
 from atp.runner.resume import ResumeFile
-from atp.stages.align import align
 from atp.training.loop import History, Training
 from atp.training.prediction import reestimate_batchnorm
 from atp.training.run import Run
@@ -28,7 +27,8 @@ CPU = Runtime(torch.device("cpu"))
 SHORT = {"cbst": {"rounds": 3, "epochs": 1}, "urma": {"epochs": 2}}
 LONE = {"min_ent": {"weight": 1.0}}
 """Published beside a loss of the source, and of no effect in a few steps without it."""
-every_rival = pytest.mark.parametrize("name", rivals())
+NAMES = [method.removeprefix("baselines/") for method in align_methods() if method != ALIGN]
+every_baseline = pytest.mark.parametrize("name", NAMES)
 
 
 class KillError(Exception):
@@ -44,12 +44,20 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> TrainingImages:
         pixels = torch.randint(60, (16, 24, 3), generator=draw)
         pixels[:, 3 * index :] += 150
         Image.fromarray(pixels.to(torch.uint8).numpy()).save(folder / f"{index}.png")
-    return TrainingImages(list_samples(folder), section("atp").augmentation)
+    return TrainingImages(list_samples(folder), section("").augmentation)
 
 
-def section(method: str, **rival: Any) -> AlignSettings:
-    settings = {"epochs": 2, "batch_size": 2, "lr": 0.02, "method": method, "rival": rival or SHORT.get(method, {})}
-    return AlignSettings.model_validate(settings)
+def section(name: str, **settings: Any) -> AlignSettings:
+    """The section ``align`` with a baseline of this name; empty is ATP's own method."""
+    tree: dict[str, Any] = {"epochs": 2, "batch_size": 2, "lr": 0.02}
+    if name:
+        tree |= {"method": f"baselines/{name}", "baseline": settings or SHORT.get(name, {})}
+    return AlignSettings.model_validate(tree)
+
+
+def align(network: SegmentationNetwork, images: TrainingImages, section: AlignSettings, run: Run) -> History:
+    """As the stage calls the method that the section names."""
+    return method_named(section.method).align(network, images, chosen(section), run)
 
 
 def fresh() -> SegmentationNetwork:
@@ -69,13 +77,13 @@ def changed(network: SegmentationNetwork) -> set[str]:
     return {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
 
 
-def test_there_is_a_rival_for_each_that_the_paper_compares_with() -> None:
-    assert set(rivals()) >= {
+def test_there_is_a_baseline_for_each_that_the_paper_compares_with() -> None:
+    assert set(NAMES) >= {
         "batchnorm", "tent", "min_ent", "max_square", "information_maximization", "cbst", "urma"
     }  # fmt: skip
 
 
-@every_rival
+@every_baseline
 def test_it_changes_what_it_promises(images: TrainingImages, name: str) -> None:
     network, history = adapted(images, name)
     names = changed(network)
@@ -93,7 +101,7 @@ def test_it_changes_what_it_promises(images: TrainingImages, name: str) -> None:
     assert bool(history) == (name != "batchnorm")
 
 
-@every_rival
+@every_baseline
 def test_killed_it_ends_with_the_same_bits(
     images: TrainingImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -136,7 +144,7 @@ def test_batchnorm_is_the_baseline_of_evaluate(images: TrainingImages) -> None:
 
 def test_cbst_labels_more_in_each_round(images: TrainingImages) -> None:
     settings = {"rounds": 3, "epochs": 1, "portion": 0.2, "portion_step": 0.3, "portion_end": 0.7, "lr_factor": 1e-6}
-    still = section("cbst", **settings).model_copy(update={"batchnorm": "eval"})
+    still = section("cbst", **settings, batchnorm="eval")
     recorded: list[int] = []
     history = align(fresh(), images, still, Run("align", 7, CPU, record=lambda step, means: recorded.append(step)))
     first, second, third = history["labelled"]
@@ -148,14 +156,27 @@ def test_cbst_labels_more_in_each_round(images: TrainingImages) -> None:
     assert history["step"] == recorded == [3, 6, 9]
 
 
-def test_its_own_rate_is_in_units_of_align_s(images: TrainingImages, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[AlignSettings] = []
-    monkeypatch.setattr(
-        "atp.baselines.min_ent.adapt", lambda network, images, section, *rest: seen.append(section) or {}
-    )
-    align(fresh(), images, section("min_ent", lr_factor=0.5, epochs=9), Run("align", 7, CPU))
-    assert seen[0].lr == pytest.approx(0.01)
-    assert seen[0].epochs == 9
+def test_its_own_rate_is_in_units_of_align_s() -> None:
+    settings = chosen(section("min_ent", lr_factor=0.5, epochs=9))
+    assert settings.lr == pytest.approx(0.01)
+    assert settings.epochs == 9
+    assert settings.batch_size == 2, "what it does not set is align's"
+    assert chosen(section("min_ent", lr=0.3, lr_factor=0.5)).lr == 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("cbst", {"lr": 0.4 * 0.02, "epochs": 2}),
+        ("urma", {"lr": 0.2 * 0.02, "epochs": 2}),
+        ("information_maximization", {"lr": 4 * 0.02}),
+        ("tent", {"weight_decay": 0.0, "batchnorm": "train"}),
+    ],
+)
+def test_what_it_defines_is_published_whatever_align_has(name: str, published: dict[str, Any]) -> None:
+    tree = {"epochs": 9, "batch_size": 2, "lr": 0.02, "weight_decay": 0.1, "batchnorm": "eval"}
+    settings = chosen(AlignSettings.model_validate(tree | {"method": f"baselines/{name}"}))
+    assert {key: getattr(settings, key) for key in published} == pytest.approx(published)
 
 
 @pytest.mark.parametrize(
@@ -173,12 +194,18 @@ def test_its_loss_has_its_published_weight_and_not_align_s(images: TrainingImage
 @pytest.mark.parametrize(
     ("method", "settings", "complaint"),
     [
-        ("max_square", {"balnce": 0.1}, "params.yaml: align.rival.balnce: unknown key; is it balance?"),
-        ("max_square", {"balance": 2.0}, "params.yaml: align.rival.balance: input should be less than or equal to 1"),
-        ("urma", {"decoders": "four"}, "params.yaml: align.rival.decoders: input should be a valid integer"),
+        ("max_square", {"balnce": 0.1}, "params.yaml: align.baseline.balnce: unknown key; is it balance?"),
+        (
+            "max_square",
+            {"balance": 2.0},
+            "params.yaml: align.baseline.balance: input should be less than or equal to 1",
+        ),
+        ("urma", {"decoders": "four"}, "params.yaml: align.baseline.decoders: input should be a valid integer"),
     ],
 )
-def test_wrong_settings_are_told(images: TrainingImages, method: str, settings: dict[str, Any], complaint: str) -> None:
+def test_wrong_settings_are_refused(
+    images: TrainingImages, method: str, settings: dict[str, Any], complaint: str
+) -> None:
     with pytest.raises(InputError) as caught:
         align(fresh(), images, section(method, **settings), Run("align", 7, CPU))
     assert str(caught.value).startswith(complaint)
@@ -212,7 +239,7 @@ class Wrapped(nn.Module):
         ("urma", "model.classifier: it returns dict; urma needs one that returns scores (N, C, h, w)"),
     ],
 )
-def test_a_network_that_a_rival_cannot_adapt_is_told(images: TrainingImages, name: str, complaint: str) -> None:
+def test_a_network_that_a_baseline_cannot_adapt_is_refused(images: TrainingImages, name: str, complaint: str) -> None:
     with pytest.raises(InputError) as caught:
         align(Plain(), images, section(name), Run("align", 7, CPU))
     assert complaint in str(caught.value)

@@ -8,7 +8,7 @@ from atp.models.config import OUTPUT_STRIDES
 
 
 def test_parameters_are_read_without_pytorch() -> None:
-    code = "import sys, atp.config, atp.runner.tracking, atp.runner.process; sys.exit('torch' in sys.modules)"
+    code = "import sys, atp.params, atp.runner.tracking, atp.runner.process; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from atp.data.folder import list_samples
 from atp.data.labels import LabelSpace
+from atp.evaluation.evaluate import evaluate, percent
 from atp.models.checkpoint import load_checkpoint, network_from_checkpoint, save_checkpoint
 from atp.params import load_params
 from atp.stages import champion
 from atp.stages.champion import evaluate_again
-from atp.stages.evaluate import evaluate, percent
 from atp.training.runtime import open_runtime
 from tests.conftest import make_own_project
 

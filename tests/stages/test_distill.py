@@ -16,10 +16,10 @@ from atp.data.folder import Sample
 from atp.data.labels import LabelSpace
 from atp.data.loading import Labels, TrainingImages
 from atp.data.settings import Augmentation
+from atp.method.distill import distill
 from atp.method.settings import DistillSettings
 from atp.models.checkpoint import load_checkpoint, network_from_checkpoint
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
-from atp.stages.distill import distill
 from atp.training.run import Run
 from atp.training.runtime import Runtime
 from tests.stages.launch import RunStage, killed_again_and_again, set_params

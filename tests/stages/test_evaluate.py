@@ -10,7 +10,7 @@ from PIL import Image
 from atp.black_box.answers import Answer, AnswerStore, AnswerWriter
 from atp.data.folder import Sample
 from atp.data.labels import LabelSpace
-from atp.stages.evaluate import evaluate_answers
+from atp.evaluation.evaluate import evaluate_answers
 
 SPACE = LabelSpace(("sky", "road", "car"), ((0, 0, 200), (90, 90, 90), (200, 0, 0)))
 

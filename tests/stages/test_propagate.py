@@ -12,10 +12,10 @@ from PIL import Image
 from atp.data.folder import list_samples
 from atp.data.loading import FolderLabels, ImageCache, PairBatch, PairedImages, TrainingImages
 from atp.data.settings import Augmentation
+from atp.method.propagate import propagate, rarity_weights
 from atp.method.settings import PropagateSettings
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
 from atp.runner.resume import ResumeFile
-from atp.stages.propagate import propagate, rarity_weights
 from atp.training.contrast import RegionalContrast
 from atp.training.loop import Training
 from atp.training.run import Run

@@ -2,7 +2,7 @@
 
 import pytest
 
-from atp.stages.split import split
+from atp.method.split import split
 
 
 def test_low_entropy_is_easy() -> None:

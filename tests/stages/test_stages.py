@@ -100,7 +100,7 @@ def test_adaptation_needs_neither_source_data_nor_labels(adapted: Path, project:
 def test_adaptation_cannot_open_what_it_must_not_see(adapted: Path, stage: str) -> None:
     """Even code that tries gets nothing: the seal is on the process, not on a path."""
     code = (
-        "from atp.config import load_params; from atp.runner.process import seal; seal(load_params())\n"
+        "from atp.params import load_params; from atp.runner.process import seal; seal(load_params())\n"
         "from PIL import Image\n"
         "for path in ('data/source/images/00.png', 'data/target/labels/00.png', 'data/test/labels/00.png'):\n"
         "    try: Image.open(path)\n"

@@ -12,9 +12,9 @@ from atp.data.loading import FolderLabels, ImageCache, TrainingImages
 from atp.data.settings import Augmentation
 from atp.losses.pseudo_label import negative_pseudo_label_loss
 from atp.method.settings import TeachSettings
+from atp.method.teach import teach
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
 from atp.pseudo_labels.negatives import negative_labels
-from atp.stages.teach import teach
 from atp.training.loop import History
 from atp.training.run import Run
 from atp.training.runtime import Runtime

@@ -9,13 +9,13 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[2]
 PRINTED: dict[str, dict[str, dict[str, Any]]] = YAML(typ="safe").load(ROOT / "atp/studies/printed.yaml")
 ENTRIES = [(table, name, entry) for table, rows in PRINTED.items() for name, entry in rows.items()]
-RIVALS = {path.stem for path in (ROOT / "atp/baselines").glob("*.py")} - {"__init__"}
+BASELINES = {path.stem for path in (ROOT / "atp/baselines").glob("*.py")} - {"__init__"}
 
 
-def test_rivals_are_named_as_align_method_does() -> None:
+def test_baselines_are_named_as_align_method_does() -> None:
     for table, name, _ in ENTRIES:
         if table in ("1", "2", "3"):
-            assert name.split(",")[0] in RIVALS | {"source"}
+            assert name.split(",")[0] in BASELINES | {"source"}
 
 
 @pytest.mark.parametrize(("table", "name", "entry"), ENTRIES, ids=lambda value: value if isinstance(value, str) else "")

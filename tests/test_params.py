@@ -75,14 +75,14 @@ def test_wrong_type_or_value(tree: Any, tmp_path: Path, section: str, key: str, 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epoch": 3}, "params.yaml: align.rival.epoch: unknown key; is it epochs?"),
-        ({"lr_factor": "fast"}, "params.yaml: align.rival.lr_factor: input should be a valid number, not 'fast'"),
+        ({"epoch": 3}, "params.yaml: align.baseline.epoch: unknown key; is it epochs?"),
+        ({"lr_factor": "fast"}, "params.yaml: align.baseline.lr_factor: input should be a valid number, not 'fast'"),
     ],
 )
-def test_settings_of_a_rival_are_checked_with_the_rest(
+def test_settings_of_a_baseline_are_checked_with_the_rest(
     tree: Any, tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
-    tree["align"] |= {"method": "tent", "rival": settings}
+    tree["align"] |= {"method": "baselines/tent", "baseline": settings}
     assert complaint(tree, tmp_path) == message
 
 
@@ -173,12 +173,12 @@ def test_label_space_with_a_wrong_colour(tmp_path: Path) -> None:
 
 def test_a_method_that_does_not_exist(tree: Any, tmp_path: Path) -> None:
     tree["align"]["method"] = "tnet"
-    assert complaint(tree, tmp_path) == "params.yaml: align: method tnet: no such method; is it tent?"
+    assert complaint(tree, tmp_path) == "params.yaml: align: method tnet: no such method; is it baselines/tent?"
 
 
-def test_a_rival_s_settings_without_a_rival(tree: Any, tmp_path: Path) -> None:
-    tree["align"]["rival"] = {"balance": 0.1}
-    assert "align: rival is for a rival's settings; method is atp" in complaint(tree, tmp_path)
+def test_a_baseline_s_settings_without_a_baseline(tree: Any, tmp_path: Path) -> None:
+    tree["align"]["baseline"] = {"balance": 0.1}
+    assert "align: baseline is for a baseline's settings; method is method/align" in complaint(tree, tmp_path)
 
 
 def test_protocols_are_classes_by_name() -> None:
