@@ -12,6 +12,7 @@ import typer
 import atp
 from atp.errors import InputError, exit_codes
 from atp.evaluation.evidence.record import INDICATORS
+from atp.runs import METRICS, PROPAGATE, RUNS
 
 if TYPE_CHECKING:
     from atp.registry.settings import RegisterSettings
@@ -54,7 +55,7 @@ def predict(
     out: Annotated[Path, typer.Argument(help="Folder for masks/ and overlays/.")],
     model: Annotated[
         str, typer.Option(help="A stage's folder, a model.safetensors, or models:/NAME@ALIAS of the registry.")
-    ] = "runs/propagate",
+    ] = str(PROPAGATE),
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT at which the model sees images; theirs if empty.")] = "",
     overlay: Annotated[bool, typer.Option(help="Also draw the classes over the images.")] = True,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
@@ -77,7 +78,7 @@ def export(
     out: Annotated[Path, typer.Argument(help="File to write: .safetensors, or .pth by torch.save.")],
     model: Annotated[
         str, typer.Option(help="A stage's folder, a model.safetensors, or models:/NAME@ALIAS of the registry.")
-    ] = "runs/propagate",
+    ] = str(PROPAGATE),
 ) -> None:
     """Write the adapted weights under the names of the network's own class, for whoever has that class."""
     from atp.export import export_state
@@ -114,7 +115,7 @@ def _count(number: int, what: str) -> str:
 
 @app.command()
 def report(
-    runs: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(help="Folder of the results.")] = RUNS,
 ) -> None:
     """Draw the report of a finished run anew, print mIoU per stage and where the pictures are."""
     from atp.evaluation.evidence.record import read_all
@@ -122,7 +123,7 @@ def report(
     from atp.params import load_params
     from atp.report.page import build_report, summary_table
 
-    metrics = runs / "evaluate/metrics.json"
+    metrics = runs / METRICS.relative_to(RUNS)
     if not metrics.is_file():
         raise InputError(f"{metrics}: no such file; run dvc repro first")
     out = runs / "report"

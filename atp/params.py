@@ -26,6 +26,7 @@ from atp.method.settings import (
 )
 from atp.models.config import NetworkConfig
 from atp.registry.settings import RegisterSettings
+from atp.runs import ALIGN, DISTILL, taught
 from atp.settings import EMPTY, Section, SectionType, explain, read_yaml
 from atp.training.settings import RuntimeSettings, TrainingSettings
 
@@ -59,7 +60,7 @@ class Params(Section):
     @property
     def first(self) -> Path:
         """Where the model lies that the first round begins with."""
-        return Path("runs/distill" if self.black_box else "runs/align")
+        return DISTILL if self.black_box else ALIGN
 
     def network(self, space: LabelSpace) -> NetworkConfig:
         """The section ``model``, for the classes of the data and those that a given model has.
@@ -121,7 +122,7 @@ class Params(Section):
         for key, entry in self.rounds.items():
             if entry.model not in made:
                 raise ValueError(f"rounds.{key}.model is {entry.model}; it must be one of {', '.join(map(str, made))}")
-            made.append(Path("runs/teach") / key)
+            made.append(taught(key))
         if self.split.model not in made:
             raise ValueError(f"split.model is {self.split.model}; it must be one of {', '.join(map(str, made))}")
         return self

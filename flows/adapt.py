@@ -25,6 +25,7 @@ from atp.errors import InputError, exit_codes
 from atp.params import load_params
 from atp.runner.process import lock
 from atp.runner.tracking import PARENT_VARIABLE, pipeline_run, tracking_uri
+from atp.runs import RUNS
 from flows.child import put_back
 from flows.elsewhere import run_elsewhere
 from flows.plan import Step
@@ -148,7 +149,7 @@ def run_stages(
             if not state.is_completed():
                 raise StageFailedError(f"{step.name}: {state.message}")
             done[step.name] = state
-    show_results(Path("runs"), run)
+    show_results(RUNS, run)
     cached = sum(state.name == CACHED for state in done.values())
     return Completed(message=f"{len(done)} stages, {cached} of them unchanged")
 

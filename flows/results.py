@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atp.evaluation.evidence.record import Evidence, read_all
-from atp.evaluation.evidence.vanished import warnings
 from PIL import Image
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
+from atp.evaluation.evidence.record import Evidence, read_all
+from atp.evaluation.evidence.vanished import warnings
 from atp.runner.tracking import tracking_uri
+from atp.runs import METRICS, RUNS
 from flows.ui import MLFLOW_UI
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def show_results(runs: Path, run: "Run | None") -> None:
     Args:
         run: the pipeline's run in MLflow, if anything was logged.
     """
-    metrics = _read(runs / "evaluate/metrics.json")
+    metrics = _read(runs / METRICS.relative_to(RUNS))
     if metrics:
         create_table_artifact(miou_table(metrics["miou"]), key="miou", description="mIoU in percent, held-out target")
     tables = {path.parent.name: _read(path) for path in sorted(runs.glob("dump/*/table.json"))}

@@ -26,7 +26,7 @@ ROOMS = (
     ("losses", "models"),
     ("data",),
     ("code", "settings"),
-    ("errors", "files", "labels"),
+    ("errors", "files", "labels", "runs"),
 )
 """From the top down. A room imports those below it; settings and what a label is are of the lowest ones."""
 

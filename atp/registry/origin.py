@@ -14,6 +14,7 @@ import atp
 from atp.errors import InputError
 from atp.files import digest
 from atp.params import Params
+from atp.runs import ANSWERS, METRICS, MODEL, PROPAGATE, SOURCE
 
 MODEL_CODE = Path(__file__).with_name("model.py")
 """The code that MLflow runs to load a registered model."""
@@ -24,11 +25,7 @@ SERVED_CODE = (MODEL_CODE, MODEL_CODE.with_name("images.py"), MODEL_CODE.with_na
 FINGERPRINT_TAG = "atp.fingerprint"
 EVALUATION_TAG = "atp.evaluation"
 
-SOURCE = Path("runs/source/model.safetensors")
-ANSWERS = Path("runs/query/target")
-"""Of a black box what there is instead."""
-ADAPTED = Path("runs/propagate/model.safetensors")
-METRICS = Path("runs/evaluate/metrics.json")
+ADAPTED = PROPAGATE / MODEL
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,8 @@ def origin_tags(identity: Identity) -> dict[str, str]:
 def _source_tag() -> dict[str, str]:
     if ANSWERS.is_dir():
         return {"atp.source_answers": f"sha256:{digest(ANSWERS)}"}
-    return {"atp.source_model": f"sha256:{digest(SOURCE)}" if SOURCE.is_file() else "unknown"}
+    model = SOURCE / MODEL
+    return {"atp.source_model": f"sha256:{digest(model)}" if model.is_file() else "unknown"}
 
 
 def read_metrics() -> dict[str, Any]:

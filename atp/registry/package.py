@@ -33,6 +33,7 @@ from atp.registry.images import encode_image
 from atp.registry.origin import MODEL_CODE
 from atp.registry.own_code import copy_own_code, pinned
 from atp.runner.tracking import tracking_uri
+from atp.runs import MODEL
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -155,7 +156,7 @@ def local_checkpoint(model: str, option: str = "") -> Path:
         InputError: there is none.
     """
     path = Path(model)
-    path = path / "model.safetensors" if path.is_dir() else path
+    path = path / MODEL if path.is_dir() else path
     if not path.is_file():
         raise InputError(
             f"{path}: no such model; run dvc repro, or give {option}a folder, a file or models:/atp@candidate"
@@ -169,7 +170,7 @@ def find_checkpoint(model: Path, address: str) -> Path:
     Raises:
         InputError: ATP did not make it.
     """
-    found = sorted(model.rglob("model.safetensors"))
+    found = sorted(model.rglob(MODEL))
     if not found:
         raise InputError(f"{address}: holds no model.safetensors, so ATP did not make it")
     return found[0]

@@ -19,12 +19,10 @@ from typing import Any
 from atp.errors import InputError, exit_codes
 from atp.params import Params, load_params
 from atp.runner.project import kept
+from atp.runs import ANSWERS_ON_TEST, folder
 
 STATE = kept() / "state"
 """Training states and half-done dumps; outside DVC's outputs, which DVC deletes before a rerun."""
-
-BOX_ON_TEST = Path("runs/query/test")
-"""What a black box answered about the test images, for its own mIoU."""
 
 
 @contextmanager
@@ -72,7 +70,7 @@ def light_stage(name: str) -> Iterator[Params]:
     with exit_codes():
         params = load_params()
         with lock(name):
-            remove_leftovers(Path("runs") / name)
+            remove_leftovers(folder(name))
             yield params
 
 
@@ -91,7 +89,7 @@ def seal(params: Params, opened: Collection[Path] = ()) -> None:
     """
     data = params.data
     closed = [path for path in (data.source.root, data.test.images) if path not in opened]
-    closed += [BOX_ON_TEST, *(path for path in (data.target.labels, data.test.labels) if path is not None)]
+    closed += [ANSWERS_ON_TEST, *(path for path in (data.target.labels, data.test.labels) if path is not None)]
     close(closed, "sealed: this stage works without source data and target labels")
 
 

@@ -33,6 +33,7 @@ from atp.runner.parent import die_with_parent
 from atp.runner.process import STATE, lock, output, remove_leftovers, seal, write_json
 from atp.runner.resume import ResumeFile
 from atp.runner.tracking import Tracker
+from atp.runs import HISTORY, MODEL, folder
 from atp.training.loop import History
 from atp.training.run import Run, part_seed
 from atp.training.runtime import Runtime, open_runtime
@@ -69,7 +70,7 @@ class Stage:
     @property
     def folder(self) -> Path:
         """Where the result goes."""
-        return Path("runs") / self.name / (self.key or "")
+        return folder(self.name, self.key)
 
     @property
     def seed(self) -> int:
@@ -135,9 +136,9 @@ class Stage:
         check_code(config)
         return config
 
-    def load(self, folder: Path) -> tuple[SegmentationNetwork, Checkpoint]:
+    def load(self, made: Path) -> tuple[SegmentationNetwork, Checkpoint]:
         """The model that a stage left in its folder."""
-        path = folder / "model.safetensors"
+        path = made / MODEL
         checkpoint = load_checkpoint(path)
         return restored(checkpoint, path), checkpoint
 
@@ -161,10 +162,10 @@ class Stage:
                 "precision": self.runtime.precision,
                 "atp": atp.__version__,
             }
-            with self.output() as folder:
-                save_checkpoint(folder / "model.safetensors", network, made_from.config, made_from.label_space, made_by)
-                write_history(folder / "history.csv", history)
-                also(folder)
+            with self.output() as result:
+                save_checkpoint(result / MODEL, network, made_from.config, made_from.label_space, made_by)
+                write_history(result / HISTORY, history)
+                also(result)
             forget(self.label)
         self.runtime.barrier()
 
@@ -224,7 +225,7 @@ def run_stage(
             lock(label) if runtime.is_main else nullcontext(),
         ):
             if runtime.is_main:
-                remove_leftovers(Path("runs") / name / (key or ""))
+                remove_leftovers(folder(name, key))
             with open_stage_tracker(label, params, enabled=runtime.is_main) as tracker:
                 stage = Stage(name, key, params, runtime, list(inputs(params, key)), tracker)
                 body(stage)

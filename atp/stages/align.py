@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from atp.evaluation.evidence.guard import SOURCE
 from atp.method.choice import chosen, method_named
 from atp.params import Params, needed
 from atp.runner.stage import Stage, run_stage
+from atp.runs import SOURCE
 from atp.stages.judged import begin, hand_on
 
 

@@ -15,10 +15,9 @@ from atp.data.folder import list_samples
 from atp.data.masks import write_classes
 from atp.params import Params
 from atp.runner.stage import Stage, run_stage
+from atp.runs import SOURCE
 from atp.training.prediction import Predictor, chunks, read_chunks
 from atp.training.progress import Progress
-
-SOURCE = Path("runs/source")
 
 KEPT = 4
 """Most probable classes kept of each pixel, as many as ``query.keep`` keeps of them by default."""

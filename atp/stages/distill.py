@@ -11,9 +11,8 @@ from atp.models.checkpoint import Checkpoint
 from atp.models.network import build_network
 from atp.params import Params, needed
 from atp.runner.stage import Stage, run_stage
+from atp.runs import ANSWERS
 from atp.stages.judged import hand_on
-
-ANSWERS = Path("runs/query/target")
 
 
 def inputs(params: Params, key: str | None) -> list[Path]:

@@ -7,6 +7,7 @@ from atp.method.dump import dump
 from atp.params import Params
 from atp.pseudo_labels.store import Table
 from atp.runner.stage import Stage, forget, run_stage
+from atp.runs import SOURCE
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +18,7 @@ def label_target(stage: Stage, model: Path, folder: Path) -> Table | None:
     network, checkpoint = stage.load(model)
     networks = [(network, 1 - section.source_weight)]
     if section.source_weight > 0:
-        networks.append((stage.load(Path("runs/source"))[0], section.source_weight))
+        networks.append((stage.load(SOURCE)[0], section.source_weight))
     return dump(
         networks,
         stage.target(),
@@ -32,7 +33,7 @@ def label_target(stage: Stage, model: Path, folder: Path) -> Table | None:
 
 
 def labelling_inputs(params: Params, model: Path) -> list[Path]:
-    averaged = [Path("runs/source")] if params.dump.source_weight > 0 else []
+    averaged = [SOURCE] if params.dump.source_weight > 0 else []
     return [params.data.target.images, model, *averaged]
 
 

@@ -21,30 +21,17 @@ from atp.data.labels import LabelSpace
 from atp.evaluation.evaluate import Evaluation, evaluate, evaluate_answers, label_accuracy, summary
 from atp.params import Params
 from atp.pseudo_labels.store import PseudoLabelStore
-from atp.runner.process import BOX_ON_TEST
 from atp.runner.stage import Stage, run_stage, write_json
+from atp.runs import ANSWERS_ON_TEST, METRICS, SOURCE, SPLIT, SPLIT_LABELS, dumped, models
 from atp.training.prediction import reestimate_batchnorm
 
 logger = logging.getLogger(__name__)
 
 
-def models(params: Params) -> dict[str, Path]:
-    """The stages whose models are compared, in the pipeline's order, and where they lie."""
-    rounds = {f"teach_{key}": Path("runs/teach") / key for key in params.rounds}
-    *earlier, last = rounds.items()
-    first = {"distill": Path("runs/distill")}
-    return {
-        **(first if params.black_box else {"source": Path("runs/source"), "align": Path("runs/align")}),
-        **dict(earlier),
-        "teach": last[1],
-        "propagate": Path("runs/propagate"),
-    }
-
-
 def inputs(params: Params, key: str | None) -> list[Path]:
-    dumps = [Path("runs/dump") / key for key in params.rounds]
-    box = [BOX_ON_TEST] if BOX_ON_TEST.is_dir() else []
-    return [*models(params).values(), *dumps, Path("runs/split"), *box, params.data.root]
+    dumps = [dumped(key) for key in params.rounds]
+    box = [ANSWERS_ON_TEST] if ANSWERS_ON_TEST.is_dir() else []
+    return [*models(params.rounds, black_box=params.black_box).values(), *dumps, SPLIT, *box, params.data.root]
 
 
 def body(stage: Stage) -> None:
@@ -57,9 +44,9 @@ def body(stage: Stage) -> None:
     with stage.output() as folder:
         results: dict[str, Evaluation] = {}
         space: LabelSpace | None = None
-        if params.black_box and BOX_ON_TEST.is_dir():
-            results["source"] = evaluate_answers(AnswerStore(BOX_ON_TEST), samples, folder / "predictions/source")
-        for name, path in models(params).items():
+        if params.black_box and ANSWERS_ON_TEST.is_dir():
+            results["source"] = evaluate_answers(AnswerStore(ANSWERS_ON_TEST), samples, folder / "predictions/source")
+        for name, path in models(params.rounds, black_box=params.black_box).items():
             network, checkpoint = stage.load(path)
             space = checkpoint.label_space
             results[name] = evaluate(
@@ -74,13 +61,13 @@ def body(stage: Stage) -> None:
             )
         assert space is not None, "there is always a model"
         if params.evaluate.batchnorm_only and not params.black_box:
-            network, _ = stage.load(Path("runs/source"))
+            network, _ = stage.load(SOURCE)
             reestimate_batchnorm(network, list_samples(data.target.images), data.size, runtime)
             results["batchnorm_only"] = evaluate(network, samples, data.size, runtime, flip=params.evaluate.flip)
         metrics = summary(results, space, protocols)
         metrics["pseudo_labels"] = rounds_summary(params, space)
         metrics["precision"] = runtime.precision
-        write_json(folder / "metrics.json", metrics)
+        write_json(folder / METRICS.name, metrics)
         write_json(folder / "images.json", {n: {"miou": r.miou, "entropy": r.entropy} for n, r in results.items()})
         write_json(folder / "confusion.json", {n: r.confusion.counts.tolist() for n, r in results.items()})
     stage.tracker.log(0, {f"miou_{name}": value for name, value in metrics["miou"].items()})
@@ -92,7 +79,7 @@ def body(stage: Stage) -> None:
 def rounds_summary(params: Params, space: LabelSpace) -> dict[str, Any]:
     """Coverage of every round's labels, and their accuracy where the target has labels."""
     data = params.data
-    folders = {key: Path("runs/dump") / key for key in params.rounds} | {"split": Path("runs/split/labels")}
+    folders = {key: dumped(key) for key in params.rounds} | {"split": SPLIT_LABELS}
     samples = list_samples(data.target.images, data.target.labels, optional=True) if data.target.labels else []
     result: dict[str, Any] = {}
     for key, folder in folders.items():

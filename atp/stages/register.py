@@ -23,7 +23,6 @@ from atp.registry.origin import (
     ADAPTED,
     EVALUATION_TAG,
     FINGERPRINT_TAG,
-    METRICS,
     Identity,
     identify,
     origin_tags,
@@ -31,6 +30,7 @@ from atp.registry.origin import (
     read_metrics,
 )
 from atp.runner.process import light_stage, output, seal, write_json
+from atp.runs import METRICS, REGISTER, REPORT
 from atp.stages.champion import evaluate_again
 
 if TYPE_CHECKING:
@@ -41,8 +41,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FOLDER = Path("runs/register")
-PICTURE = Path("runs/report/predictions.png")
+PICTURE = REPORT / "predictions.png"
 
 
 def register(params: Params) -> Version:
@@ -127,7 +126,7 @@ def add_version(client: "MlflowClient", params: Params, tags: dict[str, str]) ->
             vanished=warning(read_shares(ADAPTED.parent)) if (ADAPTED.parent / SHARES).is_file() else "",
         )
         client.update_model_version(name, number, card)
-        tracker.finish(FOLDER, tags[FINGERPRINT_TAG])
+        tracker.finish(REGISTER, tags[FINGERPRINT_TAG])
     return _version(client.get_model_version(name, number))
 
 
@@ -153,7 +152,7 @@ def _version(found: "ModelVersion") -> Version:
 def main() -> None:
     with light_stage("register") as params:
         version = register(params)
-        with output(FOLDER) as folder:
+        with output(REGISTER) as folder:
             write_json(folder / "version.json", described(version, params.register_.alias))
 
 

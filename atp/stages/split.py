@@ -8,6 +8,7 @@ from pathlib import Path
 from atp.method.split import split
 from atp.params import Params
 from atp.runner.stage import Stage, forget, run_stage, write_json
+from atp.runs import RANKING, SPLIT_LABELS
 from atp.stages.dump import label_target, labelling_inputs, log_labels
 
 
@@ -23,11 +24,11 @@ def body(stage: Stage) -> None:
         entropies = {row["name"]: row["entropy"] for row in table["images"]}
         easy, hard = split(entropies, stage.params.split.easy_ratio)
         with stage.output() as folder:
-            labels.rename(folder / "labels")
-            write_json(folder / "ranking.json", {"easy": easy, "hard": hard, "entropy": entropies})
+            labels.rename(folder / SPLIT_LABELS.name)
+            write_json(folder / RANKING.name, {"easy": easy, "hard": hard, "entropy": entropies})
         forget(stage.label)
         log_labels(stage, table)
-        stage.tracker.artifacts(stage.folder / "ranking.json")
+        stage.tracker.artifacts(stage.folder / RANKING.name)
     stage.runtime.barrier()
 
 

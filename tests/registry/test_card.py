@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from atp.evaluation.evidence.record import Evidence
 
+from atp.evaluation.evidence.record import Evidence
 from atp.models.config import NetworkConfig
 from atp.params import Params, load_params
 from atp.registry.card import LIMIT, artifact_address, model_card
@@ -47,7 +47,7 @@ def test_summary_data_method_and_limits(params: Params) -> None:
     assert "measured on the 100 images of `data/test/images` with `data/test/labels`" in card
     assert "md5:0123.dir" in card
     assert "commit `67ab`" in card
-    assert "- align: epochs 4, lr 0.002, batch_size 8, batchnorm train, method atp" in card
+    assert "- align: epochs 4, lr 0.002, batch_size 8, batchnorm train, method method/align" in card
     assert "- dump: keep_ratio 0.65" in card
     assert "](get-artifact?x)" in card
     assert "- got worse: road (21.00 to 19.50)\n" in card

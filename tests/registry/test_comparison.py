@@ -8,7 +8,7 @@ from PIL import Image
 
 from atp.params import load_params
 from atp.registry.comparison import evaluation_digest
-from atp.registry.origin import METRICS
+from atp.runs import METRICS
 
 
 def test_what_makes_another_evaluation(small_project: Path) -> None:

@@ -14,10 +14,8 @@ from atp.evaluation.evidence.record import FILE, Evidence, Shares, read_evidence
 from atp.evaluation.evidence.verdict import judge
 from atp.models.checkpoint import Checkpoint
 from atp.models.network import SegmentationNetwork
+from atp.runs import SOURCE
 from atp.training.runtime import Runtime
-
-SOURCE = Path("runs/source")
-"""Where the model lies that all others are judged by; nothing is measured there."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from atp.errors import InputError
+from atp.runs import RUNS, models
 
 Kind = TypeVar("Kind")
 
@@ -90,11 +91,10 @@ def read_all(runs: Path, rounds: Sequence[str]) -> dict[str, Evidence]:
 
 
 def model_folders(runs: Path, rounds: Sequence[str]) -> dict[str, Path]:
-    """Where the training stages of a run leave their models, by the names that ``evaluate`` gives these."""
-    names = [*(f"teach_{key}" for key in rounds[:-1]), "teach"]
-    taught = {name: f"teach/{key}" for name, key in zip(names, rounds, strict=False)}
-    folders = {"align": "align", "distill": "distill", **taught, "propagate": "propagate"}
-    return {name: runs / folder for name, folder in folders.items()}
+    """Where the training stages of either pipeline leave their models, by the names that ``evaluate`` gives these."""
+    both = models(rounds, black_box=True) | models(rounds, black_box=False)
+    names = ("align", "distill", *(name for name in both if name.startswith("teach")), "propagate")
+    return {name: runs / both[name].relative_to(RUNS) for name in names}
 
 
 def write_evidence(folder: Path, evidence: Evidence, shares: Shares) -> None:
