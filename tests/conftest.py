@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 
+pytest_plugins = ["tests.tiny_project"]
+
 # One process imports the slow libraries and forks the others: three that register at the same moment, and when they are
 # done one that uses what they registered, without this project and its package.
 RACE = """
@@ -71,7 +73,7 @@ sys.exit(
 
 SHARING = {
     "flow": tuple(f"tests/flows/test_{name}.py" for name in ("adapt", "browser", "elsewhere")),
-    "reproduced": ("tests/flows/test_plan.py", "tests/test_pipeline.py"),
+    "reproduced": ("tests/flows/test_plan.py", "tests/test_pipeline.py", "tests/test_stale.py"),
     "registered": ("tests/registry/", "tests/stages/test_register.py"),
 }
 """Tests that share servers or projects which take long to make."""

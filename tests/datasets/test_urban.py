@@ -20,7 +20,7 @@ from atp.datasets.label_maps import label_space
 from atp.datasets.urban import CITYSCAPES_SET, CROSS_CITY, GTA5, SYNTHIA, main, missing, prepare, settings
 from atp.doctor import examine
 from atp.errors import InputError
-from tests.data import published
+from tests.datasets import published
 from tests.datasets.test_label_maps import CROSS_CITY as CROSS_CITY_IDS
 from tests.datasets.test_label_maps import SYNTHIA_TO_TRAIN, TRAIN_IDS
 

@@ -52,7 +52,7 @@ def test_git_takes_neither_own_images_nor_models_nor_predictions(tmp_path: Path)
     """By the names that the docs give them; what DVC writes about them and code is taken."""
     kept = ["black_box/box/predictions.dvc", "black_box/box/answer.py", "my_network.py", "data.dvc"]
     ignored = ["mydata/source/model.pth", "black_box/box/predictions/1.png", "adapted.pth", "adapted.safetensors"]
-    shutil.copy(Path(__file__).parents[1] / ".gitignore", tmp_path)
+    shutil.copy(Path(__file__).parents[2] / ".gitignore", tmp_path)
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     done = subprocess.run(
         ["git", "check-ignore", *kept, *ignored], cwd=tmp_path, capture_output=True, text=True, check=False

@@ -48,7 +48,7 @@ sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
 def race(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the database that three processes made at once. Not to be changed."""
     folder = tmp_path_factory.mktemp("race")
-    (folder / "params.yaml").write_text((Path(__file__).parents[1] / "params.yaml").read_text())
+    (folder / "params.yaml").write_text((Path(__file__).parents[2] / "params.yaml").read_text())
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")}
     done = subprocess.run(
         [sys.executable, "-c", RACE], cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -170,7 +170,7 @@ def test_the_pipelines_run_can_be_given(params: Params, monkeypatch: pytest.Monk
 
 def test_other_processes_of_the_launcher_log_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with open_tracker("align", load_params(Path(__file__).parents[1] / "params.yaml"), enabled=False) as tracker:
+    with open_tracker("align", load_params(Path(__file__).parents[2] / "params.yaml"), enabled=False) as tracker:
         tracker.log(1, {"loss": 1.0})
         tracker.artifacts(tmp_path)
         tracker.finish(tmp_path, "")

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from atp.datasets.label_maps import CLASS_SETS
 from atp.datasets.urban import CITYSCAPES_SET, CROSS_CITY, GTA5, SYNTHIA, DataSet, prepare, settings
 from atp.pseudo_labels.store import PseudoLabelStore
-from tests.data import published
+from tests.datasets import published
 from tests.datasets.test_label_maps import CROSS_CITY as CROSS_CITY_IDS
 from tests.datasets.test_label_maps import TRAIN_IDS
 from tests.stages.launch import ORDER, RunStage

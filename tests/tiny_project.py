@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from tests.stages.launch import ORDER, Ended, RunStage, forkserver, stage_process
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
