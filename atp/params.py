@@ -161,7 +161,7 @@ def load_params(path: Path = Path("params.yaml"), overrides: Mapping[str, Any] =
     except ValidationError as error:
         raise InputError(f"{path}: {explain(error, Params)}") from error
     if params.align and params.align.baseline:
-        chosen(params.align, path)
+        chosen(params.align, f"{path}: align.baseline")
     return params
 
 

@@ -1,7 +1,6 @@
 """The method that takes align's place: the paper's own, or a baseline."""
 
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from atp.method.settings import ALIGN, AlignSettings
@@ -66,8 +65,11 @@ def method_named(name: str) -> Method:
     return method
 
 
-def chosen(section: AlignSettings, path: Path = Path("params.yaml")) -> Optimisation:
-    """The settings of the method that ``align.method`` names; of a baseline its own on top of align's.
+def chosen(section: AlignSettings, where: str = "align.baseline") -> Optimisation:
+    """The settings of the method that ``align.method`` names; for a baseline, its own on top of align's.
+
+    Args:
+        where: the baseline's settings stand, for the message.
 
     Raises:
         InputError: the baseline has no such setting, or it is of the wrong type or out of range.
@@ -76,7 +78,7 @@ def chosen(section: AlignSettings, path: Path = Path("params.yaml")) -> Optimisa
         return section
     kind = method_named(section.method).Settings
     shared = {name: getattr(section, name) for name in Optimisation.model_fields if name not in kind.__annotations__}
-    settings = checked(kind, shared | section.baseline, f"{path}: align.baseline")
+    settings = checked(kind, shared | section.baseline, where)
     assert isinstance(settings, BaselineSettings), f"{section.method}: its Settings are BaselineSettings"
     if "lr" in section.baseline:
         return settings

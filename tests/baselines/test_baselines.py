@@ -194,13 +194,13 @@ def test_its_loss_has_its_published_weight_and_not_align_s(images: TrainingImage
 @pytest.mark.parametrize(
     ("method", "settings", "complaint"),
     [
-        ("max_square", {"balnce": 0.1}, "params.yaml: align.baseline.balnce: unknown key; is it balance?"),
+        ("max_square", {"balnce": 0.1}, "align.baseline.balnce: unknown key; is it balance?"),
         (
             "max_square",
             {"balance": 2.0},
-            "params.yaml: align.baseline.balance: input should be less than or equal to 1",
+            "align.baseline.balance: input should be less than or equal to 1",
         ),
-        ("urma", {"decoders": "four"}, "params.yaml: align.baseline.decoders: input should be a valid integer"),
+        ("urma", {"decoders": "four"}, "align.baseline.decoders: input should be a valid integer"),
     ],
 )
 def test_wrong_settings_are_refused(
