@@ -12,7 +12,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help demo ui serve test lint setup clean
+.PHONY: help demo ui serve check test lint setup clean
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
 
@@ -41,6 +41,9 @@ lint: setup ## Style and types
 	ruff check .
 	ruff format --check .
 	mypy
+
+check: lint ## Lint, types and the tests that start no server and no stage, in a minute
+	OMP_NUM_THREADS=1 pytest --numprocesses 2 --quiet -m "not processes"
 
 # Two at a time: many tests wait for servers and processes. Each keeps to one core.
 test: lint ## Lint, types, tests

@@ -79,6 +79,30 @@ SHARING = {
 """Tests that share servers or projects which take long to make."""
 
 
+PROCESSES = (
+    "tests/evaluation/evidence/test_guard.py",
+    "tests/flows/",
+    "tests/registry/",
+    "tests/runner/",
+    "tests/selection/",
+    "tests/stages/",
+    "tests/studies/",
+    "tests/test_black_box.py",
+    "tests/test_cli.py",
+    "tests/test_containers.py",
+    "tests/test_own_model_page.py",
+    "tests/test_pipeline.py",
+    "tests/test_stale.py",
+)
+"""Tests that start servers and stages' processes: ``make check`` leaves them out."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.startswith(PROCESSES):
+            item.add_marker(pytest.mark.processes)
+
+
 class Together(LoadScopeScheduling):
     """Of several processes one has all the tests that share something; the others go file by file."""
 
