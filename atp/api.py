@@ -91,8 +91,8 @@ def adapt(
         classes=classes, classifier=classifier, mean=mean, std=std, channels=channels, divisor=divisor
     )
     with (
-        _log_shown(),
         open_runtime(TrainingSettings(precision=precision), RuntimeSettings(device=device, workers=workers)) as runtime,
+        _log_shown() if runtime.is_main else nullcontext(),
         _working_folder(folder, runtime) as place,
     ):
         if not isinstance(network, SegmentationNetwork):
@@ -302,8 +302,7 @@ def _log_shown() -> Iterator[None]:
 
 
 def _tried(module: nn.Module, name: str) -> tuple[int, str | None]:
-    """How many classes a module scores, and the name of the submodule that does; leaves the module as it was."""
-    modes = {part: part.training for part in module.modules()}
+    """How many classes a module scores, and the name of the smallest submodule that computes all scores."""
     first = next(module.parameters(), TRIAL)
     try:
         image = TRIAL.to(first.device)
@@ -316,9 +315,6 @@ def _tried(module: nn.Module, name: str) -> tuple[int, str | None]:
             f"{name}: fails on an image of 64x64 ({first_line(error)}); give classes and classifier, which are "
             "otherwise found by a trial run"
         ) from error
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
     return count, found[0].name if found else None
 
 

@@ -1,5 +1,8 @@
 """``atp.adapt`` and the stages are one method: with the same settings they end with the same bits."""
 
+import os
+import socket
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +10,12 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from atp import adapt, load_model
-from atp.errors import InputError
+from atp import AdaptSettings, InputError, adapt, load_model
 from atp.models.checkpoint import load_checkpoint
 from atp.params import Params, load_params
+from atp.training.runtime import Runtime
+from tests.models.foreign import Small
+from tests.stages.launch import forkserver
 
 
 def test_adapt_ends_with_the_same_bits_as_the_stages(
@@ -55,3 +60,37 @@ def test_only_algorithm_1_can_be_followed(template: Path, changes: dict[str, Any
     tree = YAML(typ="safe").load(template / "params.yaml") | changes
     with pytest.raises(InputError, match="adapt follows Algorithm 1: a source model, rounds r01, r02"):
         Params.model_validate(tree).adapt_settings()
+
+
+def one_of_two(rank: int, port: int, images: Path, out: Path) -> None:
+    """As PyTorch's launcher starts a script."""
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in places.items()})
+    torch.manual_seed(0)
+    short: dict[str, Any] = {"epochs": 2, "batch_size": 4}
+    settings = AdaptSettings(align=short, teach=short, propagate=short)
+    result = adapt(Small(), images, settings, device="cpu", precision="fp32", folder=out / "labels")
+    torch.save(result.given.state_dict(), out / f"{rank}.pth")
+
+
+def test_two_processes_end_with_one_network(template: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    images = template / "data/target/images"
+    context = forkserver()
+    processes = [context.Process(target=one_of_two, args=(rank, port, images, tmp_path)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    first, second = (torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in (0, 1))
+    assert not [name for name, value in first.items() if not torch.equal(value, second[name])]
+    assert len(list((tmp_path / "labels/split/positives").glob("*.png"))) == 8
+
+
+def test_several_processes_need_a_common_folder(monkeypatch: pytest.MonkeyPatch, template: Path) -> None:
+    monkeypatch.setattr("atp.api.open_runtime", lambda *_: nullcontext(Runtime(torch.device("cpu"), world_size=2)))
+    with pytest.raises(InputError, match="several processes need a common folder for the pseudo labels; give adapt a"):
+        adapt(Small(), template / "data/target/images", device="cpu")
