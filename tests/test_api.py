@@ -355,7 +355,7 @@ def test_the_block_in_the_readme(somewhere: Path) -> None:
 
 
 def test_the_blocks_of_the_page(somewhere: Path) -> None:
-    text = (ROOT / "docs/python.md").read_text()
+    text = (ROOT / "docs/how-to/python.md").read_text()
     write_project(somewhere)
     for seed, stage in enumerate(("source", "propagate")):
         torch.manual_seed(seed)
