@@ -125,7 +125,7 @@ def wrap(
         classes: names in the order of their ids, perhaps with colours; numbers if None, as many as a trial run finds.
         classifier: dotted name of the submodule that turns features into scores, which align freezes; if None the
             smallest one that makes all of them, found by a trial run.
-        mean, std: by which images are normalised, R, G, B, on the scale 0 to 1; ImageNet's if None.
+        mean, std: to normalise images with, R, G, B, on the scale 0 to 1; ImageNet's if None.
         channels: order in which the module takes them; ``rgb`` if None.
         divisor: images are padded to multiples of this many pixels; U-Nets and the like want 32.
 
@@ -162,10 +162,10 @@ def load_model(model: str | Path, *, trust: bool = False) -> SegmentationNetwork
 
     Args:
         model: a stage's folder such as ``runs/propagate``, a model.safetensors, or ``models:/NAME@ALIAS``.
-        trust: call what the file says makes its network, even if no params.yaml here names it.
+        trust: call the factory that the file names for its network, even if no params.yaml here names it.
 
     Raises:
-        InputError: there is no such model, or its file wants something called that nobody here has named.
+        InputError: there is no such model, or its factory may not be called.
     """
     path = find_model(str(model))
     checkpoint = load_checkpoint(path)
