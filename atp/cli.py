@@ -64,10 +64,10 @@ def predict(
     ] = False,
 ) -> None:
     """Predict the class of every pixel: palette PNGs of class ids at the images' own sizes, and overlays to look at."""
-    from atp.predict import predict_images  # torch takes seconds, which --help should not
+    from atp.masks import write_predictions  # torch takes seconds, which --help should not
 
     _name(model)
-    written, refused = predict_images(images, out, model, size, overlay=overlay, device=device, trust=trust)
+    written, refused = write_predictions(images, out, model, size, overlay=overlay, device=device, trust=trust)
     typer.echo(f"{written} masks in {out / 'masks'}" + (f", overlays in {out / 'overlays'}" if overlay else ""))
     if refused:
         raise InputError(f"{len(refused)} of the images not predicted: {refused[0]}")

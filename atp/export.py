@@ -9,7 +9,7 @@ from atp.errors import InputError
 from atp.files import atomic_path
 from atp.models.checkpoint import load_checkpoint
 from atp.models.config import NetworkConfig, is_made
-from atp.predict import find_model
+from atp.registry.package import find_model
 
 LOADERS = {
     ".safetensors": "safetensors.torch.load_file({file!r})",

@@ -15,6 +15,7 @@ from atp.errors import InputError
 from atp.evaluation.settings import EvaluateSettings, EvidenceSettings
 from atp.method.choice import chosen
 from atp.method.settings import (
+    AdaptSettings,
     AlignSettings,
     DistillSettings,
     DumpSettings,
@@ -71,6 +72,33 @@ class Params(Section):
         # The answers of a black box are mapped before they are stored.
         class_map = None if self.black_box else self.data.mapped_ids()
         return self.model.model_copy(update={"num_classes": space.num_classes, "class_map": class_map})
+
+    def adapt_settings(self) -> AdaptSettings:
+        """What ``atp.adapt`` takes to do what the stages do.
+
+        Raises:
+            InputError: the stages form another graph than Algorithm 1, which ``adapt`` follows.
+        """
+        rounds = {f"r{number:02}": Path("runs/teach") / f"r{number:02}" for number in range(1, len(self.rounds) + 1)}
+        chain = [(key, entry.model) for key, entry in self.rounds.items()]
+        if self.black_box or [*chain, ("split", self.split.model)] != list(
+            zip([*rounds, "split"], [self.first, *rounds.values()], strict=True)
+        ):
+            raise InputError(
+                "params.yaml: adapt follows Algorithm 1: a source model, rounds r01, r02, ... that each start from the "
+                "one before, and split.model from the last of them"
+            )
+        return AdaptSettings(
+            size=self.data.size,
+            crop=self.data.crop,
+            seed=self.training.seed,
+            align=self.align,
+            rounds=len(self.rounds),
+            dump=self.dump,
+            teach=self.teach,
+            easy_ratio=self.split.easy_ratio,
+            propagate=self.propagate,
+        )
 
     @model_validator(mode="after")
     def _one_kind_of_source(self) -> Self:

@@ -79,15 +79,29 @@ def open_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
     """
     try:
         with Image.open(path) as file:
-            if file.mode.startswith(("I", "F")):
-                # Pillow would cut all values off at 255.
-                raise InputError(f"{path}: images must have 8 bits a channel, this file's mode is {file.mode}")
-            image = file.convert("RGB")
+            image = as_rgb(file, path)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: cannot be read as an image ({_reason(error)}); replace or remove it") from error
-    if size is not None and image.size != size:
-        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=None)
-    return image
+    return resized(image, size)
+
+
+def as_rgb(image: Image.Image, name: object) -> Image.Image:
+    """An image of any mode as RGB.
+
+    Raises:
+        InputError: it has more than 8 bits a channel.
+    """
+    if image.mode.startswith(("I", "F")):
+        # Pillow would cut all values off at 255.
+        raise InputError(f"{name}: images must have 8 bits a channel, this one's mode is {image.mode}")
+    return image.convert("RGB")
+
+
+def resized(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+    """An image at ``size`` = (width, height); as it is for None."""
+    if size is None or image.size == size:
+        return image
+    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=None)
 
 
 def read_ids(path: Path, num_classes: int, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:

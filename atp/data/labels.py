@@ -1,6 +1,8 @@
 """Label spaces: which class an id means, and in which colour it is drawn."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 IGNORE = 255
 """Label id of pixels without a label, and of padding; no loss and no metric counts them."""
@@ -18,6 +20,24 @@ class LabelSpace:
     names: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
 
+    @classmethod
+    def named(cls, names: Sequence[str]) -> Self:
+        """Classes without colours of their own, in those of PASCAL VOC."""
+        return cls(tuple(names), tuple(_voc_color(index) for index in range(len(names))))
+
+    @classmethod
+    def numbered(cls, count: int) -> Self:
+        """Classes without names."""
+        return cls.named([str(index) for index in range(count)])
+
     @property
     def num_classes(self) -> int:
         return len(self.names)
+
+
+def _voc_color(index: int) -> tuple[int, int, int]:
+    """The bits of an id, three at a time, from the highest bit of red, green and blue on downwards."""
+    red, green, blue = (
+        sum((index >> (3 * place + channel) & 1) << (7 - place) for place in range(3)) for channel in range(3)
+    )
+    return red, green, blue

@@ -159,7 +159,8 @@ class TrainingImages:
         if len(shapes) > 1:
             sizes = ", ".join(sorted(f"{w}x{h}" for h, w in shapes))
             raise InputError(
-                f"params.yaml: data: images of several sizes in a batch ({sizes}); set data.size or data.crop"
+                f"images of several sizes in a batch ({sizes}); set data.size or data.crop in params.yaml, or size or "
+                "crop of AdaptSettings"
             )
         weak, strong, ids, valid, negatives, classes, probabilities = zip(*items, strict=True)
         planes = max(map(len, classes))

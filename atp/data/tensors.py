@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from atp.data.folder import open_image, read_ids
@@ -15,7 +16,12 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
     Raises:
         InputError: the file is missing, no image, cut short, or has more than 8 bits a channel.
     """
-    return torch.from_numpy(np.array(open_image(path, size))).permute(2, 0, 1).contiguous()
+    return image_tensor(open_image(path, size))
+
+
+def image_tensor(image: Image.Image) -> Tensor:
+    """An RGB image as uint8, (3, H, W)."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 def read_label(path: Path, num_classes: int, size: tuple[int, int] | None = None) -> Tensor:

@@ -3,7 +3,6 @@
 import copy
 from pathlib import Path
 
-from atp.data.labels import LabelSpace
 from atp.data.loading import Images
 from atp.method.choice import chosen, method_named
 from atp.method.dump import dump
@@ -23,47 +22,55 @@ def adapt(
     settings: AdaptSettings,
     runtime: Runtime,
     folder: Path,
-    label_space: LabelSpace,
 ) -> SegmentationNetwork:
     """Adapt a network to a domain with that domain's unlabelled images (Algorithm 1).
 
     The pipeline of dvc.yaml does the same, a stage for each line, and ends with the same bits.
 
     Args:
-        network: the source model; stays as it is.
+        network: the source model; its weights stay as they are.
         target: images of the new domain.
-        folder: for the pseudo labels, ``dump/r01`` and so on; must not hold any of an earlier call.
-        label_space: names and colours of the classes, for the palette of these labels.
+        folder: for the pseudo labels, ``dump/r01`` and so on, and ``split``; must not hold any of an earlier call.
 
     Returns:
         The adapted network, in evaluation mode, nothing frozen.
     """
     source, network = network, copy.deepcopy(network)
+    network.release()
 
     def run(name: str) -> Run:
         return Run.of(name, settings.seed, runtime)
+
+    def hand_on() -> None:
+        """Leave the network as the next part would read it from a file."""
+        network.release()
+        runtime.share_buffers(network)
 
     def labels(name: str) -> PseudoLabelStore:
         """What the network of this moment labels (Eqs. 4 and 6)."""
         share = settings.dump.source_weight
         networks = [(network, 1 - share), *([(source, share)] if share > 0 else [])]
-        written, pending = folder / name, folder / f"{name}.pending"
-        dump(networks, target, settings.dump, label_space, runtime, pending=pending, folder=written, name=name)
+        written = folder / name.replace("@", "/")
+        pending = written.with_name(f"{written.name}.pending")
+        space = network.label_space
+        dump(networks, target, settings.dump, space, runtime, pending=pending, folder=written, name=name)
         return PseudoLabelStore(written)
 
-    aligning = chosen(settings.align)
-    images = target.augmented(aligning.augmentation)
-    method_named(settings.align.method).align(network, images, aligning, run("align"))
-    network.release()
+    if settings.align is not None:
+        aligning = chosen(settings.align)
+        images = target.augmented(aligning.augmentation)
+        method_named(settings.align.method).align(network, images, aligning, run("align"))
+        hand_on()
     for number in range(1, settings.rounds + 1):
-        images = taught_images(target, labels(f"dump/r{number:02}"), settings.teach)
+        images = taught_images(target, labels(f"dump@r{number:02}"), settings.teach)
         network, _ = teach(
             network, images, settings.teach, settings.dump.negative_threshold, run(f"teach@r{number:02}")
         )
-        network.release()
-    store = labels("split")
-    easy, hard = split(store.entropies, settings.easy_ratio)
-    pairs, weights = paired_images(target, easy, hard, store, settings.propagate)
-    network, _ = propagate(network, pairs, settings.propagate, run("propagate"), weights)
-    network.release()
+        hand_on()
+    if settings.propagate is not None:
+        store = labels("split")
+        easy, hard = split(store.entropies, settings.easy_ratio)
+        pairs, weights = paired_images(target, easy, hard, store, settings.propagate)
+        network, _ = propagate(network, pairs, settings.propagate, run("propagate"), weights)
+        hand_on()
     return network.eval()

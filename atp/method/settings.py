@@ -181,7 +181,9 @@ class PropagateSettings(Optimisation):
 
 
 class AdaptSettings(Section):
-    """The whole of Algorithm 1, as ``atp.method.adapt`` takes it; the sections are those of params.yaml.
+    """The whole of Algorithm 1, as ``atp.adapt`` takes it; the sections are those of params.yaml.
+
+    A section can be a mapping of what shall differ from its default here: ``AdaptSettings(teach={"epochs": 2})``.
 
     Ours: learning rates for a network that comes trained, lower than those of params.yaml, whose small network is
     trained from nothing.
@@ -189,7 +191,8 @@ class AdaptSettings(Section):
     Attributes:
         size: (width, height) to which every image is resized; None keeps each image's own.
         crop: (width, height) of random training crops; None trains on whole images, which then must be of one size.
-        rounds: of dump and teach.
+        align, propagate: None leaves the part out.
+        rounds: of dump and teach; 0 leaves them out.
         easy_ratio: share of the images that count as easy (Eq. 9).
         seed: of everything random.
     """
@@ -197,13 +200,30 @@ class AdaptSettings(Section):
     size: tuple[Count, Count] | None = None
     crop: tuple[Count, Count] | None = None
     seed: Whole = 0
-    align: AlignSettings = AlignSettings(epochs=4, batch_size=8, lr=0.001, augmentation=Augmentation(flip=True))
+    align: AlignSettings | None = AlignSettings(epochs=4, batch_size=8, lr=0.001, augmentation=Augmentation(flip=True))
     rounds: Whole = 1
     dump: DumpSettings = DumpSettings(flip=True, scales=(1.0, 1.25))
     teach: TeachSettings = TeachSettings(
         epochs=4, batch_size=8, lr=0.002, warmup_steps=50, class_mix=True, ema=0.99, augmentation=STRONG
     )
     easy_ratio: Decay = 0.5
-    propagate: PropagateSettings = PropagateSettings(
+    propagate: PropagateSettings | None = PropagateSettings(
         epochs=10, batch_size=8, lr=0.002, confidence=0.9, balance=0.5, augmentation=STRONG
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _differences(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {
+            name: _over(cls.model_fields[name].default, value) if name in cls.model_fields else value
+            for name, value in values.items()
+        }
+
+
+def _over(default: object, value: object) -> object:
+    """A section's values where a mapping changes some of them; any other value as it is."""
+    if not (isinstance(default, Section) and isinstance(value, dict)):
+        return value
+    return dict(default) | {name: _over(getattr(default, name, None), changed) for name, changed in value.items()}

@@ -130,6 +130,7 @@ def restored(checkpoint: Checkpoint, path: Path) -> SegmentationNetwork:
     # The weights are all here: nothing needs downloading, and a path may be gone.
     network = build_network(checkpoint.config.model_copy(update={"weights": "none"}))
     load_into(network, checkpoint.state, path)
+    network.label_space = checkpoint.label_space
     return network
 
 

@@ -70,12 +70,12 @@ class OwnNetwork(SegmentationNetwork):
         return as_scores(output, str(self._factory), self.num_scores)
 
 
-def as_scores(output: object, name: str, num_scores: int) -> Tensor:
+def as_scores(output: object, name: str, num_scores: int | None) -> Tensor:
     """The scores in what a network returns: a tensor, a mapping's ``out``, or an object's ``logits``.
 
     Args:
         name: of the network's factory, for messages.
-        num_scores: C', how many classes it should tell apart.
+        num_scores: C', how many classes it should tell apart; None where that is to be found out.
 
     Raises:
         InputError: none of these, or not (N, C', h, w).
@@ -89,9 +89,9 @@ def as_scores(output: object, name: str, num_scores: int) -> Tensor:
             f"model.factory: {name} returns {type(output).__name__}; it must be a tensor of scores, a mapping with "
             "out, or an object with logits: wrap it in a module that returns one"
         )
-    if output.ndim != 4 or output.shape[1] != num_scores:
+    if output.ndim != 4 or num_scores not in (None, output.shape[1]):
         raise InputError(
-            f"model.factory: {name} gives scores of shape {tuple(output.shape)}, not (N, {num_scores}, h, w); "
+            f"model.factory: {name} gives scores of shape {tuple(output.shape)}, not (N, {num_scores or 'C'}, h, w); "
             "check model.arguments, data.classes and data.class_map"
         )
     return output

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from atp.data.labels import LabelSpace
 from atp.models.config import NetworkConfig
 
 
@@ -21,6 +22,7 @@ class SegmentationNetwork(nn.Module, ABC):
     Attributes:
         num_classes: C, of the target.
         num_scores: C', that the network itself tells apart; C unless its classes are mapped.
+        label_space: names and colours of the C classes; numbers until whoever makes the network knows better.
         head_name: dotted name of the classifier, as the network's author has it.
         uses_all: whether every parameter has a part in the scores.
     """
@@ -32,6 +34,7 @@ class SegmentationNetwork(nn.Module, ABC):
         super().__init__()
         self.num_classes = config.num_classes
         self.num_scores = config.num_scores
+        self.label_space = LabelSpace.numbered(config.num_classes)
         self.channels = config.channels
         # The source model's classes that become each of the target's.
         self._groups = None if config.class_map is None else grouped(config.class_map, config.num_classes)

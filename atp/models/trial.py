@@ -105,6 +105,16 @@ def _common(names: list[str]) -> list[str]:
 
 
 @torch.no_grad()
+def num_scores(model: nn.Module, images: Tensor, name: str) -> int:
+    """How many classes a network tells apart, in evaluation mode.
+
+    Raises:
+        InputError: the network returns something else than scores.
+    """
+    return as_scores(model.eval()(images), name, None).shape[1]
+
+
+@torch.no_grad()
 def scores_size(model: nn.Module, size: tuple[int, int], num_scores: int, name: str) -> tuple[int, int]:
     """Height and width of the scores for an image of that height and width, in evaluation mode.
 

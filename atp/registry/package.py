@@ -146,11 +146,22 @@ def download_model(address: str, to: Path | None = None) -> Path:
         raise InputError(f"{address}: not in the registry at {uri} ({reason}); see atp@candidate") from error
 
 
-def local_checkpoint(model: str, option: str = "") -> Path:
-    """The checkpoint that a folder or a file is.
+def find_model(model: str) -> Path:
+    """The checkpoint that ``model`` means; one in the registry is downloaded.
 
     Args:
-        option: how the command calls the model, for the message.
+        model: a stage's folder, a file of ``save_checkpoint``, or an address in MLflow's registry.
+
+    Raises:
+        InputError: there is none.
+    """
+    if ":/" in model:
+        return find_checkpoint(download_model(model), model)
+    return local_checkpoint(model)
+
+
+def local_checkpoint(model: str) -> Path:
+    """The checkpoint that a folder or a file is.
 
     Raises:
         InputError: there is none.
@@ -158,9 +169,7 @@ def local_checkpoint(model: str, option: str = "") -> Path:
     path = Path(model)
     path = path / MODEL if path.is_dir() else path
     if not path.is_file():
-        raise InputError(
-            f"{path}: no such model; run dvc repro, or give {option}a folder, a file or models:/atp@candidate"
-        )
+        raise InputError(f"{path}: no such model; run dvc repro, or give a folder, a file or models:/atp@candidate")
     return path
 
 
@@ -189,7 +198,7 @@ def check_callables(config: NetworkConfig, path: Path) -> None:
     if unknown:
         raise InputError(
             f"{path}: to make its network {unknown[0]} would be called, which no params.yaml here names; "
-            "name it there, or give atp predict --trust, if you trust the file"
+            "name it there, or if you trust the file give --trust, in Python trust=True"
         )
 
 

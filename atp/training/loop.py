@@ -76,6 +76,9 @@ class Training(Generic[AnyBatch]):
             weights=self.weights,
         )
         runtime.place(self.network)
+        if self.ema:
+            # Made of a network that was perhaps not on the device yet.
+            runtime.place(self.ema.network)
         if section.batchnorm == "eval":
             self.network.hold_batchnorm()
         optimizer = build_optimizer(self.network, section)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from atp.api import load_model
 from atp.data.labels import LabelSpace
 from atp.errors import InputError
 from atp.models.checkpoint import save_checkpoint
 from atp.models.network import NetworkConfig
 from atp.models.own import OwnNetwork
-from atp.predict import load_model
 from atp.registry.own_code import copy_own_code
 from atp.registry.package import save_model
 

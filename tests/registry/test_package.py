@@ -10,6 +10,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from atp import load_model
 from atp.models.checkpoint import network_from_checkpoint
 from atp.registry.images import decode_image
 from atp.registry.package import input_example, requirements
@@ -34,6 +35,15 @@ def test_any_size_gives_the_networks_own_classes(
     # Channels-last and single images round otherwise, which may turn a tie.
     assert (np.asarray(labels) == expected).mean() > 0.99
     assert len(np.unique(expected)) > 1, "else any constant would pass"
+
+
+def test_load_model_takes_its_address(copy: Path) -> None:
+    network = load_model("models:/atp@candidate")
+    path = copy / "second/runs/propagate/model.safetensors"
+    expected, space = network_from_checkpoint(path)
+    assert network.label_space == space
+    state = network.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in expected.state_dict().items())
 
 
 def test_it_brings_its_code_along(answer: dict[str, str]) -> None:

@@ -98,6 +98,15 @@ def test_a_killed_run_ends_with_the_same_bits(images: TrainingImages, tmp_path: 
     assert undisturbed[2] == continued[2]
 
 
+def test_the_average_is_placed_as_the_network_is(images: TrainingImages) -> None:
+    network = fresh()
+    average = AveragedNetwork(network, 0.9)
+    Training(network, SECTION, images, run(), ema=average).run(cross_entropy)
+    for each in (network, average.network):
+        kernels = [parameter for parameter in each.parameters() if parameter.ndim == 4]
+        assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+
+
 def test_another_runs_state_is_refused(images: TrainingImages, tmp_path: Path) -> None:
     Training(fresh(), SECTION, images, run(tmp_path / "state.pt")).run(cross_entropy)
     job = run(tmp_path / "state.pt")

@@ -1,0 +1,322 @@
+"""The front door in Python: adapt a network to images, load an adapted model, predict with it."""
+
+import copy
+import logging
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from atp.data.folder import SUFFIXES, Sample, as_rgb, list_samples, open_image, resized
+from atp.data.labels import LabelSpace
+from atp.data.loading import ImageCache, Images
+from atp.data.tensors import image_tensor
+from atp.errors import InputError
+from atp.files import atomic_path
+from atp.method.adapt import adapt as run_method
+from atp.method.settings import AdaptSettings
+from atp.models.checkpoint import load_checkpoint, restored
+from atp.models.config import NetworkConfig
+from atp.models.own import OwnNetwork, check_classifier, first_line
+from atp.models.segmentation import SegmentationNetwork
+from atp.models.trial import classifiers, num_scores
+from atp.registry.package import check_callables, find_model, use_code_of
+from atp.settings import explain
+from atp.training.prediction import Predictor
+from atp.training.runtime import Runtime, find_device, open_runtime
+from atp.training.settings import RuntimeSettings, TrainingSettings
+
+logger = logging.getLogger(__name__)
+
+ImageLike = str | Path | Image.Image | NDArray[np.uint8] | Tensor
+"""A file, a PIL image, an array uint8 (H, W, 3) or a tensor uint8 (3, H, W); RGB."""
+
+Triple = tuple[float, float, float]
+
+DEFAULTS = AdaptSettings()
+
+TRIAL = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+"""An image to try a network on."""
+
+
+def adapt(
+    network: nn.Module,
+    images: str | Path | Iterable[ImageLike],
+    settings: AdaptSettings = DEFAULTS,
+    *,
+    classes: Sequence[str] | LabelSpace | None = None,
+    classifier: str | None = None,
+    mean: Triple | None = None,
+    std: Triple | None = None,
+    channels: Literal["rgb", "bgr"] | None = None,
+    divisor: int | None = None,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    workers: int = 0,
+    folder: str | Path | None = None,
+) -> SegmentationNetwork:
+    """Adapt a trained segmentation network to a new domain with unlabelled images of that domain (Algorithm 1).
+
+    The result equals that of the pipeline's stages with the same settings, bit for bit on the CPU.
+
+    Args:
+        network: any module as ``wrap`` takes it, or a network from ``load_model``, ``wrap`` or ``adapt``. It is not
+            changed: a copy is adapted.
+        images: a folder, or an iterable of images, which are written as PNG to the working folder.
+        settings: of each part of the method.
+        classes, classifier, mean, std, channels, divisor: of a plain module, see ``wrap``.
+        device: ``auto`` is CUDA if available, else the CPU.
+        precision: of the arithmetic; ``auto`` is bf16 where the device supports it, else fp32.
+        workers: processes that load images.
+        folder: a new or empty folder for the pseudo labels; a temporary one if None. Several processes need a common
+            one.
+
+    Returns:
+        The adapted network, in evaluation mode, on the device; ``.given`` is the adapted copy of a plain module.
+
+    Raises:
+        InputError: says in one line what is wrong with the network, the images or the settings.
+    """
+    described = _described(
+        classes=classes, classifier=classifier, mean=mean, std=std, channels=channels, divisor=divisor
+    )
+    with (
+        open_runtime(TrainingSettings(precision=precision), RuntimeSettings(device=device, workers=workers)) as runtime,
+        _log_shown() if runtime.is_main else nullcontext(),
+        _working_folder(folder, runtime) as place,
+    ):
+        if not isinstance(network, SegmentationNetwork):
+            network = wrap(copy.deepcopy(network).cpu(), **described)
+        elif described:
+            raise InputError(f"{', '.join(described)}: only for a plain module; this network knows its own")
+        samples = samples_of(Path(images)) if isinstance(images, str | Path) else _written(images, place, runtime)
+        if settings.propagate is not None and len(samples) < 2:
+            raise InputError("one image only: propagate needs two at least; give more images, or propagate=None")
+        logger.info("adapt: %d images, %s on %s", len(samples), runtime.precision, runtime.device)
+        target = Images(samples, settings.size, settings.crop, ImageCache(runtime.cache_mb))
+        return run_method(network, target, settings, runtime, place)
+
+
+def wrap(
+    module: nn.Module,
+    *,
+    classes: Sequence[str] | LabelSpace | None = None,
+    classifier: str | None = None,
+    mean: Triple | None = None,
+    std: Triple | None = None,
+    channels: Literal["rgb", "bgr"] | None = None,
+    divisor: int | None = None,
+) -> SegmentationNetwork:
+    """A module as a network that takes images as they are and returns logits at their size, in evaluation mode.
+
+    Args:
+        module: normalised images (N, 3, H, W) to scores (N, C, h, w): a tensor, a mapping with ``out``, or an object
+            with ``logits``. It is used, not copied.
+        classes: names in the order of their ids, perhaps with colours; numbers if None, as many as a trial run finds.
+        classifier: dotted name of the submodule that turns features into scores, which align freezes; if None the
+            smallest one that makes all of them, found by a trial run.
+        mean, std: to normalise images with, R, G, B, on the scale 0 to 1; ImageNet's if None.
+        channels: order in which the module takes them; ``rgb`` if None.
+        divisor: images are padded to multiples of this many pixels; U-Nets and the like want 32.
+
+    Raises:
+        InputError: the module returns something else, or the trial run does not show what was not given.
+    """
+    # Modules that transformers loads from its hub have names with a hyphen.
+    name = re.sub(r"[^\w.]", "_", type(module).__module__) + f":{type(module).__name__}"
+    space = classes if classes is None or isinstance(classes, LabelSpace) else LabelSpace.named(classes)
+    if space is None or classifier is None:
+        count, found = _tried(module, name)
+        space = LabelSpace.numbered(count) if space is None else space
+        if space.num_classes != count:
+            raise InputError(f"{name}: scores {count} classes, but classes names {space.num_classes}")
+        if classifier is None and found is None:
+            children = ", ".join(child for child, _ in module.named_children())
+            raise InputError(f"{name}: no one submodule makes all scores; give classifier, a part of it: {children}")
+        if classifier is None:
+            classifier = found
+            logger.info("%s: the classifier is %s", name, classifier)
+    described = _described(mean=mean, std=std, channels=channels, divisor=divisor)
+    try:
+        config = NetworkConfig(factory=name, classifier=classifier, num_classes=space.num_classes, **described)
+    except ValidationError as error:
+        raise InputError(explain(error, NetworkConfig)) from error
+    check_classifier(module, config)
+    network = OwnNetwork(module, config)
+    network.label_space = space
+    return network.eval()
+
+
+def load_model(model: str | Path, *, trust: bool = False) -> SegmentationNetwork:
+    """A model that the pipeline made, in evaluation mode on the CPU; its classes are ``.label_space``.
+
+    Args:
+        model: a stage's folder such as ``runs/propagate``, a model.safetensors, or ``models:/NAME@ALIAS``.
+        trust: call the factory that the file names for its network, even if no params.yaml here names it.
+
+    Raises:
+        InputError: there is no such model, or its factory may not be called.
+    """
+    path = find_model(str(model))
+    checkpoint = load_checkpoint(path)
+    if ":/" in str(model):
+        # The registry's models bring code along in any case.
+        use_code_of(path)
+    elif not trust:
+        check_callables(checkpoint.config, path)
+    return restored(checkpoint, path).eval()
+
+
+def predict(
+    network: SegmentationNetwork,
+    images: str | Path | Iterable[ImageLike],
+    *,
+    size: tuple[int, int] | None = None,
+    device: str = "auto",
+) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """The class of every pixel, one image after the other.
+
+    Args:
+        network: from ``adapt``, ``load_model`` or ``wrap``; moves to the device.
+        images: a folder, one file, or an iterable of images.
+        size: (width, height) at which the network sees each image, that of the adaptation as a rule; None keeps each
+            image's own.
+
+    Yields:
+        Name, and class ids at the image's own size, (H, W). Names are paths below the folder without their ending; of
+        an iterable they are numbers, ``000000``.
+
+    Raises:
+        InputError: no such images, or no such device; for an unreadable image when its turn comes.
+    """
+    if not isinstance(network, SegmentationNetwork):
+        raise InputError(f"predict: {type(network).__name__} is a plain module; give wrap(module), see atp.wrap")
+    predictor = Predictor([(network, 1.0)], Runtime(find_device(device)))
+    if isinstance(images, str | Path):
+        named: Iterable[tuple[str, ImageLike]] = ((each.name, each.image) for each in samples_of(Path(images)))
+    else:
+        named = _numbered(images)
+    return ((name, _predicted(predictor, opened(item, name), size)) for name, item in named)
+
+
+def _predicted(predictor: Predictor, image: Image.Image, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+    probabilities = predictor.probabilities(image_tensor(resized(image, size))[None])
+    if probabilities.shape[-2:] != (image.height, image.width):
+        probabilities = F.interpolate(probabilities, (image.height, image.width), mode="bilinear")
+    ids: NDArray[np.uint8] = probabilities[0].argmax(0).to("cpu", torch.uint8).numpy()
+    return ids
+
+
+def opened(item: ImageLike, name: str) -> Image.Image:
+    """An image in whatever form it is given, as RGB.
+
+    Raises:
+        InputError: it is none of the forms, or the file cannot be read.
+    """
+    if isinstance(item, str | Path):
+        return open_image(Path(item))
+    if isinstance(item, Image.Image):
+        return as_rgb(item, name)
+    array: object = item
+    if isinstance(item, Tensor):
+        array = item.detach().cpu().numpy()
+        array = array.transpose(1, 2, 0) if array.ndim == 3 else array
+    if isinstance(array, np.ndarray):
+        if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3:
+            return Image.fromarray(np.ascontiguousarray(array))
+        what = f"{type(item).__name__} {item.dtype} {tuple(item.shape)}"
+    else:
+        what = type(item).__name__
+    raise InputError(f"image {name}: {what}; give a file, a PIL image, an array uint8 (H, W, 3), or a tensor (3, H, W)")
+
+
+def _numbered(images: Iterable[ImageLike]) -> Iterator[tuple[str, ImageLike]]:
+    if not isinstance(images, Iterable):
+        raise InputError(f"images: {type(images).__name__}; give a folder, or an iterable of images")
+    return ((f"{number:06}", item) for number, item in enumerate(images))
+
+
+def samples_of(path: Path) -> list[Sample]:
+    """All images below a folder, or one file."""
+    if path.is_dir():
+        return list_samples(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder of images")
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path}: no image; known are {', '.join(sorted(SUFFIXES))}")
+    return [Sample(path.stem, path, None)]
+
+
+def _written(images: Iterable[ImageLike], place: Path, runtime: Runtime) -> list[Sample]:
+    """Images on disk, without loss: every part of the method reads each of them again and again."""
+    if runtime.is_main:
+        for name, item in _numbered(images):
+            with atomic_path(place / "images" / f"{name}.png") as temporary:
+                opened(item, name).save(temporary, compress_level=1)
+        if not (place / "images").exists():
+            raise InputError("images: there are none")
+    runtime.barrier()
+    return list_samples(place / "images")
+
+
+@contextmanager
+def _working_folder(folder: str | Path | None, runtime: Runtime) -> Iterator[Path]:
+    if folder is None and runtime.world_size > 1:
+        raise InputError("several processes need a common folder for the pseudo labels; give adapt a folder")
+    with tempfile.TemporaryDirectory(prefix="atp-") if folder is None else nullcontext(folder) as name:
+        place = Path(name)
+        if runtime.is_main:
+            place.mkdir(parents=True, exist_ok=True)
+            if any(place.iterdir()):
+                raise InputError(f"{place}: not empty; give adapt a new folder")
+        runtime.barrier()
+        yield place
+
+
+@contextmanager
+def _log_shown() -> Iterator[None]:
+    """Progress on stderr where nobody has set up logging; Python would drop all but warnings."""
+    ours = logging.getLogger("atp")
+    if ours.hasHandlers():
+        yield
+        return
+    handler, level = logging.StreamHandler(), ours.level
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
+        ours.setLevel(level)
+
+
+def _tried(module: nn.Module, name: str) -> tuple[int, str | None]:
+    """How many classes a module scores, and the name of the smallest submodule that computes all scores."""
+    first = next(module.parameters(), TRIAL)
+    try:
+        image = TRIAL.to(first.device)
+        count = num_scores(module, image, name)
+        found = classifiers(module, image, count, name)
+    except InputError:
+        raise
+    except Exception as error:  # A user's code may raise anything.
+        raise InputError(
+            f"{name}: fails on an image of 64x64 ({first_line(error)}); give classes and classifier, which are "
+            "otherwise found by a trial run"
+        ) from error
+    return count, found[0].name if found else None
+
+
+def _described(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

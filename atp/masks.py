@@ -1,0 +1,81 @@
+"""Masks and overlays of anyone's images, as files: the command ``atp predict``."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from atp.api import load_model, opened, predict, samples_of
+from atp.data.labels import LabelSpace
+from atp.data.masks import write_mask
+from atp.errors import InputError
+from atp.files import atomic_path
+from atp.training.progress import Progress
+
+
+def write_predictions(
+    images: Path,
+    out: Path,
+    model: str,
+    size: str = "",
+    *,
+    overlay: bool = True,
+    device: str = "auto",
+    trust: bool = False,
+) -> tuple[int, list[str]]:
+    """Write ``out/masks/NAME.png``, and ``out/overlays/NAME.jpg`` if wanted, for every image.
+
+    Args:
+        images: a file or a folder.
+        model: as for ``atp.load_model``.
+        size: ``WIDTHxHEIGHT`` at which the model sees the images; masks have the images' own sizes all the same.
+        trust: as for ``atp.load_model``.
+
+    Returns:
+        How many masks were written, and a line for each image that could not be read.
+
+    Raises:
+        InputError: no images, no such model, or a size that is none.
+    """
+    samples, extent = samples_of(images), _size(size)
+    network = load_model(model, trust=trust)
+    refused: list[str] = []
+    turn: list[tuple[str, Image.Image]] = []
+
+    def readable() -> Iterator[Image.Image]:
+        for sample in samples:
+            try:
+                image = opened(sample.image, sample.name)
+            except InputError as error:
+                refused.append(str(error))
+                continue
+            turn[:] = [(sample.name, image)]
+            yield image
+
+    with Progress("predict", len(samples)) as progress:
+        for _, ids in predict(network, readable(), size=extent, device=device):
+            ((name, image),) = turn
+            write_mask(out / "masks" / f"{name}.png", ids, network.label_space)
+            if overlay:
+                write_overlay(out / "overlays" / f"{name}.jpg", image, ids, network.label_space)
+            progress.advance()
+    return len(samples) - len(refused), refused
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise InputError(f"--size {text}: must be WIDTHxHEIGHT, as in 1024x512")
+    return int(width), int(height)
+
+
+def write_overlay(path: Path, image: Image.Image, ids: NDArray[np.uint8], space: LabelSpace) -> None:
+    """The image with the classes' colours at half strength over it."""
+    colors = np.zeros((256, 3), np.uint8)
+    colors[: space.num_classes] = space.colors
+    with atomic_path(path) as temporary:
+        Image.blend(image, Image.fromarray(colors[ids]), 0.5).save(temporary, quality=92)

@@ -1,0 +1,125 @@
+"""Algorithm 1 as a whole: what follows what, and which network labels."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pydantic import ValidationError
+from torch import Tensor
+
+from atp.data.folder import list_samples
+from atp.data.loading import Images
+from atp.method.adapt import adapt
+from atp.method.settings import STRONG, AdaptSettings, PropagateSettings
+from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
+from atp.pseudo_labels.store import PseudoLabelStore
+from atp.training.runtime import Runtime
+
+CONFIG = NetworkConfig(backbone="resnet_small", output_stride=8, aspp_dilations=(1, 2), num_classes=3)
+SHORT: dict[str, Any] = {
+    "align": {"epochs": 1, "batch_size": 2},
+    "teach": {"epochs": 1, "batch_size": 2, "warmup_steps": 0},
+    "propagate": {"epochs": 1, "batch_size": 2},
+}
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Images:
+    """Six images of 24x16."""
+    generator = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for index in range(6):
+        pixels = generator.integers(0, 255, (16, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"images/{index}.png")
+    return Images(list_samples(tmp_path / "images"))
+
+
+@pytest.fixture
+def source() -> SegmentationNetwork:
+    torch.manual_seed(0)
+    return build_network(CONFIG)
+
+
+@pytest.fixture
+def run(target: Images, tmp_path: Path) -> Any:
+    """``run(network, "name", **settings)`` adapts with the labels in the folder of that name."""
+
+    def adapted(network: SegmentationNetwork, name: str, **changes: Any) -> SegmentationNetwork:
+        settings = AdaptSettings(**SHORT | changes)
+        return adapt(network, target, settings, Runtime(torch.device("cpu")), tmp_path / name)
+
+    return adapted
+
+
+def state(network: SegmentationNetwork) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_part_by_part_is_the_whole(source: SegmentationNetwork, run: Any) -> None:
+    before = state(source)
+    whole = run(source, "whole")
+    aligned = run(source, "aligned", rounds=0, propagate=None)
+    taught = run(aligned, "taught", align=None, propagate=None)
+    parts = run(taught, "parts", align=None, rounds=0)
+    assert same(state(whole), state(parts))
+    for earlier, later in ((source, aligned), (aligned, taught), (taught, parts)):
+        assert not same(state(earlier), state(later))
+    assert same(before, state(source)), "the source model stays"
+    assert not whole.training
+    assert all(parameter.requires_grad for parameter in whole.parameters())
+
+
+def test_what_is_left_out_writes_no_labels(source: SegmentationNetwork, run: Any, tmp_path: Path) -> None:
+    run(source, "none", align=None, rounds=0, propagate=None)
+    assert not (tmp_path / "none").exists()
+    run(source, "one", align=None, propagate=None)
+    assert [path.parent for path in (tmp_path / "one").glob("**/table.json")] == [tmp_path / "one/dump/r01"]
+
+
+def test_every_round_and_the_split_label_with_the_network_of_the_moment(
+    source: SegmentationNetwork, run: Any, tmp_path: Path
+) -> None:
+    run(source, "labels", rounds=2)
+    tables = [PseudoLabelStore(tmp_path / "labels" / name).table for name in ("dump/r01", "dump/r02", "split")]
+    assert len({str(table["images"]) for table in tables}) == 3
+
+
+def test_the_source_model_has_its_share_of_the_labels(source: SegmentationNetwork, run: Any, tmp_path: Path) -> None:
+    def entropies(name: str) -> dict[str, float]:
+        return PseudoLabelStore(tmp_path / name / "dump/r01").entropies
+
+    run(source, "source", align=None, propagate=None)
+    gaps = []
+    for name, share in (("without", 0.0), ("with", 0.999)):
+        # Far away from the source model, so that the labels show whose they are.
+        run(source, name, align=SHORT["align"] | {"lr": 0.5}, propagate=None, dump={"source_weight": share})
+        gaps.append(max(abs(entropies(name)[image] - value) for image, value in entropies("source").items()))
+    assert gaps[1] < 0.02 * gaps[0]
+
+
+def test_what_was_frozen_learns(source: SegmentationNetwork, run: Any) -> None:
+    free = run(source, "free", rounds=0, propagate=None)
+    source.requires_grad_(False)
+    assert same(state(free), state(run(source, "frozen", rounds=0, propagate=None)))
+
+
+def test_a_mapping_says_what_differs_from_the_default() -> None:
+    default = AdaptSettings()
+    values: dict[str, Any] = {"teach": {"epochs": 2, "augmentation": {"jitter": 0.1}}, "propagate": None, "rounds": 2}
+    changed = AdaptSettings(**values)
+    augmentation = STRONG.model_copy(update={"jitter": 0.1})
+    assert changed.teach == default.teach.model_copy(update={"epochs": 2, "augmentation": augmentation})
+    assert (changed.propagate, changed.rounds, changed.align) == (None, 2, default.align)
+    own = PropagateSettings(epochs=1, batch_size=1, lr=0.1)
+    assert AdaptSettings(propagate=own).propagate == own, "whole settings are taken as they are"
+    wrong: list[dict[str, Any]] = [{"teach": {"epoch": 2}}, {"teach": {"epochs": 0}}, {"taught": {}}]
+    for values in wrong:
+        with pytest.raises(ValidationError):
+            AdaptSettings(**values)
