@@ -12,7 +12,7 @@ import typer
 import atp
 from atp.errors import InputError, exit_codes
 from atp.evaluation.evidence.record import INDICATORS
-from atp.runs import METRICS, PROPAGATE, RUNS
+from atp.runs import METRICS, PROPAGATE, RUNS, within
 
 if TYPE_CHECKING:
     from atp.registry.settings import RegisterSettings
@@ -121,9 +121,10 @@ def report(
     from atp.evaluation.evidence.record import read_all
     from atp.evaluation.evidence.vanished import warnings
     from atp.params import load_params
-    from atp.report.page import build_report, summary_table
+    from atp.report.page import build_report
+    from atp.report.summary import summary_table
 
-    metrics = runs / METRICS.relative_to(RUNS)
+    metrics = within(runs, METRICS)
     if not metrics.is_file():
         raise InputError(f"{metrics}: no such file; run dvc repro first")
     out = runs / "report"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from atp.black_box.boxes import FolderBox, Question
 from atp.black_box.cache import AnswerCache, identity
 from atp.black_box.predictions import NoAnswerError
-from atp.data.folder import Sample, check_sizes, image_size, list_samples
+from atp.data.folder import Sample, check_sizes, evenly_spread, image_size, list_samples
 from atp.data.labels import LabelSpace
 from atp.data.tensors import read_image, read_label
 from atp.datasets.urban import list_pairs, missing, named
@@ -48,8 +48,6 @@ CHECKPOINTS = (".pth", ".pt", ".safetensors", ".ckpt", ".bin")
 
 TRIAL = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 """Images to try a network on."""
-
-Listed = TypeVar("Listed")
 
 
 @dataclass(frozen=True)
@@ -187,12 +185,6 @@ def _folders(params: Params) -> dict[str, tuple[Path, Path | None]]:
     return folders
 
 
-def _spread(samples: Sequence[Listed], count: int) -> Sequence[Listed]:
-    if count <= 0 or count >= len(samples):
-        return samples
-    return [samples[index * len(samples) // count] for index in range(count)]
-
-
 def check_images(params: Params, space: LabelSpace, sample: int) -> Iterator[Finding]:
     """Missing, unreadable and mismatched files; label values; classes that never occur; sizes; odd image modes."""
     for split, (images, labels) in _folders(params).items():
@@ -201,7 +193,7 @@ def check_images(params: Params, space: LabelSpace, sample: int) -> Iterator[Fin
         except InputError as error:
             yield Finding("error", f"{error}{_given_model(params) if split == 'source' else ''}")
             continue
-        chosen = _spread(samples, sample)
+        chosen = evenly_spread(samples, sample)
         pixels = torch.zeros(256, dtype=torch.int64)
         sizes: set[tuple[int, int]] = set()
         modes: dict[str, Path] = {}
@@ -259,7 +251,7 @@ def check_colours(params: Params) -> Iterator[Finding]:
     for split, (images, _) in _folders(params).items():
         if images.is_dir():
             tilts = []
-            for sample in _spread(list_samples(images), 50):
+            for sample in evenly_spread(list_samples(images), 50):
                 image = read_image(sample.image).float()
                 blue = (image[2] - image[0]).mean(1)  # of each line
                 third = max(1, len(blue) // 3)
@@ -401,7 +393,7 @@ def check_checkpoint(params: Params, space: LabelSpace) -> Iterator[Finding]:
     yield from branches(path, state, config)
     data = params.data
     if data.source.images.is_dir() and data.source.labels.is_dir():
-        samples = _spread(list_samples(data.source.images, data.source.labels), 20)
+        samples = evenly_spread(list_samples(data.source.images, data.source.labels), 20)
         yield from check_source_model(path, network, samples, params)
     else:
         yield Finding("ok", f"{path}: no labelled source images here, so its own mIoU is not known")
@@ -449,7 +441,7 @@ def check_box(params: Params, space: LabelSpace, sample: int) -> Iterator[Findin
 
 
 def _read_predictions(box: FolderBox, asked: Sequence[Question], sample: int) -> Iterator[Finding]:
-    errors, chosen = 0, _spread(asked, sample)
+    errors, chosen = 0, evenly_spread(asked, sample)
     for question in tqdm(chosen, desc="predictions", unit="image", disable=None, leave=False):
         try:
             box.ask(question)

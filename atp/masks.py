@@ -75,7 +75,6 @@ def _size(text: str) -> tuple[int, int] | None:
 
 def write_overlay(path: Path, image: Image.Image, ids: NDArray[np.uint8], space: LabelSpace) -> None:
     """The image with the classes' colours at half strength over it."""
-    colors = np.zeros((256, 3), np.uint8)
-    colors[: space.num_classes] = space.colors
+    colors = np.frombuffer(space.palette, np.uint8).reshape(256, 3)
     with atomic_path(path) as temporary:
         Image.blend(image, Image.fromarray(colors[ids]), 0.5).save(temporary, quality=92)

@@ -51,6 +51,11 @@ def folder(stage: str, key: str | None = None) -> Path:
     return RUNS / stage / (key or "")
 
 
+def within(runs: Path, path: Path) -> Path:
+    """Where another folder than ``RUNS`` has what lies at ``path``."""
+    return runs / path.relative_to(RUNS)
+
+
 def models(rounds: Iterable[str], *, black_box: bool) -> dict[str, Path]:
     """The models of a pipeline in the order in which they are made, by the names that figures give them.
 

@@ -22,17 +22,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from atp.evaluation.evidence.measure import Measurement, indicators, measure, spread
-from atp.evaluation.evidence.record import Verdict
-from atp.evaluation.evidence.verdict import judge
 from camvid_dusk import on_camvid
 from experiment import ALIGN, PROPAGATE, SOURCE, TEACH, Experiment, Row, machine, side_by_side, with_changes
 from streets_seeds import STREETS, on_streets
 
-from atp.data.folder import list_samples
+from atp.data.folder import evenly_spread, list_samples
 from atp.data.loading import ImageCache
 from atp.datasets.camvid import prepare
 from atp.errors import InputError
+from atp.evaluation.evidence.measure import Measurement, indicators, measure
+from atp.evaluation.evidence.record import Verdict
+from atp.evaluation.evidence.verdict import judge
 from atp.files import atomic_path
 from atp.models.network import SegmentationNetwork, build_network
 from atp.params import Params, load_params
@@ -138,7 +138,7 @@ class Bench:
             return key, json.loads(stored["record"]), network
         begin = time.monotonic()
         network = make()
-        samples = spread(e.target, IMAGES)
+        samples = evenly_spread(e.target, IMAGES)
         measured = measure(network, samples, e.params.data.size, self.runtime, before=before)
         record = {"miou": e.miou(network), "measured": measured.to_json()}
         with atomic_path(path) as temporary:
@@ -197,7 +197,7 @@ def few_streets(folder: Path) -> Path:
     """Links to 160 of the target images and 60 of the test images, evenly spread, and to the source."""
     if not folder.exists():
         for split, count in (("target", 160), ("test", 60)):
-            for sample in spread(list_samples(STREETS / split / "images", STREETS / split / "labels"), count):
+            for sample in evenly_spread(list_samples(STREETS / split / "images", STREETS / split / "labels"), count):
                 for kind, path in (("images", sample.image), ("labels", sample.label)):
                     assert path is not None
                     link = folder / split / kind / path.name

@@ -14,7 +14,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from atp.evaluation.evidence.record import Evidence, read_all
 from atp.evaluation.evidence.vanished import warnings
 from atp.runner.tracking import tracking_uri
-from atp.runs import METRICS, RUNS
+from atp.runs import METRICS, within
 from flows.ui import MLFLOW_UI
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def show_results(runs: Path, run: "Run | None") -> None:
     Args:
         run: the pipeline's run in MLflow, if anything was logged.
     """
-    metrics = _read(runs / METRICS.relative_to(RUNS))
+    metrics = _read(within(runs, METRICS))
     if metrics:
         create_table_artifact(miou_table(metrics["miou"]), key="miou", description="mIoU in percent, held-out target")
     tables = {path.parent.name: _read(path) for path in sorted(runs.glob("dump/*/table.json"))}

@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from PIL import Image, UnidentifiedImageError
 
 from atp.data.labels import IGNORE
 from atp.errors import InputError
+
+Listed = TypeVar("Listed")
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 
@@ -69,6 +72,13 @@ def list_samples(images: Path, labels: Path | None = None, *, optional: bool = F
 def _labels_near(label: Path) -> list[Path]:
     """The files in a missing label's folder, for the hint what it may be called."""
     return sorted(label.parent.iterdir()) if label.parent.is_dir() else []
+
+
+def evenly_spread(samples: Sequence[Listed], count: int) -> list[Listed]:
+    """So many of the samples, evenly spread over their order; all for 0, or where there are no more."""
+    if not 0 < count < len(samples):
+        return list(samples)
+    return [samples[(2 * index + 1) * len(samples) // (2 * count)] for index in range(count)]
 
 
 def open_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:

@@ -34,6 +34,12 @@ class LabelSpace:
     def num_classes(self) -> int:
         return len(self.names)
 
+    @property
+    def palette(self) -> bytes:
+        """RGB of all 256 ids, black for those that are no class; with fewer entries Pillow packs ids into fewer bits,
+        and 255 becomes another class."""
+        return bytes(channel for color in self.colors for channel in color).ljust(3 * 256, b"\0")
+
 
 def _voc_color(index: int) -> tuple[int, int, int]:
     """The bits of an id, three at a time, from the highest bit of red, green and blue on downwards."""

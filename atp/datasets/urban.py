@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
@@ -385,7 +384,7 @@ def _write(pair: Pair, folder: Path, space: LabelSpace) -> tuple[Pair, NDArray[n
     fitted = (ids.shape[1], ids.shape[0]) != size
     if fitted:
         ids = np.array(Image.fromarray(ids).resize(size, Image.Resampling.NEAREST))
-    write_mask(folder / "labels" / f"{pair.name}.png", torch.from_numpy(ids), space)
+    write_mask(folder / "labels" / f"{pair.name}.png", ids, space)
     return pair, np.bincount(ids.ravel(), minlength=IGNORE + 1), fitted
 
 

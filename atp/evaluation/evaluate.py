@@ -92,7 +92,7 @@ def evaluate(
             for sample, own in zip(part, probabilities, strict=True):
                 predicted = result.add(sample, own)
                 if predictions is not None and label_space is not None:
-                    write_mask(predictions / f"{sample.name}.png", predicted, label_space)
+                    write_mask(predictions / f"{sample.name}.png", predicted.numpy(), label_space)
                 progress.advance()
     return result
 
@@ -109,7 +109,7 @@ def evaluate_answers(store: AnswerStore, samples: Sequence[Sample], predictions:
         for sample in samples:
             answer = store.answer(sample.name)
             predicted = result.add(sample, answer.dense(space.num_classes), answer.classes[0] != IGNORE)
-            write_mask(predictions / f"{sample.name}.png", predicted, space)
+            write_mask(predictions / f"{sample.name}.png", predicted.numpy(), space)
             progress.advance()
     return result
 

@@ -220,14 +220,13 @@ class PseudoLabelWriter:
         extra: Mapping[str, Any],
         thresholds: NDArray[np.int64],
     ) -> Table:
-        palette = bytes(value for color in label_space.colors for value in color).ljust(3 * 256, b"\0")
         predicted, kept, negative = np.zeros((3, self._num_classes), np.int64)
         images: list[ImageRow] = []
         for name in names:
             pending = self._read(name)
             keep = pending.codes >= thresholds[pending.classes]
             positives = np.where(keep, pending.classes, np.uint8(IGNORE))
-            _write_new(folder / "positives" / f"{name}.png", _png(positives, palette))
+            _write_new(folder / "positives" / f"{name}.png", _png(positives, label_space.palette))
             _write_new(folder / "negatives" / f"{name}.neg", bitmaps_to_bytes(pending.packed, positives.shape[1]))
             predicted += np.bincount(pending.classes.ravel(), minlength=self._num_classes)
             kept += np.bincount(positives.ravel(), minlength=IGNORE + 1)[: self._num_classes]

@@ -6,7 +6,6 @@ Travels with the model, so it needs no PyTorch and of this package only the erro
 
 import base64
 import binascii
-from collections.abc import Sequence
 from io import BytesIO
 
 import numpy as np
@@ -61,11 +60,10 @@ def decode_image(text: object, max_pixels: int) -> NDArray[np.uint8]:
         raise InputError(f"the image cannot be decoded ({reason})") from error
 
 
-def encode_mask(ids: NDArray[np.uint8], colors: Sequence[tuple[int, int, int]]) -> str:
-    """Class ids, (H, W), as base64 of an 8-bit palette PNG in the classes' colours, as ``write_mask`` writes them."""
+def encode_mask(ids: NDArray[np.uint8], palette: bytes) -> str:
+    """Class ids, (H, W), as base64 of an 8-bit PNG with a label space's palette, as ``write_mask`` writes them."""
     image = Image.fromarray(ids)
-    # All 256 entries: with fewer Pillow packs the ids into fewer bits.
-    image.putpalette(bytes(channel for color in colors for channel in color).ljust(3 * 256, b"\0"))
+    image.putpalette(palette)
     return _encode(image)
 
 

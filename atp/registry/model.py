@@ -125,7 +125,7 @@ class AdaptedModel(PythonModel):
                     raise WrongInputError(f"image {number}: {error}") from error
                 left -= image.shape[0] * image.shape[1]
                 maps = self._maps(image, wanted)
-                answer = {"mask": encode_mask(maps.pop("mask"), self.space.colors)}
+                answer = {"mask": encode_mask(maps.pop("mask"), self.space.palette)}
                 width = image.shape[1]
                 answers.append(answer | {n: encode_image(values.reshape(-1, width)) for n, values in maps.items()})
         return answers

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from atp.data.folder import open_image
-from atp.evaluation.evidence.record import Evidence
+from atp.evaluation.evidence.record import Figures
 from atp.report.pictures import fitted
 from atp.report.results import LabelRound, Ranking, Results
 from atp.report.style import (
@@ -23,10 +23,11 @@ from atp.report.style import (
     INK,
     MANY_CLASSES,
     MODELS,
-    OTHER_MODEL,
     class_names,
     display_name,
+    foremost,
     image_names,
+    model_color,
     shortened,
 )
 
@@ -36,6 +37,8 @@ _BLUES = LinearSegmentedColormap.from_list("atp", ["#ffffff", MODELS["align"], M
 _BETTER, _WORSE = "#1a7f4b", "#b3361f"
 _FEW_CLASSES = 16
 """Up to so many, a confusion matrix has room for figures, and two of them stand side by side."""
+_THUMBNAIL = 1.6
+"""Widest, inches; one or two images would otherwise fill the page."""
 
 
 def to_png(figure: Figure) -> bytes:
@@ -45,56 +48,46 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def signed(value: float) -> str:
+    """With its sign, a true minus, and one decimal; no negative zero."""
+    return f"{round(value, 1) + 0.0:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
 def iou_bars(results: Results) -> Figure:
     """IoU of every class before adaptation and after each stage; of many classes those that changed most."""
     models = [name for name in results.shown if name in results.iou]
-    names = list(results.space.names)
-    first, last = results.iou[models[0]], results.iou[models[-1]]
-    change = {name: (last[name] or 0.0) - (first[name] or 0.0) for name in names}
-    shown = names
-    if len(names) > MANY_CLASSES:
-        most = sorted(names, key=lambda name: -abs(change[name]))[:MANY_CLASSES]
-        shown = sorted(most, key=lambda name: -change[name])
-    short = dict(zip(names, class_names(results.space), strict=True))
+    names, labels, changes = results.space.names, class_names(results.space), results.changes
+    shown = foremost([abs(changes.get(name, 0.0)) for name in names])
+    title = "IoU per class"
+    if len(shown) < len(names):
+        shown.sort(key=lambda index: -changes.get(names[index], 0.0))
+        title += f": the {len(shown)} of {len(names)} that changed most"
     step = max(0.28, min(0.52, 8 / len(shown)))
     figure = Figure(figsize=(WIDTH, 0.9 + step * len(shown)), layout="constrained")
     axes = figure.add_subplot()
     thick = 0.8 / len(models)
-    places = np.arange(len(shown))
     for index, model in enumerate(models):
-        values = [results.iou[model][name] or 0.0 for name in shown]
-        offsets = places + (index - (len(models) - 1) / 2) * thick
-        axes.barh(offsets, values, thick * 0.94, label=display_name(model), color=MODELS.get(model, OTHER_MODEL))
-    head = f"{display_name(models[0])} → {display_name(models[-1])}"
-    axes.text(122, -0.62, head, ha="right", va="bottom", fontsize=8, color=FAINT)
-    for place, name in enumerate(shown):
-        _write_change(axes, place, first[name], last[name])
-    axes.set_yticks(places, [short[name] for name in shown])
-    axes.set_ylim(len(shown) - 0.5, -0.5)
-    axes.set_xlim(0, 100)
-    axes.set_xlabel("IoU, %")
+        values = [results.iou[model][names[i]] or 0.0 for i in shown]
+        places = _beside(len(shown), index, len(models), thick)
+        axes.barh(places, values, thick * 0.94, label=display_name(model), color=model_color(model))
+    # Right of a class's bars: how it came out.
+    look: dict[str, Any] = {"va": "center", "clip_on": False, "fontsize": 8}
+    heading = f"{display_name(models[0])} → {display_name(models[-1])}"
+    axes.text(122, -0.62, heading, ha="right", va="bottom", fontsize=8, color=FAINT)
+    for place, name in enumerate(names[i] for i in shown):
+        if name not in changes:
+            axes.text(101.5, place, "not in the test labels", color=FAINT, **look)
+            continue
+        change = changes[name]
+        color = FAINT if round(change, 1) == 0 else _BETTER if change > 0 else _WORSE
+        both = f"{results.iou[models[0]][name]:.1f} → {results.iou[models[-1]][name]:.1f}"
+        axes.text(101.5, place, both, color=INK, **look)
+        axes.text(122, place, signed(change), color=color, ha="right", weight="bold", **look)
+    axes.set_yticks(range(len(shown)), [labels[i] for i in shown])
+    axes.set(xlim=(0, 100), ylim=(len(shown) - 0.5, -0.5), xlabel="IoU, %")
     axes.grid(axis="y", visible=False)
-    title = "IoU per class"
-    if len(shown) < len(names):
-        title += f": the {len(shown)} of {len(names)} that changed most"
-    _titled(axes, title, len(models))
+    _titled(axes, title)
     return figure
-
-
-def _write_change(axes: Axes, place: float, before: float | None, after: float | None) -> None:
-    """Right of a class's bars: how it came out."""
-    place_of: dict[str, Any] = {"va": "center", "clip_on": False, "fontsize": 8}
-    if before is None or after is None:
-        axes.text(101.5, place, "not in the test labels", color=FAINT, **place_of)
-        return
-    color = FAINT if round(after - before, 1) == 0 else _BETTER if after > before else _WORSE
-    axes.text(101.5, place, f"{before:.1f} → {after:.1f}", color=INK, **place_of)
-    axes.text(122, place, signed(after - before), color=color, ha="right", weight="bold", **place_of)
-
-
-def signed(value: float) -> str:
-    """With its sign, a true minus, and one decimal; no negative zero."""
-    return f"{round(value, 1) + 0.0:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def label_quality(rounds: Mapping[str, LabelRound], names: Sequence[str]) -> Figure:
@@ -103,38 +96,32 @@ def label_quality(rounds: Mapping[str, LabelRound], names: Sequence[str]) -> Fig
     Args:
         names: of the classes, as they are to be written.
     """
-    shown = _most_telling(rounds, len(names))
-    right = any(value is not None for row in rounds.values() for value in row.accuracy_per_class)
-    step = max(0.17, min(0.24, 5 / len(shown)))
-    heights = (3.2, 0.9 + step * len(shown))
+    accuracies = {key: row.accuracy_per_class for key, row in rounds.items()}
+    panels = {"least confidence that keeps a label": ({key: row.thresholds for key, row in rounds.items()}, 1.0)}
+    worst = "lowest thresholds"
+    if any(value is not None for row in accuracies.values() for value in row):
+        panels["labels of the class that are right, %"] = (accuracies, 100.0)
+        worst = "least accurate"
+    # Of many classes those whose labels in the last round are worst, or else least sure.
+    last = list(list(panels.values())[-1][0].values())[-1]
+    shown = foremost([-math.inf if value is None else -value for value in last])
+    heights = (3.2, 0.9 + len(shown) * max(0.17, min(0.24, 5 / len(shown))))
     figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
     top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
     _overall(top.add_subplot(), rounds)
-    panels = bottom.subplots(1, 2 if right else 1, sharey=True, squeeze=False)[0]
-    _dots(panels[0], {key: [row.thresholds[i] for i in shown] for key, row in rounds.items()}, 1.0)
-    panels[0].set_title("least confidence that keeps a label")
-    panels[0].set_yticks(range(len(shown)), [names[i] for i in shown])
-    panels[0].set_ylim(len(shown) - 0.5, -0.5)
-    if right:
-        _dots(panels[1], {key: [row.accuracy_per_class[i] for i in shown] for key, row in rounds.items()}, 100.0)
-        panels[1].set_title("labels of the class that are right, %")
-    handles, labels = panels[0].get_legend_handles_labels()
-    bottom.legend(handles, labels, loc="outside lower center", ncol=len(rounds))
+    grid = bottom.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, (values, highest)) in zip(grid, panels.items(), strict=True):
+        # A row a class, a dot a round, darker from round to round.
+        for index, (key, row) in enumerate(values.items()):
+            dots = np.array([row[i] for i in shown], float)
+            look: dict[str, Any] = {"ms": 5.5, "mec": "white", "mew": 0.6, "color": _shade(index, len(rounds))}
+            axes.plot(dots, range(len(shown)), "o", label=_round_name(key), zorder=3 + index, clip_on=False, **look)
+        axes.set(xlim=(0, highest), ylim=(len(shown) - 0.5, -0.5), title=title)
+    grid[0].set_yticks(range(len(shown)), [names[i] for i in shown])
+    bottom.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncol=len(rounds))
     if len(shown) < len(names):
-        what = "least accurate" if right else "lowest thresholds"
-        bottom.supylabel(f"{len(shown)} of {len(names)} classes: {what}", fontsize=9, color=FAINT)
+        bottom.supylabel(f"{len(shown)} of {len(names)} classes: {worst}", fontsize=9, color=FAINT)
     return figure
-
-
-def _most_telling(rounds: Mapping[str, LabelRound], count: int) -> list[int]:
-    """All classes; of many those whose labels in the last round are worst, or else least sure."""
-    if count <= MANY_CLASSES:
-        return list(range(count))
-    last = list(rounds.values())[-1]
-    right = any(value is not None for value in last.accuracy_per_class)
-    values = last.accuracy_per_class if right else last.thresholds
-    order = sorted(range(count), key=lambda i: math.inf if (value := values[i]) is None else value)
-    return sorted(order[:MANY_CLASSES])
 
 
 def _overall(axes: Axes, rounds: Mapping[str, LabelRound]) -> None:
@@ -146,37 +133,14 @@ def _overall(axes: Axes, rounds: Mapping[str, LabelRound]) -> None:
     known = {name: (color, row) for name, (color, row) in bars.items() if any(value is not None for value in row)}
     width = min(0.8 / len(known), 0.26)
     for index, (name, (color, values)) in enumerate(known.items()):
-        places = np.arange(len(rounds)) + (index - (len(known) - 1) / 2) * width
+        places = _beside(len(rounds), index, len(known), width)
         drawn = axes.bar(places, [value or 0.0 for value in values], width * 0.94, label=name, color=color)
         labels = ["" if value is None else f"{value:.1f}" for value in values]
         axes.bar_label(drawn, labels, fontsize=8, padding=1, color=INK)
     axes.set_xticks(range(len(rounds)), [_round_name(key) for key in rounds])
-    axes.set_xlim(-0.6, len(rounds) - 0.4)
-    axes.set_ylim(0, 108)
-    axes.set_yticks(range(0, 101, 20))
-    axes.set_ylabel("%")
+    axes.set(xlim=(-0.6, len(rounds) - 0.4), ylim=(0, 108), yticks=range(0, 101, 20), ylabel="%")
     axes.grid(axis="x", visible=False)
-    _titled(axes, "Pseudo labels, round by round", len(known))
-
-
-def _dots(axes: Axes, values: Mapping[str, Sequence[float | None]], highest: float) -> None:
-    """A row a class, a dot a round, darker from round to round."""
-    for index, (key, row) in enumerate(values.items()):
-        places = [place for place, value in enumerate(row) if value is not None]
-        shade = _BLUES(0.35 + 0.65 * (index + 1) / len(values))
-        axes.plot(
-            [row[place] for place in places],  # type: ignore[arg-type]
-            places,
-            "o",
-            ms=5.5,
-            mec="white",
-            mew=0.6,
-            color=shade,
-            label=_round_name(key),
-            zorder=3 + index,
-            clip_on=False,
-        )
-    axes.set_xlim(0, highest)
+    _titled(axes, "Pseudo labels, round by round")
 
 
 def _round_name(key: str) -> str:
@@ -190,77 +154,57 @@ def ranking_curve(ranking: Ranking, each: int = 4) -> Figure:
     ends = [*range(each), *range(count - each, count)]
     pictures = [np.asarray(fitted(open_image(ranking.samples[i].image), 320, 1.2)) for i in ends]
     names = image_names([ranking.samples[i].name for i in ends], 18)
-    # Inches; thumbnails of one or two images would otherwise fill the page.
-    left, right, inset, width = 0.7, 0.15, 0.08, min(1.6, (WIDTH - 1.2) / (2 * each))
-    tall = max((width - inset) * picture.shape[0] / 320 for picture in pictures)
-    curve, below = 2.2, 0.3 + tall + 0.75
-    total = 0.4 + curve + below
-    figure = Figure(figsize=(WIDTH, total))
-    _curve(_axes(figure, (left, below, WIDTH - left - right, curve)), ranking)
+    # In widths of a thumbnail; what the two ends leave is between them.
+    between = max(0.35, (WIDTH - 0.8) / _THUMBNAIL - 2 * each)
+    tall = (WIDTH - 0.8) / (2 * each + between) * max(picture.shape[0] / 320 for picture in pictures)
+    figure = Figure(figsize=(WIDTH, 3.6 + tall), layout="constrained")
+    widths = [*[1.0] * each, between, *[1.0] * each]
+    grid = figure.add_gridspec(2, len(widths), width_ratios=widths, height_ratios=(2.2, tall))
+    _curve(figure.add_subplot(grid[0, :]), ranking)
     for place, (index, picture, name) in enumerate(zip(ends, pictures, names, strict=True)):
-        x = left + place * width if place < each else WIDTH - right - (2 * each - place) * width + inset
-        box = _axes(figure, (x, 0.3, width - inset, tall))
-        box.imshow(picture, interpolation="antialiased")
-        box.set_anchor("S")
-        box.axis("off")
-        box.set_title(f"{ranking.entropy[index]:.3f}", loc="center", fontsize=8, weight="normal", pad=3)
-        figure.text(
-            (x + (width - inset) / 2) / WIDTH, 0.25 / total, name, ha="center", va="top", fontsize=7, color=FAINT
-        )
-    for x, side, which in ((left, "left", "lowest"), (WIDTH - right, "right", "highest")):
-        figure.text(x / WIDTH, (below - 0.42) / total, f"{each} of {which} entropy", ha=side, weight="bold")
+        axes = figure.add_subplot(grid[1, place + (place >= each)])
+        axes.imshow(picture, interpolation="antialiased")
+        axes.set(xticks=[], yticks=[], anchor="N")
+        axes.spines[:].set_visible(False)
+        axes.set_xlabel(f"{ranking.entropy[index]:.3f}\n{name}", fontsize=7.5)
+    figure.axes[1].set_title(f"{each} of lowest entropy", loc="left", fontsize=9)
+    figure.axes[-1].set_title(f"{each} of highest entropy", loc="right", fontsize=9)
     return figure
-
-
-def _axes(figure: Figure, place: tuple[float, float, float, float]) -> Axes:
-    """Axes at left, bottom, width and height in inches."""
-    width, height = figure.get_size_inches()
-    left, bottom, wide, high = place
-    return figure.add_axes((left / width, bottom / height, wide / width, high / height))
 
 
 def _curve(axes: Axes, ranking: Ranking) -> None:
     count, easy = len(ranking.samples), ranking.easy
     ranks = np.arange(1, count + 1)
-    parts = ((slice(0, easy), MODELS["teach"]), (slice(easy, count), ACCENT))
-    for part, color in parts:
+    top = 1.12 * max(*ranking.entropy, 1e-3)
+    for part, color, side, x, text in (
+        (slice(0, easy), MODELS["teach"], "right", -0.01, f"{easy} easy"),
+        (slice(easy, count), ACCENT, "left", 0.01, f"{count - easy} hard"),
+    ):
         axes.fill_between(ranks[part], ranking.entropy[part], color=color, alpha=0.16, lw=0)
         axes.plot(ranks[part], ranking.entropy[part], color=color, lw=2, marker="o", ms=3 if count <= 100 else 0)
-    top = 1.12 * max(*ranking.entropy, 1e-3)
+        axes.text(easy + 0.5 + x * count, top * 0.97, text, ha=side, va="top", color=color, weight="bold")
     axes.axvline(easy + 0.5, color=FAINT, ls=(0, (4, 3)), lw=1)
-    for x, text, side, color in (
-        (easy + 0.5 - 0.01 * count, f"{easy} easy", "right", MODELS["teach"]),
-        (easy + 0.5 + 0.01 * count, f"{count - easy} hard", "left", ACCENT),
-    ):
-        axes.text(x, top * 0.97, text, ha=side, va="top", color=color, weight="bold")
-    axes.set_xlim(0.5, count + 0.5)
-    axes.set_ylim(0, top)
-    axes.set_xlabel("target images, from low to high entropy")
-    axes.set_ylabel("mean entropy, 0 to 1")
+    axes.set(xlim=(0.5, count + 0.5), ylim=(0, top), title="Easy and hard target images")
+    axes.set(xlabel="target images, from low to high entropy", ylabel="mean entropy, 0 to 1")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="x", visible=False)
-    axes.set_title("Easy and hard target images")
 
 
 def confusion(results: Results) -> Figure:
-    """Of every true class, the share that is predicted as each class, by the source and by the last model."""
+    """For every true class, the share that is predicted as each class, by the source and by the last model."""
     models = list(dict.fromkeys((results.shown[0], results.shown[-1])))
-    names = class_names(results.space)
-    counts = {model: results.confusion[model] for model in models}
+    counts, names = [results.confusion[model] for model in models], class_names(results.space)
     if len(names) > MANY_CLASSES:
         counts, names = _largest_classes(counts, names)
     few = len(names) <= _FEW_CLASSES
-    side = 0.33 * len(names) if few else max(5.0, 0.17 * len(names))
-    side = max(1.8, min(3.6, side)) if few else side
+    side = max(1.8, min(3.6, 0.33 * len(names))) if few else max(5.0, 0.17 * len(names))
     rows, columns = (1, len(models)) if few else (len(models), 1)
     figure = Figure(figsize=(WIDTH, rows * (side + 1.4)), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharey=few).ravel()
-    for index, (axes, model) in enumerate(zip(panels, models, strict=True)):
-        picture = _matrix(axes, counts[model], names, numbers=few)
-        axes.set_title(display_name(model))
-        axes.set_xlabel("predicted class")
-        if index == 0 or not few:
-            axes.set_ylabel("true class")
+    for axes, model, matrix in zip(panels, models, counts, strict=True):
+        picture = _matrix(axes, matrix, names, numbers=few)
+        axes.set(title=display_name(model), xlabel="predicted class")
+        axes.set_ylabel("true class" if axes is panels[0] or not few else "")
     shrink, label = 0.7 if few else 0.25, "% of the true class"
     bar = figure.colorbar(picture, ax=list(panels), label=label, fraction=0.03, pad=0.015, shrink=shrink)
     bar.outline.set_visible(False)
@@ -275,11 +219,11 @@ def _matrix(axes: Axes, counts: NDArray[np.int64], names: Sequence[str], *, numb
     small = 8 if numbers else 7
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=small)
     axes.set_yticks(range(len(names)), names, fontsize=small)
+    axes.spines[:].set_visible(False)
     axes.grid(False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    axes.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(len(names) + 1) - 0.5, minor=True)
+    borders = np.arange(len(names) + 1) - 0.5
+    axes.set_xticks(borders, minor=True)
+    axes.set_yticks(borders, minor=True)
     axes.grid(which="minor", color="#f2f4f6", lw=0.5)
     axes.tick_params(which="minor", length=0)
     if numbers:
@@ -291,41 +235,32 @@ def _matrix(axes: Axes, counts: NDArray[np.int64], names: Sequence[str], *, numb
 
 
 def _largest_classes(
-    counts: Mapping[str, NDArray[np.int64]], names: Sequence[str]
-) -> tuple[dict[str, NDArray[np.int64]], list[str]]:
+    counts: Sequence[NDArray[np.int64]], names: Sequence[str]
+) -> tuple[list[NDArray[np.int64]], list[str]]:
     """The classes with the most labelled pixels, and all others as one, so that rows still add up."""
-    totals = next(iter(counts.values())).sum(1)
-    kept = np.sort(np.argsort(-totals, kind="stable")[: MANY_CLASSES - 1])
+    kept = foremost(counts[0].sum(1).tolist(), MANY_CLASSES - 1)
     groups = np.full(len(names), len(kept))
     groups[kept] = np.arange(len(kept))
-    merged = {}
-    for model, matrix in counts.items():
-        result = np.zeros((len(kept) + 1, len(kept) + 1), np.int64)
+    merged = [np.zeros((len(kept) + 1, len(kept) + 1), np.int64) for _ in counts]
+    for result, matrix in zip(merged, counts, strict=True):
         np.add.at(result, (groups[:, None], groups[None]), matrix)
-        merged[model] = result
     return merged, [*(names[i] for i in kept), f"{len(names) - len(kept)} others"]
 
 
-def evidence_lines(evidence: Mapping[str, Evidence]) -> Figure:
+def evidence_lines(indicators: Mapping[str, Figures]) -> Figure:
     """Agreement under changes and the distance of the class shares, from the source model on through the stages."""
-    first = next(iter(evidence.values()))
-    steps = {"source" if "align" in evidence else "start": first["source"]}
-    steps |= {display_name(name): told["after"] for name, told in evidence.items()}
     figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    shown = {"scale_iou": MODELS["propagate"], "flip_iou": MODELS["teach"], "photometric_iou": MODELS["align"]}
-    for name, color in shown.items():
-        values = [figures[name] for figures in steps.values()]
-        left.plot(range(len(steps)), values, "o-", color=color, label=name.removesuffix("_iou"))
-    left.set_ylim(0, 1)
+    for kind, model in (("scale", "propagate"), ("flip", "teach"), ("photometric", "align")):
+        values = [figures[f"{kind}_iou"] for figures in indicators.values()]
+        left.plot(range(len(values)), values, "o-", color=MODELS[model], label=kind)
     left.legend(title="class-IoU under", fontsize=8)
-    left.set_title("agreement with itself")
-    shares = [figures["marginal_kl"] for figures in steps.values()]
-    right.bar(range(len(steps)), shares, 0.55, color=ACCENT)
-    right.set_ylim(0, max(0.5, 1.1 * max(shares)))
-    right.set_title("class shares' distance from the source's (KL, nats)")
+    left.set(ylim=(0, 1), title="agreement with itself")
+    shares = [figures["marginal_kl"] for figures in indicators.values()]
+    right.bar(range(len(shares)), shares, 0.55, color=ACCENT)
+    right.set(ylim=(0, max(0.5, 1.1 * max(shares))), title="class shares' distance from the source's (KL, nats)")
     for axes in (left, right):
-        axes.set_xticks(range(len(steps)), list(steps), rotation=20, ha="right")
+        axes.set_xticks(range(len(indicators)), map(display_name, indicators), rotation=20, ha="right")
         axes.grid(axis="x", visible=False)
     return figure
 
@@ -334,15 +269,14 @@ def histories(curves: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]])
     """The loss and its parts during training: a row a stage, a panel a quantity, a line a round."""
     quantities = {stage: list(dict.fromkeys(q for c in rounds.values() for q in c)) for stage, rounds in curves.items()}
     quantities = {stage: [name for name in names if name != "step"] for stage, names in quantities.items()}
-    columns = max(map(len, quantities.values()))
     figure = Figure(figsize=(WIDTH, 1.75 * len(curves)), layout="constrained")
-    grid = figure.add_gridspec(len(curves), columns)
+    grid = figure.add_gridspec(len(curves), max(map(len, quantities.values())))
     first: list[Axes] = []
     for row, (stage, rounds) in enumerate(curves.items()):
         for column, quantity in enumerate(quantities[stage]):
             axes = figure.add_subplot(grid[row, column])
             for index, (key, curve) in enumerate(rounds.items()):
-                shade = _BLUES(0.35 + 0.65 * (index + 1) / len(rounds)) if len(rounds) > 1 else MODELS["teach"]
+                shade = _shade(index, len(rounds)) if len(rounds) > 1 else MODELS["teach"]
                 axes.plot(curve["step"], curve[quantity], lw=1.4, color=shade, label=key)
             axes.set_title(quantity.replace("_", " "), weight="normal", fontsize=9)
             axes.tick_params(labelsize=7)
@@ -358,13 +292,24 @@ def histories(curves: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]])
     return figure
 
 
-def _titled(axes: Axes, title: str, entries: int) -> None:
+def _beside(groups: int, index: int, bars: int, width: float) -> NDArray[np.floating[Any]]:
+    """Where the bar ``index`` of so many stands in each group."""
+    return np.arange(groups) + (index - (bars - 1) / 2) * width
+
+
+def _shade(index: int, count: int) -> tuple[float, float, float, float]:
+    """Of one round among so many, the later the darker."""
+    shade: tuple[float, float, float, float] = _BLUES(0.35 + 0.65 * (index + 1) / count)
+    return shade
+
+
+def _titled(axes: Axes, title: str) -> None:
     """Title at the left and the explanation of colours at the right of one line above the axes."""
     axes.set_title(title, pad=22)
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(-0.008, 0.995),
-        ncol=entries,
+        ncol=len(axes.get_legend_handles_labels()[0]),
         borderaxespad=0.2,
         handlelength=1,
         handleheight=1,

@@ -1,8 +1,9 @@
 """Images and predictions side by side, pixel by pixel; charts are in ``figures``."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +12,12 @@ from PIL import Image, ImageDraw
 from atp.data.folder import open_image, read_ids
 from atp.data.labels import IGNORE, LabelSpace
 from atp.report.results import Results
-from atp.report.style import FAINT, INK, MANY_CLASSES, PAPER, class_names, display_name, font, image_names
+from atp.report.style import FAINT, INK, MANY_CLASSES, PAPER, class_names, display_name, font, foremost, image_names
 
 UNLABELLED = (255, 255, 255)
-CELL = 256
-"""Width of a picture in the sheet, pixels."""
-TALLEST = 1.2
-"""Height of a picture at most, in widths; a portrait image becomes narrower than its column."""
-_GAP, _BAND, _LINE = 12, 40, 26
+CELL, TALLEST = 256, 1.2
+"""Width of a picture in the sheet, pixels, and greatest height in widths: a portrait is narrower than its column."""
+_GAP, _BAND, _LINE, _TOP = 12, 40, 26, 40
 _FRAME = "#c9d0d6"
 _FONT, _BOLD, _SMALL = font(18), font(18, bold=True), font(15)
 
@@ -27,71 +26,64 @@ Entry = tuple[str, tuple[int, int, int] | None]
 
 
 @dataclass(frozen=True)
-class Row:
+class Example:
     """One test image in the sheet.
 
     Attributes:
         group: what it is an example of; stands once beside rows that follow each other.
-        pictures: one a column, all of one shape; None leaves the place empty.
-        captions: what stands below them.
+        name: of the image.
+        image: its file.
+        masks: by the title of their column, class ids, (H, W), and what stands below them.
     """
 
     group: str
-    pictures: Sequence[Image.Image | None]
-    captions: Sequence[str]
+    name: str
+    image: Path
+    masks: Mapping[str, tuple[NDArray[np.uint8], str]]
 
 
 def predictions(results: Results) -> Image.Image:
     """Target image | ground truth if any | prediction of each stage, for the best, median and worst images."""
-    space, models = results.space, results.shown
-    truth = any(sample.label for sample in results.test_samples.values())
-    titles = ["target image", *(["ground truth"] if truth else []), *(display_name(name) for name in models)]
-    # What every other one is compared with.
-    titles = ["source only" if title == "source" else title for title in titles]
-    examples = list(chosen(results))
-    names = image_names([name for _, name in examples])
-    rows, pixels = [], np.zeros(256, np.int64)
-    for (group, name), short in zip(examples, names, strict=True):
+    return sheet(examples(results), results.space)
+
+
+def examples(results: Results) -> list[Example]:
+    """Images by the last model's mIoU, or without labels by its entropy."""
+    last, scores, groups = results.shown[-1], results.image_miou, ("best", "median", "worst")
+    if not results.labelled:
+        groups = ("surest", "median", "least sure")
+        scores = {model: {name: -value for name, value in of.items()} for model, of in results.image_entropy.items()}
+    rows = []
+    for group, name in chosen(scores[last], 2, groups):
         sample = results.test_samples[name]
-        masks = [sample.label] if sample.label else []
-        masks += [results.prediction(model, name) for model in models]
-        image = fitted(open_image(sample.image), CELL, TALLEST)
-        drawn = []
-        for mask in masks:
-            ids = read_ids(mask, space.num_classes)
-            pixels += np.bincount(ids.ravel(), minlength=256)
-            drawn.append(mask_picture(ids, space, image.size))
-        scores = [_score(results, model, name) for model in models]
-        captions = [short, *([""] if truth else []), *scores]
-        rows.append(Row(group, [image, *drawn], captions))
-    return sheet(titles, rows, legend(space, pixels))
+        masks = {"ground truth": (read_ids(sample.label, results.space.num_classes), "")} if sample.label else {}
+        for model in results.shown:
+            # What every other one is compared with.
+            title = "source only" if model == "source" else display_name(model)
+            score, caption = scores[model].get(name), ""
+            if score is not None:
+                caption = f"mIoU {score:.1f}" if results.labelled else f"entropy {-score:.3f}"
+            masks[title] = (read_ids(results.prediction(model, name), results.space.num_classes), caption)
+        rows.append(Example(group, name, sample.image, masks))
+    return rows
 
 
-def chosen(results: Results, each: int = 2) -> Iterator[tuple[str, str]]:
-    """Images from the two ends and the middle of the order by the last model's mIoU, or by its entropy without labels.
+def chosen(scores: Mapping[str, float], each: int, groups: Sequence[str]) -> list[tuple[str, str]]:
+    """Images from the two ends and the middle of the order by score, highest first.
 
-    Yields:
+    Args:
+        groups: what the highest, the middle and the lowest are.
+
+    Returns:
         What the image is an example of, and its name. None comes twice, so a handful of images gives fewer.
     """
-    last = results.shown[-1]
-    if results.labelled:
-        groups, score = ("best", "median", "worst"), {n: -value for n, value in results.image_miou[last].items()}
-    else:
-        groups, score = ("surest", "median", "least sure"), dict(results.image_entropy[last])
-    order = sorted(score, key=lambda name: (score[name], name))
+    order = sorted(scores, key=lambda name: (-scores[name], name))
     each = max(1, min(each, len(order) // 3))
     middle = (len(order) - each) // 2
-    ends: dict[str, str] = dict.fromkeys(order[:each], groups[0])
-    for group, names in ((groups[2], order[-each:]), (groups[1], order[middle : middle + each])):
-        ends = {**dict.fromkeys(names, group), **ends}
-    yield from sorted(((group, name) for name, group in ends.items()), key=lambda pair: order.index(pair[1]))
-
-
-def _score(results: Results, model: str, name: str) -> str:
-    if not results.labelled:
-        return f"entropy {results.image_entropy[model][name]:.3f}"
-    value = results.image_miou[model].get(name)
-    return "" if value is None else f"mIoU {value:.1f}"
+    # A name in two of these belongs to the last that has it.
+    group = dict.fromkeys(order[middle : middle + each], groups[1])
+    group |= dict.fromkeys(order[-each:], groups[2]) | dict.fromkeys(order[:each], groups[0])
+    return [(group[name], name) for name in order if name in group]
 
 
 def legend(space: LabelSpace, pixels: NDArray[np.int64]) -> list[Entry]:
@@ -100,69 +92,57 @@ def legend(space: LabelSpace, pixels: NDArray[np.int64]) -> list[Entry]:
     Args:
         pixels: how often each id is in the pictures, (256,).
     """
-    names, shown = class_names(space), list(range(space.num_classes))
-    if space.num_classes > MANY_CLASSES:
-        present = [index for index in shown if pixels[index]]
-        shown = sorted(sorted(present, key=lambda index: -pixels[index])[:MANY_CLASSES])
+    names, counts = class_names(space), pixels[: space.num_classes].tolist()
+    shown = [index for index in foremost(counts) if counts[index] or len(counts) <= MANY_CLASSES]
     entries: list[Entry] = [(names[index], space.colors[index]) for index in shown]
     if pixels[IGNORE]:
         entries.append(("unlabelled", UNLABELLED))
-    left_out = int(np.count_nonzero(pixels[: space.num_classes])) - len(shown)
+    left_out = sum(map(bool, counts)) - len(shown)
     return [*entries, (f"and {left_out} more on fewer pixels", None)] if left_out > 0 else entries
 
 
-def sheet(titles: Sequence[str], rows: Sequence[Row], entries: Sequence[Entry]) -> Image.Image:
-    """Titled columns of pictures with captions, and an explanation of colours below."""
+def sheet(rows: Sequence[Example], space: LabelSpace) -> Image.Image:
+    """Images with their masks in titled columns, captions below them, and an explanation of colours at the foot."""
+    titles = ["target image", *rows[0].masks]
+    images = [fitted(open_image(row.image), CELL, TALLEST) for row in rows]
+    pixels = sum(np.bincount(ids.ravel(), minlength=256) for row in rows for ids, _ in row.masks.values())
+    entries = legend(space, np.asarray(pixels))
     width = _BAND + len(titles) * (CELL + _GAP)
-    heights = [max(p.height for p in row.pictures if p) + _LINE + _GAP for row in rows]
-    places = _flow([_FONT.getlength(name) + 44 for name, _ in entries], width - _BAND - _GAP)
-    top = 40
-    foot = top + sum(heights) + 8
-    canvas = Image.new("RGB", (width, foot + (places[-1][1] + 1 if places else 0) * 30 + 10), PAPER)
+    # The legend's entries stand in columns as wide as the widest.
+    room = width - _BAND - _GAP
+    abreast = max(1, min(len(entries), int(room // max(_FONT.getlength(name) + 44 for name, _ in entries))))
+    foot = _TOP + sum(image.height + _LINE + _GAP for image in images) + 8
+    canvas = Image.new("RGB", (width, foot + math.ceil(len(entries) / abreast) * 30 + 10), PAPER)
     draw = ImageDraw.Draw(canvas)
-    for column, title in enumerate(titles):
-        draw.text((_BAND + column * (CELL + _GAP) + CELL / 2, 20), title, INK, _BOLD, "mm")
-    y, group, since = top, rows[0].group, top
-    for row, height in zip(rows, heights, strict=True):
-        if row.group != group:
-            _beside(canvas, group, since, y - _GAP)
-            group, since = row.group, y
-        _draw_row(canvas, draw, row, y, height)
-        y += height
-    _beside(canvas, group, since, y - _GAP)
-    for (name, color), (x, line) in zip(entries, places, strict=True):
-        left, up = _BAND + x, foot + 30 * line
-        if color is not None:
-            draw.rectangle((left, up + 4, left + 24, up + 22), color, _FRAME)
-        draw.text((left + 32, up + 13), name, INK, _FONT, "lm")
+    lefts = range(_BAND, width, CELL + _GAP)
+    for left, title in zip(lefts, titles, strict=True):
+        draw.text((left + CELL / 2, 20), title, INK, _BOLD, "mm")
+    top = _TOP
+    groups: dict[str, tuple[int, int]] = {}
+    for row, image, name in zip(rows, images, image_names([row.name for row in rows]), strict=True):
+        bottom = top + image.height
+        masks = [(mask_picture(ids, space, image.size), caption) for ids, caption in row.masks.values()]
+        for left, (picture, caption) in zip(lefts, [(image, name), *masks], strict=True):
+            x = left + (CELL - picture.width) // 2
+            canvas.paste(picture, (x, top))
+            draw.rectangle((x - 1, top - 1, x + picture.width, bottom), outline=_FRAME)
+            color = FAINT if picture is image else INK
+            draw.text((left + CELL / 2, bottom + _LINE / 2 + 1), caption, color, _SMALL, "mm")
+        first, _ = groups.get(row.group, (top, bottom))
+        groups[row.group] = (first, bottom + _LINE)
+        top = bottom + _LINE + _GAP
+    for group, (top, bottom) in groups.items():
+        # Upwards, left of its rows, with a line along them.
+        box = Image.new("RGB", (bottom - top, _BAND - 14), PAPER)
+        ImageDraw.Draw(box).text((box.width / 2, box.height / 2), group, INK, _BOLD, "mm")
+        canvas.paste(box.rotate(90, expand=True), (2, top))
+        draw.line((_BAND - 8, top, _BAND - 8, bottom - 1), _FRAME, 2)
+    for index, (name, swatch) in enumerate(entries):
+        across, down = _BAND + index % abreast * (room / abreast), foot + 30 * (index // abreast)
+        if swatch is not None:
+            draw.rectangle((across, down + 4, across + 24, down + 22), swatch, _FRAME)
+        draw.text((across + 32, down + 13), name, INK, _FONT, "lm")
     return canvas
-
-
-def _draw_row(canvas: Image.Image, draw: ImageDraw.ImageDraw, row: Row, y: int, height: int) -> None:
-    bottom = y + height - _LINE - _GAP
-    for column, (picture, caption) in enumerate(zip(row.pictures, row.captions, strict=True)):
-        left = _BAND + column * (CELL + _GAP)
-        if picture:
-            x, up = left + (CELL - picture.width) // 2, y + (bottom - y - picture.height) // 2
-            canvas.paste(picture, (x, up))
-            draw.rectangle((x - 1, up - 1, x + picture.width, up + picture.height), outline=_FRAME)
-        draw.text((left + CELL / 2, bottom + _LINE / 2 + 1), caption, FAINT if column == 0 else INK, _SMALL, "mm")
-
-
-def _beside(canvas: Image.Image, text: str, top: int, bottom: int) -> None:
-    """A group's name, upwards, left of its rows, with a line along them."""
-    box = Image.new("RGB", (max(1, bottom - top), _BAND - 14), PAPER)
-    ImageDraw.Draw(box).text((box.width / 2, box.height / 2), text, INK, _BOLD, "mm")
-    canvas.paste(box.rotate(90, expand=True), (2, top))
-    ImageDraw.Draw(canvas).line((_BAND - 8, top, _BAND - 8, bottom - 1), _FRAME, 2)
-
-
-def _flow(widths: Sequence[float], room: float) -> list[tuple[float, int]]:
-    """Where things of these widths go, in columns as wide as the widest: offset and number of the line."""
-    if not widths:
-        return []
-    columns = max(1, min(len(widths), int(room // max(widths))))
-    return [(index % columns * (room / columns), index // columns) for index in range(len(widths))]
 
 
 def fitted(image: Image.Image, width: int, tallest: float) -> Image.Image:
@@ -174,9 +154,9 @@ def fitted(image: Image.Image, width: int, tallest: float) -> Image.Image:
 
 def mask_picture(ids: NDArray[np.uint8], space: LabelSpace, size: tuple[int, int]) -> Image.Image:
     """Class ids, (H, W), in their colours at ``size`` = (width, height), with sharp edges and no new colours inside."""
-    table = np.full((256, 3), UNLABELLED, np.uint8)
-    table[: space.num_classes] = space.colors
-    picture = Image.fromarray(table[ids])
+    colors = np.frombuffer(space.palette, np.uint8).reshape(256, 3).copy()
+    colors[space.num_classes :] = UNLABELLED
+    picture = Image.fromarray(colors[ids])
     # Enlarged in whole steps and averaged down: a box filter alone makes pixels of unequal width.
     steps = math.ceil(4 * size[0] / picture.width)
     if steps > 1:

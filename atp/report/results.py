@@ -1,8 +1,9 @@
 """What the stages left below ``runs/``, read once and typed, for the pictures and the page."""
 
+import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atp import runs as layout
 from atp.data.folder import Sample, list_samples
 from atp.data.labels import LabelSpace
 from atp.errors import InputError
-from atp.evaluation.evidence.record import Evidence, read_all
+from atp.evaluation.evidence.record import Evidence, Figures, read_all
 from atp.evaluation.evidence.vanished import warnings
 from atp.params import Params
+from atp.runs import within
 
 BATCHNORM_ONLY = "batchnorm_only"
 
@@ -93,6 +96,14 @@ class Results:
         rounds = {f"teach_{key}" for key in self.params.rounds}
         return [name for name in self.entropy if name != BATCHNORM_ONLY and name not in rounds]
 
+    @property
+    def changes(self) -> dict[str, float]:
+        """IoU that classes gained from the first model to the last, percent, by class that the test images show."""
+        models = list(self.iou.values())
+        first, last = models[0], models[-1]
+        pairs = ((name, first[name], last[name]) for name in self.space.names)
+        return {name: after - before for name, before, after in pairs if before is not None and after is not None}
+
     @cached_property
     def test_samples(self) -> dict[str, Sample]:
         """By name, those that were evaluated.
@@ -100,22 +111,19 @@ class Results:
         Raises:
             InputError: one of them is no longer there.
         """
-        data = self.params.data.test
-        samples = {sample.name: sample for sample in list_samples(data.images, data.labels)}
-        measured = self.runs / "evaluate"
-        return {name: _present(samples, name, data.images, measured) for name in self.image_entropy[self.shown[-1]]}
+        names, data = self.image_entropy[self.shown[-1]], self.params.data.test
+        return _present(names, within(self.runs, layout.EVALUATE), data.images, data.labels)
 
     def prediction(self, model: str, name: str) -> Path:
         """Where a model's prediction of a test image lies, a PNG of class ids."""
-        return self.runs / "evaluate/predictions" / model / f"{name}.png"
+        return within(self.runs, layout.EVALUATE) / "predictions" / model / f"{name}.png"
 
     def label_rounds(self) -> dict[str, LabelRound]:
         """By round, and under ``split`` those that propagation builds on."""
-        metrics = _read(self.runs / "evaluate/metrics.json")["pseudo_labels"]
         rounds = {}
-        for key, row in metrics.items():
-            folder = "split/labels" if key == "split" else f"dump/{key}"
-            table = _read(self.runs / folder / "table.json")
+        for key, row in _read(within(self.runs, layout.METRICS))["pseudo_labels"].items():
+            folder = layout.SPLIT_LABELS if key == "split" else layout.dumped(key)
+            table = _read(within(self.runs, folder / "table.json"))
             per_class = row.get("accuracy_per_class", {})
             rounds[key] = LabelRound(
                 100 * row["coverage"],
@@ -128,20 +136,22 @@ class Results:
 
     def ranking(self) -> Ranking:
         """Raises InputError if an image that was ranked is no longer there."""
-        tree = _read(self.runs / "split/ranking.json")
-        images = self.params.data.target.images
-        samples = {sample.name: sample for sample in list_samples(images)}
+        tree = _read(within(self.runs, layout.RANKING))
         names = [*tree["easy"], *tree["hard"]]
-        return Ranking(
-            tuple(_present(samples, name, images, self.runs / "split") for name in names),
-            tuple(tree["entropy"][name] for name in names),
-            len(tree["easy"]),
-        )
+        samples = _present(names, within(self.runs, layout.SPLIT), self.params.data.target.images)
+        return Ranking(tuple(samples.values()), tuple(tree["entropy"][name] for name in names), len(tree["easy"]))
 
     @cached_property
     def evidence(self) -> dict[str, Evidence]:
         """What was measured without labels, by model; empty for a run of an earlier version."""
         return read_all(self.runs, list(self.params.rounds))
+
+    @property
+    def indicators(self) -> dict[str, Figures]:
+        """Of the evidence, which there must be, the figures by model; before them those that all are compared with."""
+        start = "source" if "align" in self.evidence else "start"
+        first = next(iter(self.evidence.values()))
+        return {start: first["source"]} | {model: found["after"] for model, found in self.evidence.items()}
 
     @cached_property
     def vanished(self) -> dict[str, str]:
@@ -150,15 +160,16 @@ class Results:
 
     def histories(self) -> dict[str, dict[str, dict[str, list[float]]]]:
         """By stage and round (``""`` where there are none), the columns of the training's records."""
-        first = ("distill",) if self.params.black_box else ("source", "align")
-        folders = {name: {"": name} for name in first}
-        folders |= {"teach": {key: f"teach/{key}" for key in self.params.rounds}, "propagate": {"": "propagate"}}
-        read = {
-            stage: {key: _columns(self.runs / folder / "history.csv") for key, folder in rounds.items()}
-            for stage, rounds in folders.items()
-        }
-        made = {stage: {key: columns for key, columns in rounds.items() if columns} for stage, rounds in read.items()}
-        return {stage: rounds for stage, rounds in made.items() if rounds}
+        stages = [layout.DISTILL] if self.params.black_box else [layout.SOURCE, layout.ALIGN]
+        folders = {folder.name: {"": folder} for folder in stages}
+        folders["teach"] = {key: layout.taught(key) for key in self.params.rounds}
+        folders["propagate"] = {"": layout.PROPAGATE}
+        read: dict[str, dict[str, dict[str, list[float]]]] = {}
+        for stage, rounds in folders.items():
+            for key, folder in rounds.items():
+                if columns := _columns(within(self.runs, folder / layout.HISTORY)):
+                    read.setdefault(stage, {})[key] = columns
+        return read
 
 
 def read_results(params: Params, runs: Path) -> Results:
@@ -167,7 +178,8 @@ def read_results(params: Params, runs: Path) -> Results:
     Raises:
         InputError: the run is not finished.
     """
-    metrics, images, confusion = (_read(runs / f"evaluate/{name}.json") for name in ("metrics", "images", "confusion"))
+    files = (layout.METRICS, layout.EVALUATE / "images.json", layout.EVALUATE / "confusion.json")
+    metrics, images, confusion = (_read(within(runs, file)) for file in files)
     order = in_order(metrics["entropy"])
     miou = known(metrics["miou"])
     return Results(
@@ -188,7 +200,7 @@ def _label_space(params: Params, runs: Path) -> LabelSpace:
     """Of a black box as ``query`` wrote it down: nothing after that stage depends on the folder of the box."""
     if not params.black_box:
         return params.data.label_space()
-    table = _read(runs / "query/target/table.json")
+    table = _read(within(runs, layout.ANSWERS / "table.json"))
     return LabelSpace(tuple(table["classes"]), tuple((red, green, blue) for red, green, blue in table["colors"]))
 
 
@@ -203,13 +215,16 @@ def known(values: Mapping[str, float | None]) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
 
 
-def _present(samples: Mapping[str, Sample], name: str, folder: Path, result: Path) -> Sample:
-    if name not in samples:
-        raise InputError(
-            f"{folder}: there is no image {name}, which {result} has figures of: the images were changed after it was "
-            "made, and no run has come so far since; dvc repro makes it anew"
-        )
-    return samples[name]
+def _present(names: Iterable[str], result: Path, images: Path, labels: Path | None = None) -> dict[str, Sample]:
+    """The samples of these names, in their order, that ``result`` was measured on."""
+    samples = {sample.name: sample for sample in list_samples(images, labels)}
+    for name in names:
+        if name not in samples:
+            raise InputError(
+                f"{images}: there is no image {name}, which {result} has figures of: the images were changed after it "
+                "was made, and no run has come so far since; dvc repro makes it anew"
+            )
+    return {name: samples[name] for name in names}
 
 
 def _read(path: Path) -> Any:
@@ -223,6 +238,5 @@ def _read(path: Path) -> Any:
 
 def _columns(path: Path) -> dict[str, list[float]]:
     """Columns of a CSV by their headings; empty if there is none, as of a source model that was given."""
-    header, *rows = (path.read_text() if path.exists() else "").splitlines() or [""]
-    values = zip(*(map(float, row.split(",")) for row in rows if row), strict=True)
-    return dict(zip(header.split(","), map(list, values), strict=True)) if rows else {}
+    rows = list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
+    return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}

@@ -66,6 +66,11 @@ def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(_font_file(bold), size, layout_engine=ImageFont.Layout.BASIC)
 
 
+def model_color(model: str) -> str:
+    """Of all rounds of a stage the stage's."""
+    return MODELS.get(model.partition("_")[0], OTHER_MODEL)
+
+
 def display_name(model: str) -> str:
     """``teach_r01`` as people read it."""
     return {"batchnorm_only": "BatchNorm only"}.get(model, model.replace("_", " "))
@@ -74,6 +79,11 @@ def display_name(model: str) -> str:
 def class_names(space: LabelSpace, length: int = 24) -> list[str]:
     """The classes' names, short enough, and in letters that the font has."""
     return [shortened(drawable(name, f"class {index}"), length) for index, name in enumerate(space.names)]
+
+
+def foremost(scores: Sequence[float], most: int = MANY_CLASSES) -> list[int]:
+    """Indices of the highest scores, in their own order; all, where there are no more."""
+    return sorted(sorted(range(len(scores)), key=lambda index: -scores[index])[:most])
 
 
 def image_names(names: Sequence[str], length: int = 28) -> list[str]:

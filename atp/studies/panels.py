@@ -7,11 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from atp.data.folder import list_samples, open_image, read_ids
-from atp.data.labels import IGNORE
+from atp.data.folder import list_samples, read_ids
 from atp.params import Params
-from atp.report import pictures
-from atp.report.style import image_names
+from atp.report.pictures import Example, chosen, sheet
+from atp.report.results import known
 
 Predictions = Mapping[str, Mapping[str, bytes]]
 """PNGs of class ids, by model and image."""
@@ -24,55 +23,40 @@ def panels(params: Params, predictions: Predictions) -> bytes | None:
         predictions: of the models in order, without those that there are none of; the last one ranks.
 
     Returns:
-        None where there is no prediction of one of the test images.
+        None where no labelled test image has a prediction of each model.
     """
     test, space = params.data.test, params.data.label_space()
-    known = {model: images for model, images in predictions.items() if images}
+    models = {model: images for model, images in predictions.items() if images}
     samples = {each.name: each for each in list_samples(test.images, test.labels)}
-    names = [name for name in samples if known and all(name in images for images in known.values())]
-    if not names:
-        return None
-    ids = {name: read_ids(label, space.num_classes) for name in names if (label := samples[name].label)}
-    masks = {
-        model: {name: np.array(Image.open(io.BytesIO(images[name]))) for name in names}
-        for model, images in known.items()
+    truth = {
+        name: read_ids(sample.label, space.num_classes)
+        for name, sample in samples.items()
+        if sample.label and models and all(name in images for images in models.values())
     }
-    last = list(masks)[-1]
-    chosen = choose({name: miou(masks[last][name], ids[name], space.num_classes) for name in names})
-    rows, pixels = [], np.zeros(256, np.int64)
-    for (group, name), short in zip(chosen, image_names([name for _, name in chosen]), strict=True):
-        image = pictures.fitted(open_image(samples[name].image), pictures.CELL, pictures.TALLEST)
-        shown = [ids[name], *(masks[model][name] for model in masks)]
-        for each in shown:
-            pixels += np.bincount(each.ravel(), minlength=256)
-        scores = [f"mIoU {miou(masks[model][name], ids[name], space.num_classes):.1f}" for model in masks]
-        drawn = [image, *(pictures.mask_picture(each, space, image.size) for each in shown)]
-        rows.append(pictures.Row(group, drawn, [short, "", *scores]))
-    titles = ["target image", "ground truth", *masks]
-    return _png(pictures.sheet(titles, rows, pictures.legend(space, pixels)))
-
-
-def choose(scores: Mapping[str, float]) -> list[tuple[str, str]]:
-    """The best, the median and the worst, each with what it is; of one or two images none twice."""
-    order = sorted(scores, key=lambda name: (-scores[name], name))
-    found = {order[0]: "best"}
-    for name, group in ((order[-1], "worst"), (order[len(order) // 2], "median")):
-        found.setdefault(name, group)
-    return [(found[name], name) for name in order if name in found]
-
-
-def miou(predicted: NDArray[np.uint8], labels: NDArray[np.uint8], num_classes: int) -> float:
-    """Of one image in percent, over the classes that it shows, as stage ``evaluate`` has it."""
-    labelled = labels != IGNORE
-    index = labels[labelled].astype(np.int64) * 256 + predicted[labelled]
-    counts = np.bincount(index, minlength=num_classes * 256).reshape(-1, 256)[:num_classes]
-    truth, answered = counts.sum(1), counts.sum(0)[:num_classes]
-    hit = counts.diagonal()[:num_classes]
-    shown = truth > 0
-    return float(100 * np.mean(hit[shown] / (truth + answered - hit)[shown])) if shown.any() else 0.0
-
-
-def _png(image: Image.Image) -> bytes:
+    rows, scores = {}, {}
+    for name, label in truth.items():
+        masks = {"ground truth": (label, "")}
+        for model, images in models.items():
+            ids = np.array(Image.open(io.BytesIO(images[name])))
+            # Of the last model, in the end.
+            scores[name] = _miou(ids, label, space.num_classes)
+            masks[model] = (ids, f"mIoU {scores[name]:.1f}")
+        rows[name] = masks
+    shown = chosen(known(scores), 1, ("best", "median", "worst"))
+    if not shown:
+        return None
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    sheet([Example(group, name, samples[name].image, rows[name]) for group, name in shown], space).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _miou(predicted: NDArray[np.uint8], labels: NDArray[np.uint8], num_classes: int) -> float:
+    """Of one image in percent, as stage ``evaluate`` has it."""
+    # Here, since PyTorch's import takes seconds that other kinds of tables do not need.
+    import torch
+
+    from atp.evaluation.metrics import ConfusionMatrix
+
+    confusion = ConfusionMatrix(num_classes)
+    confusion.update(torch.from_numpy(predicted), torch.from_numpy(labels))
+    return 100 * confusion.mean_iou()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from atp.data.folder import check_sizes, list_samples
+from atp.data.folder import Sample, check_sizes, evenly_spread, list_samples
 from atp.data.tensors import read_image, read_label
 from atp.errors import InputError
 
@@ -26,6 +26,12 @@ def test_pairs_share_their_path_below_their_folders(tmp_path: Path) -> None:
     samples = list_samples(tmp_path / "images", tmp_path / "labels")
     assert [sample.name for sample in samples] == ["a/1", "b/2"]
     assert samples[0].label == tmp_path / "labels/a/1.png"
+
+
+def test_images_are_evenly_spread() -> None:
+    many = [Sample(str(index), Path("absent"), None) for index in range(100)]
+    assert [int(sample.name) for sample in evenly_spread(many, 4)] == [12, 37, 62, 87]
+    assert evenly_spread(many, 0) == evenly_spread(many, 100) == evenly_spread(many, 1000) == many
 
 
 def test_hidden_files_are_no_images(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from atp.data.folder import open_image
@@ -111,8 +110,8 @@ def test_masks_are_those_of_the_pipeline(tmp_path: Path) -> None:
     ids = np.random.default_rng(0).integers(0, 3, (5, 7), dtype=np.uint8)
     ids[0, 0] = 255
     space = LabelSpace(("a", "b", "c"), ((1, 2, 3), (40, 50, 60), (255, 0, 0)))
-    write_mask(tmp_path / "mask.png", torch.from_numpy(ids), space)
-    assert base64.b64decode(encode_mask(ids, space.colors)) == (tmp_path / "mask.png").read_bytes()
+    write_mask(tmp_path / "mask.png", ids, space)
+    assert base64.b64decode(encode_mask(ids, space.palette)) == (tmp_path / "mask.png").read_bytes()
 
 
 def test_grey_comes_back() -> None:

@@ -15,8 +15,9 @@ from atp.report.page import build_report
 
 ROOT = Path(__file__).parents[2]
 MODELS = ("source", "align", "teach_r01", "teach", "propagate", "batchnorm_only")
-NAMES = ("a/1", "a/2", "b/1", "b/2", "b/3", "b/4", "b/5", "b/6")
-CLASSES = ("sky", "<b>road</b>", "_a class whose name is much too long for a picture_", "信号")
+MARKUP = "<img src=x onerror=alert(1)>"
+NAMES = ("a/1", "a/2", "b/1", "b/2", "b/3", "b/4", "b/5", f"b/{MARKUP}")
+CLASSES = ("sky", MARKUP, "_a class whose name is much too long for a picture_", "信号")
 """Names that HTML, matplotlib and a font without Chinese would each stumble over."""
 
 
@@ -78,7 +79,7 @@ def make_run(
     metrics: dict[str, Any] = {"miou": {}, "iou": {}, "entropy": dict.fromkeys(models, 0.25)}
     if labels:
         metrics["miou"] = dict(zip(models, (40.0, 44.4, 46.6, 48.8, 52.3, 45.2), strict=False))
-        metrics["protocols"] = {"<few>": {"source": 31.25, "align": None, "propagate": 43.75}}
+        metrics["protocols"] = {MARKUP: {"source": 31.25, "align": None, "propagate": 43.75}}
         metrics["iou"] = dict.fromkeys(models, shares)
         metrics["iou"]["propagate"] = {**shares, classes[0]: 61.7}
     rounds = {key: {"coverage": 0.65} for key in ("r01", "r02", "split")}
@@ -104,7 +105,7 @@ def make_run(
     figures = {"scale_iou": 0.4, "flip_iou": 0.5, "photometric_iou": 0.6, "marginal_kl": 0.0}
     for index, stage in enumerate(("distill" if black_box else "align", "teach/r01", "teach/r02", "propagate"), 1):
         after = figures | {"scale_iou": 0.4 + index / 20, "marginal_kl": index / 10}
-        told = {"images": 8, "verdict": "improved", "why": "more & more", "reverted": False}
+        told = {"images": 8, "verdict": "improved", "why": f"more & more {MARKUP}", "reverted": False}
         write_json(
             folder / "runs" / stage / "evidence.json", {**told, "source": figures, "before": figures, "after": after}
         )

@@ -12,10 +12,14 @@ from typer.testing import CliRunner
 from atp.cli import app
 from atp.errors import InputError
 from atp.params import Params
-from atp.report.page import build_report, summary_table, verdict
+from atp.report.page import build_report
 from atp.report.results import read_results
+from atp.report.summary import summary_table, verdict
 
 RUNS = Path("runs")
+MARKUP = "<img src=x onerror=alert(1)>"
+"""In the finished run the name of a class, of an image and of a protocol, and part of a verdict."""
+ESCAPED = html.escape(MARKUP)
 LABELLED = {"predictions", "iou", "labels", "ranking", "confusion", "evidence", "history"}
 Finished = Callable[..., Params]
 
@@ -33,16 +37,18 @@ def page(reports: tuple[Path, Path]) -> str:
 
 
 class Attributes(HTMLParser):
-    """All attributes that could make a browser fetch something, and all tags."""
+    """All attributes that could make a browser fetch or do something, and all tags."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.targets: list[str] = []
+        self.names: set[str] = set()
         self.tags: list[str] = []
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        self.names |= {name for name, _ in attrs}
         self.targets += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
 
 
@@ -63,13 +69,21 @@ def test_page_begins_with_the_figures_and_what_they_mean(page: str) -> None:
     assert "61.7" in start
     assert "+11.7" in start
     assert "Not in the test labels (·): 1." in start
-    assert "&lt;b&gt;road&lt;/b&gt;" in start
-    assert "<b>" not in page
+    assert f"</span>{ESCAPED}</td>" in start
+
+
+def test_names_are_text_whatever_they_contain(page: str) -> None:
+    # A class in its table and in the settings, a protocol, four models' verdicts; images' names are in pictures alone.
+    assert page.count(ESCAPED) == 7
+    assert MARKUP not in page
+    found = Attributes(page)
+    assert found.tags.count("img") == len(LABELLED)
+    assert not {name for name in found.names if name.startswith("on")}
 
 
 def test_page_gives_the_means_of_protocols_beside(page: str) -> None:
     table = page[page.index("<table>") : page.index("</table>")]
-    assert "<th>&lt;few&gt;</th>" in table
+    assert f"<th>{ESCAPED}</th>" in table
     assert "31.2" in table
     assert "43.8" in table
 
@@ -96,7 +110,7 @@ def test_without_labels_nothing_is_said_about_being_right(finished: Finished) ->
     out, page = built(finished(labels=False))
     assert {path.stem for path in out.glob("*.png")} == LABELLED - {"iou", "confusion"}
     assert "cannot say whether adaptation helped" in page
-    assert "order by propagate&#x27;s mean entropy" in page
+    assert "order by propagate's mean entropy" in page
     assert "mIoU, %" not in page
 
 
@@ -167,9 +181,9 @@ def test_what_is_seen_without_labels_stands_beside_the_source(page: str) -> None
 
 def test_classes_that_almost_vanished_stand_beside_the_verdict(finished: Finished) -> None:
     params = finished()
-    shares = {"source": {"<b>road</b>": 0.05, "sky": 0.9}, "after": {"<b>road</b>": 0.001, "sky": 0.9}}
+    shares = {"source": {MARKUP: 0.05, "sky": 0.9}, "after": {MARKUP: 0.001, "sky": 0.9}}
     (RUNS / "propagate/shares.json").write_text(json.dumps(shares))
-    said = "classes that almost vanished: <b>road</b> 5.0 % -> 0.1 %"
+    said = f"classes that almost vanished: {MARKUP} 5.0 % -> 0.1 %"
     reasons = re.findall("<li>(.*?)</li>", built(params)[1])
     assert [f"; <strong>{html.escape(said)}</strong>" in reason for reason in reasons] == [False, False, False, True]
     assert f"\npropagate: {said}\n" in CliRunner().invoke(app, ["report"]).stdout
@@ -198,9 +212,9 @@ def test_summary_table_with_protocols() -> None:
         "protocols": {"classes_13": {"source": 45.0, "propagate": None}, "cars": {"source": 5.25, "propagate": 100.0}},
     }
     assert summary_table(metrics).splitlines() == [
-        "            mIoU, %  over source  classes_13  cars",
-        "source         40.0                     45.0   5.2",
-        "propagate      42.0         +2.0             100.0",
+        "            mIoU, %  over source  classes_13   cars",
+        "source         40.0                     45.0    5.2",
+        "propagate      42.0         +2.0              100.0",
     ]
 
 
@@ -234,7 +248,7 @@ def test_a_black_box_with_and_without_its_own_figure(finished: Finished, known: 
     models = (*known, "distill", "teach_r01", "teach", "propagate")
     params = finished(black_box=models)
     results = read_results(params, RUNS)
-    assert results.space.names == ("sky", "<b>road</b>", "_a class whose name is much too long for a picture_", "信号")
+    assert results.space.names == ("sky", MARKUP, "_a class whose name is much too long for a picture_", "信号")
     assert list(results.histories()) == ["distill", "teach", "propagate"]
     out, text = built(params)
     assert {path.stem for path in out.glob("*.png")} == LABELLED

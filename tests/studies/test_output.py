@@ -11,7 +11,6 @@ from atp.studies.cells import Plan
 from atp.studies.command import AllFailError, Watch, parse_seeds
 from atp.studies.definitions import Row, Setting, Table, row
 from atp.studies.output import bars, curves, markdown, tree
-from atp.studies.panels import choose
 from atp.studies.printed import printed
 from atp.studies.results import State, lines
 
@@ -102,11 +101,6 @@ def test_pictures_are_drawn_of_whatever_there_is() -> None:
     for state in (State(METRICS, {}), State({}, dict.fromkeys(METRICS, "not begun"))):
         assert curves("Figure 5", table, lines(table, planned(), state, SEEDS)).startswith(b"\x89PNG")
         assert bars("Table 1", TABLE, lines(TABLE, planned(), state, SEEDS)).startswith(b"\x89PNG")
-
-
-def test_the_same_image_is_not_shown_twice() -> None:
-    assert choose({"a": 1.0, "b": 3.0, "c": 2.0}) == [("best", "b"), ("median", "c"), ("worst", "a")]
-    assert choose({"a": 1.0}) == [("best", "a")]
 
 
 @pytest.mark.parametrize("text", ["", "a", "0,0", "-1", "0;1"])

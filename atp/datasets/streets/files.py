@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from atp.data.masks import write_classes
 from atp.datasets.streets.classes import CLASSES
 from atp.datasets.streets.scene import draw_scene
 from atp.datasets.streets.style import REAL, SIMULATOR, interpolate
@@ -43,7 +44,8 @@ def write_streets(out: Path, counts: dict[str, int], size: tuple[int, int], seed
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists and is not an empty folder; remove it or name another")
-    palette = [channel for color in CLASSES.colors for channel in color]
+    # The classes' own entries alone: their ids fit into four bits.
+    palette = CLASSES.palette[: 3 * CLASSES.num_classes]
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         folder = Path(scratch) / out.name
@@ -59,14 +61,9 @@ def write_streets(out: Path, counts: dict[str, int], size: tuple[int, int], seed
                     ids.putpalette(palette)
                     ids.save(folder / split / "labels" / f"{index:04d}.png", optimize=True)
                     progress.update()
-        _write_classes(folder / "source" / "classes.yaml")
+        write_classes(folder / "source" / "classes.yaml", CLASSES)
         _write_readme(folder / "README.md", counts, size, seed, shift)
         folder.replace(out)
-
-
-def _write_classes(path: Path) -> None:
-    lines = (f"- {{name: {n}, color: {list(c)}}}\n" for n, c in zip(CLASSES.names, CLASSES.colors, strict=True))
-    path.write_text("".join(lines), encoding="utf-8")
 
 
 def _write_readme(path: Path, counts: dict[str, int], size: tuple[int, int], seed: int, shift: float) -> None:

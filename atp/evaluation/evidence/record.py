@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from atp.errors import InputError
-from atp.runs import RUNS, models
+from atp.runs import models, within
 
 Kind = TypeVar("Kind")
 
@@ -94,7 +94,7 @@ def model_folders(runs: Path, rounds: Sequence[str]) -> dict[str, Path]:
     """Where the training stages of either pipeline leave their models, by the names that ``evaluate`` gives these."""
     both = models(rounds, black_box=True) | models(rounds, black_box=False)
     names = ("align", "distill", *(name for name in both if name.startswith("teach")), "propagate")
-    return {name: runs / both[name].relative_to(RUNS) for name in names}
+    return {name: within(runs, both[name]) for name in names}
 
 
 def write_evidence(folder: Path, evidence: Evidence, shares: Shares) -> None:
