@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from PIL import Image, UnidentifiedImageError
 
 from atp.data.labels import IGNORE
 from atp.errors import InputError
+
+Item = TypeVar("Item")
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 
@@ -64,6 +67,13 @@ def list_samples(images: Path, labels: Path | None = None, *, optional: bool = F
     if not samples:
         raise InputError(f"{images}: no images here ({', '.join(sorted(SUFFIXES))}); check the path under data")
     return list(samples.values())
+
+
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """So many of the items, evenly spread over their order; all for 0, or where there are no more."""
+    if not 0 < count < len(items):
+        return list(items)
+    return [items[(2 * index + 1) * len(items) // (2 * count)] for index in range(count)]
 
 
 def _labels_near(label: Path) -> list[Path]:

@@ -4,10 +4,9 @@ import logging
 import sys
 from pathlib import Path
 
-from atp.data.folder import Sample, list_samples
+from atp.data.folder import Sample, list_samples, spread
 from atp.errors import InputError
 from atp.evaluation.evidence.guard import Beginning, beginning, evidence_of, reverted
-from atp.evaluation.evidence.measure import spread
 from atp.evaluation.evidence.record import Evidence, Shares, write_evidence
 from atp.evaluation.evidence.vanished import warning
 from atp.models.network import SegmentationNetwork

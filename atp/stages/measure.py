@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from atp.data.folder import check_sizes, list_samples
+from atp.data.folder import check_sizes, list_samples, spread
 from atp.errors import InputError
 from atp.evaluation.evaluate import evaluate, summary
 from atp.evaluation.evidence.record import FILE
@@ -40,7 +40,7 @@ def body(model: Path, stage: Stage) -> None:
         raise InputError("params.yaml: data.test.labels: null; a table needs the labels of the test images")
     samples = list_samples(data.test.images, data.test.labels)
     check_sizes(samples)
-    shown = {sample.name for sample in samples[:: max(1, -(-len(samples) // SHOWN))]}
+    shown = {sample.name for sample in spread(samples, SHOWN)}
     network, checkpoint = stage.load(model)
     space = checkpoint.label_space
     with stage.output() as folder:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from atp.data.folder import check_sizes, list_samples
+from atp.data.folder import check_sizes, list_samples, spread
 from atp.data.tensors import read_image, read_label
 from atp.errors import InputError
 
@@ -122,3 +122,9 @@ def test_sizes_that_differ(tmp_path: Path) -> None:
     save(tmp_path / "labels/1.png", (6, 5))
     with pytest.raises(InputError, match=r"label is 6x5 but its image .* is 6x4"):
         check_sizes(list_samples(tmp_path / "images", tmp_path / "labels"))
+
+
+def test_images_are_evenly_spread() -> None:
+    many = list(range(100))
+    assert spread(many, 4) == [12, 37, 62, 87]
+    assert spread(many, 0) == spread(many, 100) == spread(many, 1000) == many

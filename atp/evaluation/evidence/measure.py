@@ -74,13 +74,6 @@ class Measurement:
         )
 
 
-def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """So many of the samples, evenly spread over their order; all for 0, or where there are no more."""
-    if not 0 < count < len(samples):
-        return list(samples)
-    return [samples[(2 * index + 1) * len(samples) // (2 * count)] for index in range(count)]
-
-
 def darker(images: Tensor) -> Tensor:
     """Less light and less contrast; images uint8, (N, 3, H, W)."""
     changed: Tensor = photometry.adjust_contrast(photometry.adjust_brightness(images, 0.7), 0.8)

@@ -1,16 +1,15 @@
 """One pass over images: which ones, what is read off it, and that nothing else decides it."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from atp.evaluation.evidence.measure import Measurement, brighter, darker, indicators, measure, spread
-from atp.evaluation.evidence.record import INDICATORS
 from PIL import Image
 
 from atp.data.folder import Sample, list_samples
+from atp.evaluation.evidence.measure import Measurement, brighter, darker, indicators, measure
+from atp.evaluation.evidence.record import INDICATORS
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
 from atp.training.runtime import Runtime
 
@@ -36,12 +35,6 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 @pytest.fixture(scope="module")
 def measured(samples: list[Sample]) -> Measurement:
     return measure(network(), samples, SIZE, RUNTIME, before=network(1))
-
-
-def test_images_are_evenly_spread() -> None:
-    many = [Sample(str(index), Path("absent"), None) for index in range(100)]
-    assert [int(sample.name) for sample in spread(many, 4)] == [12, 37, 62, 87]
-    assert spread(many, 0) == spread(many, 100) == spread(many, 1000) == many
 
 
 def test_the_same_again_whatever_was_drawn_before(samples: list[Sample], measured: Measurement) -> None:
