@@ -22,17 +22,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from atp.evaluation.evidence.measure import Measurement, indicators, measure, spread
-from atp.evaluation.evidence.record import Verdict
-from atp.evaluation.evidence.verdict import judge
 from camvid_dusk import on_camvid
 from experiment import ALIGN, PROPAGATE, SOURCE, TEACH, Experiment, Row, machine, side_by_side, with_changes
 from streets_seeds import STREETS, on_streets
 
-from atp.data.folder import list_samples
+from atp.data.folder import list_samples, spread
 from atp.data.loading import ImageCache
-from atp.datasets.camvid import prepare
+from atp.datasets.camvid import DAYLIGHT, DUSK
+from atp.datasets.pairs import prepare
 from atp.errors import InputError
+from atp.evaluation.evidence.measure import Measurement, indicators, measure
+from atp.evaluation.evidence.record import Verdict
+from atp.evaluation.evidence.verdict import judge
 from atp.files import atomic_path
 from atp.models.network import SegmentationNetwork, build_network
 from atp.params import Params, load_params
@@ -212,7 +213,7 @@ def settings(runs: Path, camvid: Path) -> dict[str, Params]:
     params = load_params()
     streets, dusk = few_streets(runs / "streets"), runs / "camvid"
     if not dusk.exists():
-        prepare(camvid, dusk)
+        prepare(DAYLIGHT, camvid, DUSK, camvid, dusk)
     found = {}
     for group, (data, seed, _) in GROUPS.items():
         if data == "streets":
