@@ -212,6 +212,19 @@ class PropagateSettings(Optimisation):
         return self
 
 
+class MethodSections(Section):
+    """The sections of params.yaml that the method reads, each of the stage of its name."""
+
+    source: SourceSettings | None = None
+    align: AlignSettings | None = None
+    distill: DistillSettings | None = None
+    rounds: dict[str, Round]
+    dump: DumpSettings = DumpSettings()
+    teach: TeachSettings
+    split: SplitSettings
+    propagate: PropagateSettings
+
+
 class AdaptSettings(Section):
     """The whole of Algorithm 1, as ``atp.adapt`` takes it; the sections are those of params.yaml.
 
