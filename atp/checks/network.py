@@ -83,12 +83,12 @@ def _check_classifier(config: NetworkConfig, model: nn.Module, whole: Part) -> I
     """What the setting ``classifier`` would freeze, or what it should be."""
     held = classifiers(model, TRIAL[:1], config.num_scores, str(config.factory))
 
-    def told(one: Part) -> str:
+    def described(one: Part) -> str:
         numbers = f"{_millions(one.parameters)} of {_millions(whole.parameters)} parameters"
         return f"{one.name} ({one.tensors} of {whole.tensors} tensors, {numbers})"
 
-    around = "".join(f", or around it {told(one)}" for one in held[1:])
-    proposal = f"{told(held[0])} makes the scores{around}" if held else "no one submodule makes all of the scores"
+    around = "".join(f", or around it {described(one)}" for one in held[1:])
+    proposal = f"{described(held[0])} makes the scores{around}" if held else "no one submodule makes all of the scores"
     if config.classifier is None:
         advice = "; set one" if held else "; give the one that is to be frozen, or wrap them in one"
         yield Finding("error", f"model.classifier: missing; {proposal}{advice}")
@@ -101,7 +101,7 @@ def _check_classifier(config: NetworkConfig, model: nn.Module, whole: Part) -> I
             f"model.classifier: {config.classifier} is not what makes the scores, which then learn; {proposal}",
         )
         return
-    yield Finding("ok", f"model.classifier: frozen in align: {told(part(model, config.classifier))}; {proposal}")
+    yield Finding("ok", f"model.classifier: frozen in align: {described(part(model, config.classifier))}; {proposal}")
 
 
 def _millions(count: int) -> str:
