@@ -119,7 +119,7 @@ def test_the_stage_runs_and_depends_on_its_code(extended: Path, adapted: Path, t
     done = run(extended, project, "-m", "atp.stages", "recalibrate")
     assert done.returncode == 0, done.stderr
     assert (project / "runs/recalibrate/model.safetensors").is_file()
-    asked = "from atp.code import decisive, PACKAGE\nfor path in decisive('atp.stages.recalibrate'): print(path)"
+    asked = "from atp.code import decisive\nfor path in decisive('atp.stages.recalibrate'): print(path)"
     done = run(extended, extended, "-c", asked)
     needed = [Path(line).relative_to(extended).as_posix() for line in done.stdout.splitlines()]
     deps = YAML(typ="safe").load(extended / "dvc.yaml")["stages"]["recalibrate"]["deps"]
