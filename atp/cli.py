@@ -93,11 +93,12 @@ def doctor(
     sample: Annotated[int, typer.Option(help="Images of each folder to read; 0 reads all.")] = 0,
     data_set: Annotated[
         tuple[str, Path] | None,
-        typer.Option(help="Instead: gta5, synthia, cityscapes or cross-city, and where it was unpacked."),
+        typer.Option(help="Instead: the name of a published data set, and where it was unpacked."),
     ] = None,
 ) -> None:
     """Read parameters, data and checkpoint before hours are spent, and say in one line each what is wrong."""
-    from atp.doctor import examine, examine_data_set
+    from atp.checks.data_set import examine_data_set
+    from atp.doctor import examine
 
     findings = examine_data_set(*data_set) if data_set else examine(params, sample)
     for finding in findings:

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent
 WHOLE = ("black_box", "data", "evaluation/evidence", "models", "pseudo_labels", "training")
 """Rooms that decide results and count as a whole where a module needs a part of them."""
 
-BY_FILE = ("baselines", "evaluation", "losses", "method", "stages")
+BY_FILE = ("baselines", "evaluation", "losses", "method", "mixing", "stages")
 """Rooms that decide results and of which each file counts by itself."""
 
 

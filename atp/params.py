@@ -14,25 +14,15 @@ from atp.data.settings import DataSettings
 from atp.errors import InputError
 from atp.evaluation.settings import EvaluateSettings, EvidenceSettings
 from atp.method.choice import chosen
-from atp.method.settings import (
-    AdaptSettings,
-    AlignSettings,
-    DistillSettings,
-    DumpSettings,
-    PropagateSettings,
-    Round,
-    SourceSettings,
-    SplitSettings,
-    TeachSettings,
-)
+from atp.method.settings import AdaptSettings, MethodSections
 from atp.models.config import NetworkConfig
 from atp.registry.settings import RegisterSettings
 from atp.runs import ALIGN, DISTILL, taught
-from atp.settings import EMPTY, Section, SectionType, explain, read_yaml
+from atp.settings import EMPTY, SectionType, explain, read_yaml
 from atp.training.settings import RuntimeSettings, TrainingSettings
 
 
-class Params(Section):
+class Params(MethodSections):
     """The whole of params.yaml: of a source model that is there (``source``, ``align``), or of a black box (``query``,
     ``distill``)."""
 
@@ -40,15 +30,7 @@ class Params(Section):
     model: NetworkConfig
     training: TrainingSettings = TrainingSettings()
     runtime: RuntimeSettings = RuntimeSettings()
-    source: SourceSettings | None = None
-    align: AlignSettings | None = None
     query: QuerySettings | None = None
-    distill: DistillSettings | None = None
-    rounds: dict[str, Round]
-    dump: DumpSettings = DumpSettings()
-    teach: TeachSettings
-    split: SplitSettings
-    propagate: PropagateSettings
     evidence: EvidenceSettings = EvidenceSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     register_: RegisterSettings = Field(default=RegisterSettings(), alias="register")

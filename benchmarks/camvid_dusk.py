@@ -13,7 +13,8 @@ from typing import Any
 
 from experiment import SOURCE, Experiment, Row, machine, print_table, run_seeds, table_5, with_changes
 
-from atp.datasets.camvid import prepare
+from atp.datasets.camvid import DAYLIGHT, DUSK
+from atp.datasets.pairs import prepare
 from atp.params import Params, load_params, needed
 
 AUGMENTATION = {"flip": True, "jitter": 0.3, "blur": True, "scale": [0.75, 1.5]}
@@ -76,7 +77,7 @@ def main() -> None:
     width, height = map(int, arguments.size.split("x"))
     data = arguments.runs / "data"
     if not data.exists():
-        prepare(arguments.camvid, data)
+        prepare(DAYLIGHT, arguments.camvid, DUSK, arguments.camvid, data)
     params = load_params()
     print(machine())
     jobs = [

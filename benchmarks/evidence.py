@@ -28,7 +28,8 @@ from streets_seeds import STREETS, on_streets
 
 from atp.data.folder import evenly_spread, list_samples
 from atp.data.loading import ImageCache
-from atp.datasets.camvid import prepare
+from atp.datasets.camvid import DAYLIGHT, DUSK
+from atp.datasets.pairs import prepare
 from atp.errors import InputError
 from atp.evaluation.evidence.measure import Measurement, indicators, measure
 from atp.evaluation.evidence.record import Verdict
@@ -212,7 +213,7 @@ def settings(runs: Path, camvid: Path) -> dict[str, Params]:
     params = load_params()
     streets, dusk = few_streets(runs / "streets"), runs / "camvid"
     if not dusk.exists():
-        prepare(camvid, dusk)
+        prepare(DAYLIGHT, camvid, DUSK, camvid, dusk)
     found = {}
     for group, (data, seed, _) in GROUPS.items():
         if data == "streets":

@@ -16,9 +16,10 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 import atp
+from atp.checks.finding import Finding
 from atp.cli import app
 from atp.data.labels import LabelSpace
-from atp.doctor import Finding, examine
+from atp.doctor import examine
 from atp.errors import InputError
 from atp.export import export_state
 from atp.models.checkpoint import load_checkpoint, save_checkpoint
@@ -247,7 +248,7 @@ def test_doctor_finds_wrong_parameters(project: Path) -> None:
 def test_doctor_finds_a_device_that_is_not_there_and_a_precision_that_is_imitated(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("atp.doctor.computes_bf16", lambda device: False)
+    monkeypatch.setattr("atp.checks.machine.computes_bf16", lambda device: False)
     for precision, count in (("auto", 0), ("bf16", 1)):
         set_params(project, "training", precision=precision)
         assert ["which is only imitated here" in finding.text for finding in complaints()] == [True] * count

@@ -10,8 +10,7 @@ from dvc.utils.serialize import load_py
 from ruamel.yaml import YAML
 
 from atp.code import decisive
-from atp.method.choice import module_named
-from atp.method.settings import align_methods
+from atp.method.settings import align_methods, mixes, module_named
 from atp.params import Params
 from atp.settings import Section
 
@@ -138,6 +137,10 @@ def test_a_stage_depends_on_exactly_the_code_that_decides_its_result(dag: Dag) -
         if stage == "align":
             expected = align_code()
             assert "${align.method}" in " ".join(dag.stages[stage]["deps"]), "and on the method that is chosen"
+        if stage == "propagate":
+            variants = decisive("atp.stages.propagate", *(f"atp.mixing.{mix}" for mix in mixes()))
+            expected = {name for path in variants if "mixing/" not in (name := str(path.relative_to(ROOT)))}
+            assert "${propagate.mix}" in " ".join(dag.stages[stage]["deps"]), "and on the variant that is chosen"
         assert dag.code(stage) == expected, stage
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from atp.doctor import check_own_network
+from atp.checks.network import check_own_network
 from atp.export import _maker
 from atp.models.config import NetworkConfig
 from atp.params import load_params

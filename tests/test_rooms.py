@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[1]
 
 ROOMS = (
     ("flows", "cli"),
-    ("doctor", "studies"),
+    ("doctor",),
+    ("checks", "studies"),
     ("selection",),
     ("stages",),
     ("export", "masks"),
@@ -19,7 +20,7 @@ ROOMS = (
     ("registry",),
     ("datasets", "runner"),
     ("params",),
-    ("baselines",),
+    ("baselines", "mixing"),
     ("evaluation", "method"),
     ("black_box",),
     ("pseudo_labels", "training"),

@@ -1,13 +1,8 @@
-"""What the ids of the public street data sets mean, as their owners publish them, and the classes that papers report.
+"""The ids of street scenes in Cityscapes' words, and the sets of classes that papers report.
 
-Everything goes by name: a data set's table names its ids, a class set is a choice of names, and an id becomes the place
-of its name in the class set, or 255 where that has no such class. Sources of the tables:
-
-- Cityscapes: ``labels.py`` of the owners' cityscapesScripts, its names, ids, train ids and colours.
-- GTA5: Playing for Data, whose labels have Cityscapes' ids and, as id 34, the licence plate, which in Cityscapes has
-  none; the palette in its files differs from Cityscapes' colours at id 4 alone.
-- SYNTHIA-RAND-CITYSCAPES: the table in the README of its archive.
-- Cross-City (NTHU): Cityscapes' ids.
+Everything goes by name: a data set names its ids, a set of classes is a choice of names, and an id becomes the place of
+its name in that set, or 255 where it has no such class. The table is ``labels.py`` of the owners' cityscapesScripts,
+its names, ids, train ids and colours.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,65 +55,31 @@ _CITYSCAPES: Mapping[str, tuple[int, int, int] | None] = {
 
 CITYSCAPES_IDS = tuple(_CITYSCAPES)
 
-CITYSCAPES = LabelSpace(
+CITYSCAPES_CLASSES = LabelSpace(
     # The 19 classes that are evaluated have their train ids in the order of their ids.
     names=tuple(name for name, color in _CITYSCAPES.items() if color),
     colors=tuple(color for color in _CITYSCAPES.values() if color),
 )
-
-GTA5_IDS = (*CITYSCAPES_IDS, "license plate")
-
-SYNTHIA_IDS = (
-    "void",
-    "sky",
-    "building",
-    "road",
-    "sidewalk",
-    "fence",
-    "vegetation",
-    "pole",
-    "car",
-    "traffic sign",
-    "person",
-    "bicycle",
-    "motorcycle",
-    "parking-slot",
-    "road-work",
-    "traffic light",
-    "terrain",
-    "rider",
-    "truck",
-    "bus",
-    "train",
-    "wall",
-    "lanemarking",
-)
-"""Names of the ids 0 to 22 in the first channel of ``GT/LABELS``, in Cityscapes' words (SYNTHIA says pedestrian)."""
 
 
 def without(names: Iterable[str], *absent: str) -> tuple[str, ...]:
     return tuple(name for name in names if name not in absent)
 
 
-# SYNTHIA shows next to nothing of those three.
-SIXTEEN = without(CITYSCAPES.names, "terrain", "truck", "train")
+# SYNTHIA shows next to nothing of these three.
+SIXTEEN = without(CITYSCAPES_CLASSES.names, "terrain", "truck", "train")
 # Cross-City is labelled with the same ones: Chen et al., No More Discrimination (2017).
 THIRTEEN = without(SIXTEEN, "wall", "fence", "pole")
 
-CLASS_SETS = {19: CITYSCAPES.names, 16: SIXTEEN, 13: THIRTEEN}
+CLASS_SETS = {19: CITYSCAPES_CLASSES.names, 16: SIXTEEN, 13: THIRTEEN}
 """Names of the classes by their number, as papers call these protocols."""
 
 
 def label_space(classes: int) -> LabelSpace:
     """One of ``CLASS_SETS`` with Cityscapes' colours."""
-    colors = dict(zip(CITYSCAPES.names, CITYSCAPES.colors, strict=True))
+    colors = dict(zip(CITYSCAPES_CLASSES.names, CITYSCAPES_CLASSES.colors, strict=True))
     names = CLASS_SETS[classes]
     return LabelSpace(names, tuple(colors[name] for name in names))
-
-
-def smaller_sets(classes: int) -> dict[str, tuple[str, ...]]:
-    """The protocols that a model with so many classes can be measured by beside its own, as ``data.protocols``."""
-    return {f"classes_{count}": names for count, names in CLASS_SETS.items() if count < classes}
 
 
 def mapped(ids: NDArray[np.integer[Any]], names: Sequence[str], space: LabelSpace, path: Path) -> NDArray[np.uint8]:

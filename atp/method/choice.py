@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from atp.method.settings import ALIGN, AlignSettings
+from atp.method.settings import ALIGN, AlignSettings, module_named
 from atp.settings import Positive, checked
 from atp.training.settings import Optimisation
 
@@ -52,11 +52,6 @@ class Method(Protocol):
     ) -> "History":
         """Adapt the network in place."""
         ...
-
-
-def module_named(name: str) -> str:
-    """The dotted name of the module that ``align.method`` names."""
-    return f"atp.{name.replace('/', '.')}"
 
 
 def method_named(name: str) -> Method:

@@ -1,7 +1,8 @@
 """From easy to hard target images, as semi-supervised learning does (Sec. 3.3, Eq. 10)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,10 @@ from atp.method.settings import PropagateSettings
 from atp.models.network import SegmentationNetwork
 from atp.pseudo_labels.store import PseudoLabelStore, StoredLabels
 from atp.training.classifier_tap import ClassifierTap
-from atp.training.contrast import RELIABLE, RegionalContrast
+from atp.training.contrast import RELIABLE
 from atp.training.ema import AveragedNetwork
 from atp.training.loop import History, Training
-from atp.training.mixing import class_mix_masks, cut_mix_masks, mix
+from atp.training.mixing import mix
 from atp.training.run import Run
 
 
@@ -55,7 +56,9 @@ def propagate(
     ema = AveragedNetwork(network, settings.ema) if settings.ema else None
     teacher = ema.network if ema else network
     tap = ClassifierTap(network)
-    contrast = contrast_head(network, images, tap, run) if settings.mix == "reco" else None
+    mixing = import_module(settings.module)
+    make_contrast: Callable[[int], nn.Module] | None = getattr(mixing, "Contrast", None)
+    contrast = contrast_head(make_contrast, network, images, tap, run) if make_contrast else None
 
     def objective(model: nn.Module, batch: PairBatch) -> dict[str, Tensor]:
         easy, hard = batch.easy, batch.hard
@@ -68,8 +71,8 @@ def propagate(
             reliable = taught.masked_fill(probabilities.amax(1) < RELIABLE, 255)
             share = confidence_share(probabilities, settings.confidence, hard.valid)[:, None, None].expand(taught.shape)
         strong = hard.strong
-        if settings.mix != "none":
-            masks = cut_mix_masks(*taught.shape) if settings.mix == "cut_mix" else class_mix_masks(easy.labels)
+        masks: Tensor | None = mixing.masks(easy.labels)
+        if masks is not None:
             masks = masks.to(taught.device)
             strong, taught = mix(masks, easy.strong, strong), mix(masks, easy.labels, taught)
             reliable = mix(masks, easy.labels, reliable)
@@ -98,14 +101,16 @@ def propagate(
     return (ema.network if ema and settings.hand_on == "ema" else network), history
 
 
-def contrast_head(network: SegmentationNetwork, images: PairedImages, tap: ClassifierTap, run: Run) -> RegionalContrast:
-    """ReCo's head, as wide as the features that the classifier is given."""
+def contrast_head(
+    make: Callable[[int], nn.Module], network: SegmentationNetwork, images: PairedImages, tap: ClassifierTap, run: Run
+) -> nn.Module:
+    """A variant's own module, as wide as the features that the classifier is given."""
     run.runtime.place(network)
     example = images.collate([images[0, 0]]).to(run.runtime.device, run.runtime.memory_format)
     with tap:
         channels = tap.probe(network, example.hard.weak).shape[1]
     torch.manual_seed(run.seed)
-    return RegionalContrast(channels)
+    return make(channels)
 
 
 def label_counts(store: PseudoLabelStore, name: str) -> Tensor:

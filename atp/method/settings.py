@@ -5,6 +5,7 @@ each class as parameters of the stages that use it, so that changing one makes e
 """
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,8 +21,28 @@ ALIGN = "method/align"
 
 def align_methods() -> list[str]:
     """What ``align.method`` can name: modules below ``atp``. The listing of atp/baselines is the only list of them."""
-    baselines = (Path(__file__).parents[1] / "baselines").glob("[!_]*.py")
-    return [ALIGN, *sorted(f"baselines/{path.stem}" for path in baselines)]
+    return [ALIGN, *(f"baselines/{name}" for name in _modules("baselines"))]
+
+
+def module_named(name: str) -> str:
+    """The dotted name of the module that ``align.method`` names."""
+    return f"atp.{name.replace('/', '.')}"
+
+
+def mixes() -> list[str]:
+    """What ``propagate.mix`` can name: the files of atp/mixing, whose listing is the only list of them."""
+    return _modules("mixing")
+
+
+def _modules(room: str) -> list[str]:
+    return sorted(path.stem for path in (Path(__file__).parents[1] / room).glob("[!_]*.py"))
+
+
+def _unknown(what: str, value: str, known: Sequence[str]) -> ValueError:
+    names = {name.rpartition("/")[2]: name for name in known}
+    near = difflib.get_close_matches(value.rpartition("/")[2], names, n=1)
+    hint = f"is it {names[near[0]]}?" if near else f"there are {', '.join(known)}"
+    return ValueError(f"{what} {value}: no such {what}; {hint}")
 
 
 STRONG = Augmentation(flip=True, jitter=0.3, blur=True)
@@ -74,14 +95,15 @@ class AlignSettings(Optimisation):
     per_image: Flag = False
     freeze_classifier: Flag = True
 
+    @property
+    def module(self) -> str:
+        return module_named(self.method)
+
     @model_validator(mode="after")
     def _method_exists(self) -> Self:
         methods = align_methods()
         if self.method not in methods:
-            names = {method.rpartition("/")[2]: method for method in methods}
-            near = difflib.get_close_matches(self.method.rpartition("/")[2], names, n=1)
-            hint = f"is it {names[near[0]]}?" if near else f"there are {', '.join(methods)}"
-            raise ValueError(f"method {self.method}: no such method; {hint}")
+            raise _unknown("method", self.method, methods)
         if self.method == ALIGN and self.baseline:
             raise ValueError(f"baseline is for a baseline's settings; method is {ALIGN}, whose are beside it")
         return self
@@ -152,19 +174,19 @@ class PropagateSettings(Optimisation):
     """From easy to hard images, as semi-supervised learning does (Eq. 10).
 
     Attributes:
-        mix: how an easy and a hard image become one training image: ``class_mix`` pastes half of the easy one's
-            classes, ``cut_mix`` a box; ``reco`` is ``class_mix`` with regional contrast (Liu et al. 2022); ``none``
-            asks for consistency on the hard one alone, strongly augmented.
+        mix: how an easy and a hard image become one training image, a file of atp/mixing: ``class_mix`` pastes half of
+            the easy one's classes, ``cut_mix`` a box; ``reco`` is ``class_mix`` with regional contrast; ``none`` asks
+            for consistency on the hard one alone, strongly augmented.
         ema: decay of the teacher's weights (authors' code, ClassMix); None takes the network itself, as the paper does.
         confidence: the consistency loss weighs as much as the share of pixels above it.
         consistency: weight of Eq. 10.
-        contrast: weight of the regional contrast of ``reco``.
+        contrast: weight of the loss that a mix such as ``reco`` brings.
         negative: weight of Eq. 7 on the easy images.
         balance: 0 draws easy images evenly, 1 by the rarity of the classes that they show.
         hand_on: the ``ema`` teacher or the trained ``student`` becomes the adapted model.
     """
 
-    mix: Literal["class_mix", "cut_mix", "reco", "none"] = "class_mix"
+    mix: str = "class_mix"
     ema: Decay | None = 0.99
     confidence: Share = 0.968
     consistency: NonNegative = 1.0
@@ -173,11 +195,34 @@ class PropagateSettings(Optimisation):
     balance: Share = 0.0
     hand_on: Literal["ema", "student"] = "ema"
 
+    @property
+    def module(self) -> str:
+        return f"atp.mixing.{self.mix}"
+
+    @model_validator(mode="after")
+    def _mix_exists(self) -> Self:
+        if self.mix not in mixes():
+            raise _unknown("mix", self.mix, mixes())
+        return self
+
     @model_validator(mode="after")
     def _ema_exists(self) -> Self:
         if self.hand_on == "ema" and self.ema is None:
             raise ValueError("hand_on is ema but ema is null; set ema or hand_on: student")
         return self
+
+
+class MethodSections(Section):
+    """The sections of params.yaml that the method reads, each of the stage of its name."""
+
+    source: SourceSettings | None = None
+    align: AlignSettings | None = None
+    distill: DistillSettings | None = None
+    rounds: dict[str, Round]
+    dump: DumpSettings = DumpSettings()
+    teach: TeachSettings
+    split: SplitSettings
+    propagate: PropagateSettings
 
 
 class AdaptSettings(Section):

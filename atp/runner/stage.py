@@ -23,7 +23,6 @@ from atp.data.labels import LabelSpace
 from atp.data.loading import ImageCache, Images
 from atp.errors import InputError, exit_codes
 from atp.files import digest
-from atp.method.choice import module_named
 from atp.models.checkpoint import Checkpoint, load_checkpoint, restored, save_checkpoint
 from atp.models.network import NetworkConfig, SegmentationNetwork
 from atp.models.own import check_code
@@ -85,9 +84,9 @@ class Stage:
         repeated where the guard is set otherwise.
         """
         sections = self.params.model_dump(mode="json", by_alias=True, exclude={"runtime"})
-        modules = [f"atp.stages.{self.name}"]
-        if self.name == "align" and self.params.align is not None:
-            modules.append(module_named(self.params.align.method))
+        # align's and propagate's settings choose a module.
+        chosen = getattr(getattr(self.params, self.name, None), "module", None)
+        modules = [f"atp.stages.{self.name}", *([chosen] if chosen else [])]
         parts = {
             "stage": self.label,
             "params": {name: sections[name] for name in ("data", "model", "training", self.name) if name in sections},

@@ -17,9 +17,6 @@ from atp.params import load_params
 from atp.runner.beside import start_ahead
 from atp.runner.parent import die_with_dvc, die_with_parent
 
-ALONE = ("answer", "query", "evaluate", "measure", "report", "register")
-"""Stages with nothing to divide among processes."""
-
 
 def main() -> None:
     die_with_parent()
@@ -32,7 +29,8 @@ def main() -> None:
             processes = load_params().runtime.processes
             # Collecting garbage while modules are imported takes a tenth of the time and finds nothing.
             gc.disable()
-            if processes != 1 and name not in ALONE:
+            # A stage with nothing to divide among processes says so.
+            if processes != 1 and not getattr(import_module(f"atp.stages.{name}"), "ALONE", False):
                 sys.exit(launch(name, arguments, processes))
             # ``register`` mostly finds that there is nothing to do.
             if name != "register":

@@ -19,6 +19,8 @@ from atp.runs import SOURCE
 from atp.training.prediction import Predictor, chunks, read_chunks
 from atp.training.progress import Progress
 
+ALONE = True
+
 KEPT = 4
 """Most probable classes kept of each pixel, as many as ``query.keep`` keeps of them by default."""
 

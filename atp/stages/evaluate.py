@@ -25,6 +25,8 @@ from atp.runner.stage import Stage, run_stage, write_json
 from atp.runs import ANSWERS_ON_TEST, METRICS, SOURCE, SPLIT, SPLIT_LABELS, dumped, models
 from atp.training.prediction import reestimate_batchnorm
 
+ALONE = True
+
 logger = logging.getLogger(__name__)
 
 

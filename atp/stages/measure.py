@@ -23,6 +23,8 @@ from atp.evaluation.evidence.record import FILE
 from atp.params import Params
 from atp.runner.stage import Stage, run_stage, write_json
 
+ALONE = True
+
 SHOWN = 8
 """Test images whose predictions are kept."""
 

@@ -20,6 +20,8 @@ from atp.runner.stage import Stage, run_stage
 from atp.runner.tracking import check_address
 from atp.training.progress import Progress
 
+ALONE = True
+
 logger = logging.getLogger(__name__)
 
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
     from atp.runner.tracking import Tracker
 
+ALONE = True
+
 logger = logging.getLogger(__name__)
 
 PICTURE = REPORT / "predictions.png"

@@ -8,6 +8,8 @@ from atp.runner.process import light_stage, output
 from atp.runner.tracking import Tracker
 from atp.runs import REPORT, RUNS
 
+ALONE = True
+
 
 def report(params: Params, tracker: Tracker) -> None:
     """Draw the whole folder, then upload it."""

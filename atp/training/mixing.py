@@ -1,6 +1,4 @@
-"""Two images in one: ClassMix cuts out half of the classes, CutMix a box, and pastes them onto another image."""
-
-import math
+"""Two images in one: ClassMix cuts out half of the classes of one and pastes them onto the other."""
 
 import torch
 from torch import Tensor
@@ -28,35 +26,6 @@ def class_mix_masks(labels: Tensor, generator: torch.Generator | None = None) ->
     rank = order.argsort(dim=1)  # place of each class in the drawn order, those not shown behind all others
     chosen = rank < (shown.sum(1, keepdim=True) + 1) // 2
     return chosen.gather(1, ids).view_as(labels)
-
-
-def cut_mix_masks(
-    count: int, height: int, width: int, *, share: float = 0.5, generator: torch.Generator | None = None
-) -> Tensor:
-    """A box in each image, of any place and shape.
-
-    Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features (2019); for
-    segmentation French et al., Semi-supervised semantic segmentation needs strong, varied perturbations (2020), Sec.
-    3.3: the box covers half of the image, its proportions are drawn evenly on a logarithmic scale.
-
-    Args:
-        count, height, width: N, H, W.
-        share: of the image that the box covers, in (0, 1).
-        generator: on the CPU; None draws from PyTorch's own.
-
-    Returns:
-        bool, (N, H, W), on the CPU, True in the box.
-    """
-    draw = torch.rand(3, count, 1, generator=generator)
-    # Of height and width together they cut off the share's logarithm; the draw says how much of it is the height's.
-    tall = (draw[0] * math.log(share)).exp()
-    inside = []
-    for extent, part, place in ((height, tall, draw[1]), (width, share / tall, draw[2])):
-        length = (part * extent).round()
-        start = (place * (extent - length)).round()
-        position = torch.arange(extent)
-        inside.append((position >= start) & (position < start + length))
-    return inside[0][:, :, None] & inside[1][:, None, :]
 
 
 def mix(mask: Tensor, pasted: Tensor, onto: Tensor) -> Tensor:

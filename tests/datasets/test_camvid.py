@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from atp.checks.data_set import examine_data_set
 from atp.data.folder import check_sizes, list_samples
 from atp.data.tensors import read_label
-from atp.datasets.camvid import main, prepare
+from atp.datasets.camvid import DAYLIGHT, DUSK
+from atp.datasets.pairs import prepare
 from atp.errors import InputError
 
 CAMVID = Path(__file__).parents[3] / "shared/camvid"
@@ -31,15 +33,15 @@ def camvid(tmp_path: Path) -> Path:
 
 
 def test_every_third_block_of_dusk_is_held_out(camvid: Path, tmp_path: Path) -> None:
-    counts = prepare(camvid, tmp_path / "out")
-    assert counts == {"source": 3, "target": 14, "test": 6}
+    prepared = prepare(DAYLIGHT, camvid, DUSK, camvid, tmp_path / "out")
+    assert prepared.counts == {"source": 3, "target": 14, "test": 6}
     held_out = [sample.name for sample in list_samples(tmp_path / "out/test/images")]
     assert held_out == [f"0001TP_{index:06}" for index in range(12, 18)]
 
 
 def test_void_becomes_unlabelled_and_images_keep_their_bytes(camvid: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    prepare(camvid, out)
+    prepare(DAYLIGHT, camvid, DUSK, camvid, out)
     samples = list_samples(out / "source/images", out / "source/labels")
     check_sizes(samples)
     assert samples[0].label is not None
@@ -50,23 +52,27 @@ def test_void_becomes_unlabelled_and_images_keep_their_bytes(camvid: Path, tmp_p
     assert (out / "source/classes.yaml").read_text().count("name:") == 11
 
 
-def test_what_is_wrong_is_told(camvid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full/file").touch()
-    with pytest.raises(InputError, match="full: not empty; give a new folder"):
-        prepare(camvid, tmp_path / "full")
-    with pytest.raises(InputError, match="no frames for target; there are 0001TP, 0006R0, 0016E5"):
-        prepare(camvid, tmp_path / "out", target=("night",))
+def test_what_is_wrong_is_reported(camvid: Path, tmp_path: Path) -> None:
+    for path in camvid.rglob("0001TP*"):
+        path.rename(path.with_name(path.name.replace("0001TP", "night")))
+    with pytest.raises(InputError, match="none of its 23 images is one of camvid-dusk"):
+        prepare(DAYLIGHT, camvid, DUSK, camvid, tmp_path / "out")
     (camvid / "trainannot/0006R0_f00000.png").unlink()
     with pytest.raises(InputError, match="no label for this image"):
-        prepare(camvid, tmp_path / "out")
-    monkeypatch.setattr("sys.argv", ["camvid", str(tmp_path / "nowhere"), str(tmp_path / "out")])
-    with pytest.raises(SystemExit, match="2"):
-        main()
+        prepare(DAYLIGHT, camvid, DUSK, camvid, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_doctor_counts_each_part(camvid: Path) -> None:
+    found = [finding.text.removeprefix(f"{camvid}/") for finding in examine_data_set("camvid-dusk", camvid)]
+    assert found == [
+        "train: 14 of the 84 images published, each with its label",
+        "train: 6 of the 40 images published, each with its label",
+    ]
 
 
 @pytest.mark.camvid
 @pytest.mark.skipif(not CAMVID.is_dir(), reason="needs CamVid in ../shared/camvid")
 def test_the_real_frames(tmp_path: Path) -> None:
-    assert prepare(CAMVID, tmp_path / "out") == {"source": 406, "target": 44, "test": 18}
+    prepared = prepare(DAYLIGHT, CAMVID, DUSK, CAMVID, tmp_path / "out")
+    assert prepared.counts == {"source": 406, "target": 44, "test": 18}

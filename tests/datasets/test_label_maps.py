@@ -5,15 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atp.datasets.label_maps import (
-    CITYSCAPES,
-    CITYSCAPES_IDS,
-    GTA5_IDS,
-    SYNTHIA_IDS,
-    label_space,
-    mapped,
-    smaller_sets,
-)
+from atp.datasets.gta5 import IDS as GTA5_IDS
+from atp.datasets.label_maps import CITYSCAPES_CLASSES, CITYSCAPES_IDS, label_space, mapped
+from atp.datasets.synthia import IDS as SYNTHIA_IDS
+from atp.datasets.synthia import SYNTHIA
 from atp.errors import InputError
 from tests.datasets.published import GTA5_PALETTE
 
@@ -55,7 +50,7 @@ LABELS_PY = [
     ("bicycle", 18, (119, 11, 32)),
 ]
 TRAIN_IDS = [train_id for _, train_id, _ in LABELS_PY]
-# From the README of SYNTHIA-RAND-CITYSCAPES, its numbers by the train id of the class of that name.
+# From the README of SYNTHIA-RAND-CITYSCAPES_CLASSES, its numbers by the train id of the class of that name.
 SYNTHIA_TO_TRAIN = {
     **{1: 10, 2: 2, 3: 0, 4: 1, 5: 4, 6: 8, 7: 5, 8: 13, 9: 7, 10: 11, 11: 18, 12: 17},
     **{15: 6, 16: 9, 17: 12, 18: 14, 19: 15, 20: 16, 21: 3},
@@ -93,17 +88,17 @@ FILE = Path("label.png")
 def test_all_34_cityscapes_ids() -> None:
     assert len(CITYSCAPES_IDS) == 34
     assert list(CITYSCAPES_IDS) == [name for name, _, _ in LABELS_PY]
-    assert mapped(np.arange(34), CITYSCAPES_IDS, CITYSCAPES, FILE).tolist() == TRAIN_IDS
+    assert mapped(np.arange(34), CITYSCAPES_IDS, CITYSCAPES_CLASSES, FILE).tolist() == TRAIN_IDS
 
 
 def test_the_19_classes_have_their_train_ids_names_and_colours() -> None:
     classes = sorted((train_id, name, color) for name, train_id, color in LABELS_PY if train_id != 255)
-    assert list(zip(range(19), CITYSCAPES.names, CITYSCAPES.colors, strict=True)) == classes
+    assert list(zip(range(19), CITYSCAPES_CLASSES.names, CITYSCAPES_CLASSES.colors, strict=True)) == classes
 
 
 def test_gta5_has_cityscapes_ids_and_the_licence_plate() -> None:
     assert [*CITYSCAPES_IDS, "license plate"] == list(GTA5_IDS)
-    assert mapped(np.arange(35), GTA5_IDS, CITYSCAPES, FILE).tolist() == [*TRAIN_IDS, 255]
+    assert mapped(np.arange(35), GTA5_IDS, CITYSCAPES_CLASSES, FILE).tolist() == [*TRAIN_IDS, 255]
 
 
 def test_gta5_s_palette_is_cityscapes_but_for_static() -> None:
@@ -116,11 +111,11 @@ def test_gta5_s_palette_is_cityscapes_but_for_static() -> None:
 def test_all_23_synthia_ids() -> None:
     assert list(SYNTHIA_IDS) == ["person" if name == "pedestrian" else name for name in SYNTHIA_README]
     for number, train_id in SYNTHIA_TO_TRAIN.items():
-        assert CITYSCAPES.names[train_id] == SYNTHIA_IDS[number]
+        assert CITYSCAPES_CLASSES.names[train_id] == SYNTHIA_IDS[number]
 
 
 def test_synthia_to_19_and_16_classes() -> None:
-    nineteen = mapped(np.arange(23), SYNTHIA_IDS, CITYSCAPES, FILE)
+    nineteen = mapped(np.arange(23), SYNTHIA_IDS, CITYSCAPES_CLASSES, FILE)
     assert nineteen.tolist() == [SYNTHIA_TO_TRAIN.get(number, 255) for number in range(23)]
     # The order of the sixteen is that of the train ids with terrain (9), truck (14) and train (16) taken out.
     order = [train_id for train_id in range(19) if train_id not in (9, 14, 16)]
@@ -138,14 +133,13 @@ def test_class_sets_keep_their_colours() -> None:
         space = label_space(count)
         assert space.num_classes == len(set(space.names)) == count
         assert space.colors[space.names.index("bicycle")] == (119, 11, 32)
-    assert {name: len(names) for name, names in smaller_sets(19).items()} == {"classes_16": 16, "classes_13": 13}
+    assert SYNTHIA.protocols == (label_space(16).names, label_space(13).names)
     assert set(label_space(16).names) - set(label_space(13).names) == {"wall", "fence", "pole"}
-    assert not smaller_sets(13)
 
 
 def test_unlabelled_stays_and_other_values_are_told() -> None:
-    assert mapped(np.array([[255, 7]], np.uint8), CITYSCAPES_IDS, CITYSCAPES, FILE).tolist() == [[255, 0]]
+    assert mapped(np.array([[255, 7]], np.uint8), CITYSCAPES_IDS, CITYSCAPES_CLASSES, FILE).tolist() == [[255, 0]]
     with pytest.raises(InputError, match=r"label\.png: label value 34 is none of the published ids 0 to 33"):
-        mapped(np.array([7, 34]), CITYSCAPES_IDS, CITYSCAPES, FILE)
+        mapped(np.array([7, 34]), CITYSCAPES_IDS, CITYSCAPES_CLASSES, FILE)
     with pytest.raises(InputError, match="label value 40000"):
-        mapped(np.array([7, 40000], np.uint16), SYNTHIA_IDS, CITYSCAPES, FILE)
+        mapped(np.array([7, 40000], np.uint16), SYNTHIA_IDS, CITYSCAPES_CLASSES, FILE)

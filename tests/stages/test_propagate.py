@@ -13,7 +13,7 @@ from atp.data.folder import list_samples
 from atp.data.loading import FolderLabels, ImageCache, PairBatch, PairedImages, TrainingImages
 from atp.data.settings import Augmentation
 from atp.method.propagate import propagate, rarity_weights
-from atp.method.settings import PropagateSettings
+from atp.method.settings import PropagateSettings, mixes
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
 from atp.runner.resume import ResumeFile
 from atp.training.contrast import RegionalContrast
@@ -52,7 +52,7 @@ def test_an_image_without_labels_and_an_absent_class_are_no_trouble() -> None:
 
 
 CONFIG = NetworkConfig(backbone="resnet_small", output_stride=8, aspp_dilations=(1, 2), num_classes=2)
-MIXES = ("class_mix", "cut_mix", "reco", "none")
+MIXES = tuple(mixes())
 
 
 class KillError(Exception):

@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+from atp.datasets.cityscapes import CITYSCAPES
+from atp.datasets.cross_city import CROSS_CITY
+from atp.datasets.gta5 import GTA5
 from atp.datasets.label_maps import CLASS_SETS
-from atp.datasets.urban import CITYSCAPES_SET, CROSS_CITY, GTA5, SYNTHIA, DataSet, prepare, settings
+from atp.datasets.pairs import prepare, settings
+from atp.datasets.published import DataSet
+from atp.datasets.synthia import SYNTHIA
 from atp.pseudo_labels.store import PseudoLabelStore
 from tests.datasets import published
 from tests.datasets.test_label_maps import CROSS_CITY as CROSS_CITY_IDS
@@ -43,9 +48,9 @@ def shown(classes: int) -> list[int]:
     ("preset", "source", "target", "classes", "backbone"),
     [
         # All three presets have this network; here it takes twice as long as all of the others, so once is enough.
-        pytest.param("paper", GTA5, CITYSCAPES_SET, 19, "resnet101", id="gta5-cityscapes"),
-        pytest.param("paper-synthia", SYNTHIA, CITYSCAPES_SET, 16, "resnet_small", id="synthia-cityscapes"),
-        pytest.param("paper-cross-city", CITYSCAPES_SET, CROSS_CITY, 13, "resnet_small", id="cityscapes-cross-city"),
+        pytest.param("paper", GTA5, CITYSCAPES, 19, "resnet101", id="gta5-cityscapes"),
+        pytest.param("paper-synthia", SYNTHIA, CITYSCAPES, 16, "resnet_small", id="synthia-cityscapes"),
+        pytest.param("paper-cross-city", CITYSCAPES, CROSS_CITY, 13, "resnet_small", id="cityscapes-cross-city"),
     ],
 )
 def test_a_published_pair_goes_through_every_stage(
@@ -83,9 +88,9 @@ def test_a_published_pair_goes_through_every_stage(
     assert len(labels.names) == 3
     metrics = json.loads((tmp_path / "runs/evaluate/metrics.json").read_text())
     assert set(metrics["miou"]) == {"source", "align", "teach", "propagate", "batchnorm_only"}
-    assert ("accuracy" in metrics["pseudo_labels"]["r01"]) == (target is CITYSCAPES_SET), "Cross-City has no labels"
+    assert ("accuracy" in metrics["pseudo_labels"]["r01"]) == (target is CITYSCAPES), "Cross-City has no labels"
     confusion = json.loads((tmp_path / "runs/evaluate/confusion.json").read_text())
-    test_images = 1 if target is CITYSCAPES_SET else 2
+    test_images = 1 if target is CITYSCAPES else 2
     for name, counts in confusion.items():
         assert [sum(row) for row in counts] == [test_images * pixels for pixels in shown(classes)], name
         iou = metrics["iou"][name]

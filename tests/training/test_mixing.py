@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from atp.training.mixing import class_mix_masks, cut_mix_masks, mix
+from atp.training.mixing import class_mix_masks, mix
 
 
 def _generator(seed: int = 0) -> torch.Generator:
@@ -81,27 +81,3 @@ def test_mix_keeps_the_memory_format() -> None:
     mixed = mix(torch.ones(2, 4, 5, dtype=torch.bool), images, images.roll(1, 0))
     assert mixed.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(mixed, images)
-
-
-def test_cut_mix_pastes_one_box_of_half_the_image() -> None:
-    masks = cut_mix_masks(200, 60, 90, generator=_generator())
-    assert masks.shape == (200, 60, 90)
-    heights, widths = masks.any(2).sum(1), masks.any(1).sum(1)
-    # A whole box, as large as its rows and columns say, and no row or column inside it is left out.
-    assert torch.equal(heights * widths, masks.sum((1, 2)))
-    assert ((heights * widths / (60 * 90)) - 0.5).abs().max() < 0.02
-    for rows in masks.any(2):
-        inside = rows.nonzero()[:, 0]
-        assert inside[-1] - inside[0] + 1 == len(inside)
-    # Of any shape and place.
-    assert heights.min() < 35
-    assert heights.max() > 55
-    first = masks.any(2).int().argmax(1)
-    assert first.min() == 0
-    assert first.max() > 20
-
-
-def test_cut_mix_s_generator_decides() -> None:
-    assert torch.equal(cut_mix_masks(3, 8, 9, generator=_generator(3)), cut_mix_masks(3, 8, 9, generator=_generator(3)))
-    torch.manual_seed(3)
-    assert torch.equal(cut_mix_masks(3, 8, 9), cut_mix_masks(3, 8, 9, generator=_generator(3)))

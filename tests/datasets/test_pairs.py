@@ -1,4 +1,4 @@
-"""The papers' data sets in the layouts in which they are published, and what is told where they are not."""
+"""The papers' data sets in the layouts in which they are published, and what is reported where they are not."""
 
 import re
 import shutil
@@ -15,9 +15,14 @@ from atp.cli import app
 from atp.data.folder import check_sizes, list_samples
 from atp.data.settings import DataSettings
 from atp.data.tensors import read_label
-from atp.datasets import urban
+from atp.datasets.__main__ import main
+from atp.datasets.cityscapes import CITYSCAPES
+from atp.datasets.cross_city import CROSS_CITY
+from atp.datasets.gta5 import GTA5
 from atp.datasets.label_maps import label_space
-from atp.datasets.urban import CITYSCAPES_SET, CROSS_CITY, GTA5, SYNTHIA, main, missing, prepare, settings
+from atp.datasets.pairs import Prepared, prepare, settings
+from atp.datasets.published import missing, named
+from atp.datasets.synthia import SYNTHIA, read_first_channel
 from atp.doctor import examine
 from atp.errors import InputError
 from tests.datasets import published
@@ -32,7 +37,7 @@ def ids(out: Path, split: str, name: str, classes: int) -> list[int]:
     return read_label(out / split / "labels" / f"{name}.png", classes).flatten()[:34].tolist()
 
 
-def project(out: Path, prepared: urban.Prepared) -> Path:
+def project(out: Path, prepared: Prepared) -> Path:
     """params.yaml for a prepared folder, with the printed section ``data``."""
     yaml = YAML(typ="safe")
     params = yaml.load(ROOT / "params.yaml")
@@ -49,7 +54,7 @@ def test_gta5_to_cityscapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     gta5, cityscapes = published.gta5(tmp_path / "GTA5"), published.cityscapes(tmp_path / "Cityscapes")
     out = Path("data")
-    prepared = prepare(GTA5, gta5, CITYSCAPES_SET, cityscapes, out)
+    prepared = prepare(GTA5, gta5, CITYSCAPES, cityscapes, out)
     assert prepared.counts == {"source": 3, "target": 3, "test": 1}
     assert "source: 3 of the 24966 images published" in prepared.notes
     for split in prepared.counts:
@@ -71,7 +76,7 @@ def test_gta5_to_cityscapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_labels_are_shown_in_the_published_colours(tmp_path: Path) -> None:
     gta5, cityscapes = published.gta5(tmp_path / "GTA5"), published.cityscapes(tmp_path / "Cityscapes")
-    prepare(GTA5, gta5, CITYSCAPES_SET, cityscapes, tmp_path / "out")
+    prepare(GTA5, gta5, CITYSCAPES, cityscapes, tmp_path / "out")
     with Image.open(tmp_path / "out/source/labels/00001.png") as file:
         assert file.mode == "P"
         pixels = np.array(file.convert("RGB")).reshape(-1, 3)
@@ -81,7 +86,7 @@ def test_labels_are_shown_in_the_published_colours(tmp_path: Path) -> None:
 
 def test_images_are_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gta5, cityscapes = published.gta5(tmp_path / "GTA5"), published.cityscapes(tmp_path / "Cityscapes")
-    prepare(GTA5, gta5, CITYSCAPES_SET, cityscapes, tmp_path / "out")
+    prepare(GTA5, gta5, CITYSCAPES, cityscapes, tmp_path / "out")
     assert (tmp_path / "out/source/images/00001.png").samefile(gta5 / "images/00001.png")
     assert not (tmp_path / "out/source/images/00001.png").is_symlink()
 
@@ -89,7 +94,7 @@ def test_images_are_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
-    prepare(GTA5, gta5, CITYSCAPES_SET, cityscapes, tmp_path / "elsewhere")
+    prepare(GTA5, gta5, CITYSCAPES, cityscapes, tmp_path / "elsewhere")
     link = tmp_path / "elsewhere/source/images/00001.png"
     assert link.is_symlink()
     assert link.read_bytes() == (gta5 / "images/00001.png").read_bytes()
@@ -99,7 +104,7 @@ def test_synthia_to_cityscapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     synthia, cityscapes = published.synthia(tmp_path / "RAND_CITYSCAPES"), published.cityscapes(tmp_path / "Cityscapes")
     out = Path("data")
-    prepared = prepare(SYNTHIA, synthia, CITYSCAPES_SET, cityscapes, out)
+    prepared = prepare(SYNTHIA, synthia, CITYSCAPES, cityscapes, out)
     assert prepared.space == label_space(16)
     order = [train_id for train_id in range(19) if train_id not in (9, 14, 16)]
     sixteen = {train_id: place for place, train_id in enumerate(order)}
@@ -111,7 +116,7 @@ def test_synthia_to_cityscapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_synthia_with_all_19_classes(tmp_path: Path) -> None:
     synthia, cityscapes = published.synthia(tmp_path / "RAND_CITYSCAPES"), published.cityscapes(tmp_path / "Cityscapes")
-    prepared = prepare(SYNTHIA, synthia, CITYSCAPES_SET, cityscapes, tmp_path / "out", 19)
+    prepared = prepare(SYNTHIA, synthia, CITYSCAPES, cityscapes, tmp_path / "out", label_space(19))
     data = DataSettings.model_validate(YAML(typ="safe").load(settings(prepared, tmp_path / "out"))["data"])
     # Where both protocols are measured beside the whole.
     sets = data.protocol_ids()
@@ -123,11 +128,11 @@ def test_synthia_with_all_19_classes(tmp_path: Path) -> None:
 
 def test_sixteen_bit_labels_keep_what_pillow_drops(tmp_path: Path) -> None:
     path = published.synthia(tmp_path, 1) / "GT/LABELS/0000000.png"
-    first = urban.read_first_channel(path)
+    first = read_first_channel(path)
     assert first.dtype == np.uint16
     assert first.flatten()[:23].tolist() == list(range(23))
     published.write_png16(tmp_path / "high.png", np.full((2, 3, 3), 40001, np.uint16))
-    assert (urban.read_first_channel(tmp_path / "high.png") == 40001).all()
+    assert (read_first_channel(tmp_path / "high.png") == 40001).all()
     with Image.open(path) as file:
         assert not np.array(file)[..., 0].any()
 
@@ -136,7 +141,7 @@ def test_cityscapes_to_a_city_of_cross_city(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     cityscapes, rome = published.cityscapes(tmp_path / "Cityscapes"), published.cross_city(tmp_path / "NTHU/Rome")
     out = Path("data")
-    prepared = prepare(CITYSCAPES_SET, cityscapes, CROSS_CITY, rome, out)
+    prepared = prepare(CITYSCAPES, cityscapes, CROSS_CITY, rome, out)
     assert prepared.counts == {"source": 3, "target": 3, "test": 2}
     assert prepared.space.num_classes == 13
     assert not (out / "target/labels").exists()
@@ -148,8 +153,8 @@ def test_cityscapes_to_a_city_of_cross_city(tmp_path: Path, monkeypatch: pytest.
 
 def test_cityscapes_with_train_ids(tmp_path: Path) -> None:
     cityscapes = published.cityscapes(tmp_path / "Cityscapes", "labelTrainIds")
-    assert not missing(CITYSCAPES_SET, cityscapes, CITYSCAPES_SET.parts)
-    prepare(GTA5, published.gta5(tmp_path / "GTA5"), CITYSCAPES_SET, cityscapes, tmp_path / "out")
+    assert not missing(CITYSCAPES, cityscapes, CITYSCAPES.parts)
+    prepare(GTA5, published.gta5(tmp_path / "GTA5"), CITYSCAPES, cityscapes, tmp_path / "out")
     found = read_label(tmp_path / "out/test/labels/munster_000000_000019.png", 19).flatten()[:20].tolist()
     assert found == [*range(19), 255]
 
@@ -158,7 +163,7 @@ def test_a_label_of_another_size_is_fitted_and_told(tmp_path: Path) -> None:
     gta5, cityscapes = published.gta5(tmp_path / "GTA5"), published.cityscapes(tmp_path / "Cityscapes")
     with Image.open(gta5 / "labels/00002.png") as file:
         file.resize((44, 22), Image.Resampling.NEAREST).save(gta5 / "labels/00002.png")
-    prepared = prepare(GTA5, gta5, CITYSCAPES_SET, cityscapes, tmp_path / "out")
+    prepared = prepare(GTA5, gta5, CITYSCAPES, cityscapes, tmp_path / "out")
     assert any("1 labels were not of their image's size" in n and "00002.png" in n for n in prepared.notes)
     check_sizes(list_samples(tmp_path / "out/source/images", tmp_path / "out/source/labels"))
 
@@ -170,7 +175,16 @@ def test_what_is_missing_has_a_line_each(
     shutil.rmtree(gta5 / "labels")
     shutil.rmtree(cityscapes / "gtFine/val")
     (cityscapes / "gtFine/val").mkdir()
-    command = ["urban", "--source", "gta5", str(gta5), "--target", "cityscapes", str(cityscapes), str(tmp_path / "out")]
+    command = [
+        "datasets",
+        "--source",
+        "gta5",
+        str(gta5),
+        "--target",
+        "cityscapes",
+        str(cityscapes),
+        str(tmp_path / "out"),
+    ]
     monkeypatch.setattr("sys.argv", command)
     with pytest.raises(SystemExit, match="2"):
         main()
@@ -237,7 +251,7 @@ def test_a_broken_file_is_told_and_nothing_left(tmp_path: Path, spoil: Callable[
     gta5, cityscapes = published.gta5(tmp_path / "GTA5"), published.cityscapes(tmp_path / "Cityscapes")
     spoil(gta5)
     with pytest.raises(InputError, match=message):
-        prepare(GTA5, gta5, CITYSCAPES_SET, cityscapes, tmp_path / "out")
+        prepare(GTA5, gta5, CITYSCAPES, cityscapes, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["Cityscapes", "GTA5"]
 
 
@@ -246,7 +260,7 @@ def test_a_broken_16_bit_label_is_told(tmp_path: Path) -> None:
     path = synthia / "GT/LABELS/0000001.png"
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(InputError, match=r"0000001\.png: cannot be read as a label"):
-        urban.read_first_channel(path)
+        read_first_channel(path)
 
 
 def test_ids_that_are_not_the_published_ones_stand_out(tmp_path: Path) -> None:
@@ -255,22 +269,27 @@ def test_ids_that_are_not_the_published_ones_stand_out(tmp_path: Path) -> None:
     for path in (synthia / "GT/LABELS").iterdir():
         with Image.open(path) as file:
             file.convert("RGB").save(path)
-    prepared = prepare(SYNTHIA, synthia, CITYSCAPES_SET, cityscapes, tmp_path / "out")
+    prepared = prepare(SYNTHIA, synthia, CITYSCAPES, cityscapes, tmp_path / "out")
     assert "source: 100% of the pixels have no class; are these the published labels?" in prepared.notes
 
 
 def test_what_cannot_be_a_pair_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cross-city: its training images have no labels; a source can be gta5"):
-        prepare(CROSS_CITY, tmp_path, CITYSCAPES_SET, tmp_path, tmp_path / "out")
-    with pytest.raises(InputError, match="gta5: has no test images of its own; a target can be cityscapes"):
-        prepare(CITYSCAPES_SET, tmp_path, GTA5, tmp_path, tmp_path / "out")
+    with pytest.raises(InputError, match=r"cross-city: its training images have no labels; a source can be .*gta5"):
+        prepare(CROSS_CITY, tmp_path, CITYSCAPES, tmp_path, tmp_path / "out")
+    with pytest.raises(
+        InputError, match="gta5: has no test images of its own; a target can be camvid-dusk, cityscapes, cross-city"
+    ):
+        prepare(CITYSCAPES, tmp_path, GTA5, tmp_path, tmp_path / "out")
     with pytest.raises(InputError, match="source and target are the same"):
-        prepare(CITYSCAPES_SET, tmp_path, CITYSCAPES_SET, tmp_path, tmp_path / "out")
+        prepare(CITYSCAPES, tmp_path, CITYSCAPES, tmp_path, tmp_path / "out")
     (tmp_path / "data.dvc").touch()
     with pytest.raises(InputError, match=r"data\.dvc: brings in other data .* dvc remove"):
-        prepare(GTA5, tmp_path, CITYSCAPES_SET, tmp_path, tmp_path / "data")
-    with pytest.raises(InputError, match="kitti: no such data set; there are gta5, synthia, cityscapes, cross-city"):
-        urban.named("kitti")
+        prepare(GTA5, tmp_path, CITYSCAPES, tmp_path, tmp_path / "data")
+    with pytest.raises(
+        InputError,
+        match="kitti: no such data set; there are camvid-daylight, camvid-dusk, cityscapes, cross-city, gta5, synthia",
+    ):
+        named("kitti")
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,7 +297,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     published.gta5(tmp_path / "GTA5")
     published.cityscapes(tmp_path / "Cityscapes")
     monkeypatch.setattr(
-        "sys.argv", ["urban", "--source", "gta5", "GTA5", "--target", "cityscapes", "Cityscapes", "data"]
+        "sys.argv", ["datasets", "--source", "gta5", "GTA5", "--target", "cityscapes", "Cityscapes", "data"]
     )
     main()
     printed = capsys.readouterr().out

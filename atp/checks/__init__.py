@@ -1,0 +1,1 @@
+"""What ``atp doctor`` checks, one file for each subject; no stage depends on any of it."""

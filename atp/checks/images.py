@@ -1,0 +1,111 @@
+"""Images and labels of the two domains."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from atp.checks.finding import Finding
+from atp.data.folder import check_sizes, evenly_spread, image_size, list_samples
+from atp.data.labels import LabelSpace
+from atp.data.tensors import read_image, read_label
+from atp.errors import InputError
+from atp.files import digest
+from atp.params import Params
+
+CHECKPOINTS = (".pth", ".pt", ".safetensors", ".ckpt", ".bin")
+"""Endings of files that may be a given model."""
+
+
+def _folders(params: Params) -> dict[str, tuple[Path, Path | None]]:
+    data = params.data
+    folders: dict[str, tuple[Path, Path | None]] = {}
+    if params.source and (params.source.checkpoint is None or data.source.images.is_dir()):
+        folders["source"] = (data.source.images, data.source.labels)
+    folders["target"] = (data.target.images, data.target.labels)
+    folders["test"] = (data.test.images, data.test.labels)
+    return folders
+
+
+def check_images(params: Params, space: LabelSpace, sample: int) -> Iterator[Finding]:
+    """Missing, unreadable and mismatched files; label values; classes that never occur; sizes; odd image modes."""
+    for split, (images, labels) in _folders(params).items():
+        try:
+            samples = list_samples(images, labels, optional=split != "source")
+        except InputError as error:
+            yield Finding("error", f"{error}{_given_model(params) if split == 'source' else ''}")
+            continue
+        chosen = evenly_spread(samples, sample)
+        pixels = torch.zeros(256, dtype=torch.int64)
+        sizes: set[tuple[int, int]] = set()
+        modes: dict[str, Path] = {}
+        errors = 0
+        for one in tqdm(chosen, desc=split, unit="image", disable=None, leave=False):
+            try:
+                check_sizes([one])
+                sizes.add(image_size(one.image))
+                read_image(one.image)
+                with Image.open(one.image) as file:
+                    modes.setdefault(file.mode, one.image)
+                if one.label:
+                    pixels += torch.bincount(read_label(one.label, space.num_classes).flatten(), minlength=256)
+            except InputError as error:
+                errors += 1
+                yield Finding("error", str(error))
+        yield Finding("ok", f"{images}: {len(samples)} images, {len(chosen)} read, {errors} with errors")
+        for mode in sorted(modes.keys() - {"RGB", "P", "L"}):
+            yield Finding(
+                "warning", f"{modes[mode]}: mode {mode} is converted to 8-bit RGB; convert it yourself to be sure"
+            )
+        if len(sizes) > 1 and params.data.size is None and params.data.crop is None:
+            yield Finding("error", f"{images}: {len(sizes)} sizes of images; set data.size or data.crop in params.yaml")
+        absent = [name for name, count in zip(space.names, pixels.tolist(), strict=False) if not count]
+        if labels is not None and absent:
+            yield Finding("warning", f"{labels}: classes that never occur: {', '.join(absent)}; is their order right?")
+
+
+def _given_model(params: Params) -> str:
+    """What to write where a checkpoint lies in the place of source images."""
+    root = params.data.source.root
+    found = sorted(path for path in root.rglob("*") if path.suffix in CHECKPOINTS) if root.is_dir() else []
+    if params.source is None or params.source.checkpoint is not None or not found:
+        return ""
+    others = f" (or another of {len(found)})" if len(found) > 1 else ""
+    return f"; to start from the model that lies there, set source.checkpoint: {found[0]}{others}"
+
+
+def check_domains(params: Params) -> Iterator[Finding]:
+    """The same files in two places: then a figure does not mean what it seems to."""
+    held: dict[str, dict[str, Path]] = {}
+    for split, (images, _) in _folders(params).items():
+        if images.is_dir():
+            held[split] = {digest(sample.image): sample.image for sample in list_samples(images)}
+    for one, other in (("source", "target"), ("source", "test"), ("target", "test")):
+        both = held.get(one, {}).keys() & held.get(other, {}).keys()
+        if both:
+            example = held[one][min(both)]
+            yield Finding("warning", f"{example}: one of {len(both)} images in both {one} and {other}; remove them")
+
+
+def check_colours(params: Params) -> Iterator[Finding]:
+    """Red and blue swapped in one of the domains: the source's sky is blue over its ground, the target's is red."""
+    blueness: dict[str, float] = {}
+    for split, (images, _) in _folders(params).items():
+        if images.is_dir():
+            tilts = []
+            for sample in evenly_spread(list_samples(images), 50):
+                image = read_image(sample.image).float()
+                blue = (image[2] - image[0]).mean(1)  # of each line
+                third = max(1, len(blue) // 3)
+                tilts.append(float(blue[:third].mean() - blue[-third:].mean()))
+            blueness[split] = sum(tilts) / len(tilts)
+    # Grey levels; a grey sky or a colour cast over the whole image stays below.
+    if blueness.get("source", 0) * blueness.get("target", 0) < 0 and min(map(abs, blueness.values())) > 8:
+        swapped = min(blueness, key=lambda split: blueness[split])
+        yield Finding(
+            "warning",
+            f"{_folders(params)[swapped][0]}: the upper thirds are redder than the lower ones, elsewhere bluer; were "
+            "these written as BGR (OpenCV) or the others?",
+        )

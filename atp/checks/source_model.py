@@ -1,0 +1,88 @@
+"""A given source model."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from atp.checks.finding import Finding
+from atp.checks.network import TRIAL
+from atp.data.folder import Sample, evenly_spread, list_samples
+from atp.data.labels import LabelSpace
+from atp.data.tensors import read_image, read_label
+from atp.evaluation.metrics import ConfusionMatrix
+from atp.models.checkpoint import load_into, load_user_state
+from atp.models.inspection import live_aspp_branches
+from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
+from atp.models.own import call_factory
+from atp.models.trial import classifiers
+from atp.params import Params
+from atp.training.prediction import Predictor
+from atp.training.runtime import Runtime
+
+
+def check_checkpoint(params: Params, space: LabelSpace) -> Iterator[Finding]:
+    """A given source model: loads, fits, uses all its branches, and knows its own domain where that is there."""
+    path = params.source.checkpoint if params.source else None
+    if path is None:
+        return
+    config = params.network(space).model_copy(update={"weights": "none"})
+    if config.factory and config.classifier is None:
+        # Any will do to read a checkpoint.
+        proposed = classifiers(call_factory(config), TRIAL[:1], config.num_scores, config.factory)
+        if not proposed:
+            return
+        config = config.model_copy(update={"classifier": proposed[0].name})
+    network = build_network(config)
+    state = load_user_state(path)
+    load_into(network, state, path)
+    yield Finding("ok", f"{path}: fits the network in params.yaml")
+    yield from branches(path, state, config)
+    data = params.data
+    if data.source.images.is_dir() and data.source.labels.is_dir():
+        samples = evenly_spread(list_samples(data.source.images, data.source.labels), 20)
+        yield from check_source_model(path, network, samples, params)
+    else:
+        yield Finding("ok", f"{path}: no labelled source images here, so its own mIoU is not known")
+
+
+def branches(path: Path, state: Mapping[str, Tensor], config: NetworkConfig) -> Iterator[Finding]:
+    """Public code that returns inside its loop trains two of four ASPP branches."""
+    live = live_aspp_branches(state, config)
+    if live and len(live) < len(config.aspp_dilations):
+        dilations = [config.aspp_dilations[index] for index in live]
+        yield Finding(
+            "warning",
+            f"{path}: only {len(live)} of {len(config.aspp_dilations)} ASPP branches are trained, the others add "
+            f"noise; if code with two branches made it, set model.aspp_dilations: {dilations}",
+        )
+
+
+def check_source_model(
+    path: Path, network: SegmentationNetwork, samples: Sequence[Sample], params: Params
+) -> Iterator[Finding]:
+    """mIoU on its own domain: near chance speaks of normalisation, channel order or class order."""
+    scores = {"straight": ConfusionMatrix(network.num_classes), "swapped": ConfusionMatrix(network.num_classes)}
+    predictor = Predictor([(network, 1.0)], Runtime(torch.device("cpu")))
+    for sample in tqdm(samples, desc="source model", unit="image", disable=None, leave=False):
+        assert sample.label is not None
+        image = read_image(sample.image, params.data.source_size)
+        labels = read_label(sample.label, network.num_classes, params.data.source_size)
+        for name, view in (("straight", image), ("swapped", image.flip(0))):
+            scores[name].update(predictor.probabilities(view[None])[0].argmax(0), labels)
+    miou, swapped = (100 * scores[name].mean_iou() for name in ("straight", "swapped"))
+    text = f"{path}: mIoU {miou:.1f} on {len(samples)} of its own source images"
+    if swapped > miou + 5:
+        other = "rgb" if params.model.channels == "bgr" else "bgr"
+        text += f", but {swapped:.1f} with red and blue swapped; set model.channels: {other}"
+        yield Finding("warning", text)
+    elif miou < max(15.0, 200 / network.num_classes):
+        counts = scores["straight"].counts.double()
+        best = float(counts.max(0).values.sum() / counts.sum().clamp_min(1))
+        straight = float(counts.diagonal().sum() / counts.sum().clamp_min(1))
+        order = "; its classes look permuted" if best > straight + 0.3 else ""
+        yield Finding("warning", f"{text}: implausible{order}; check mean, std, channels and the order of the classes")
+    else:
+        yield Finding("ok", text)
