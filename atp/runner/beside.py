@@ -1,6 +1,5 @@
 """MLflow in a process of its own, so that its import, which takes seconds, runs beside PyTorch's."""
 
-import gc
 import logging
 import multiprocessing
 import signal
@@ -103,7 +102,6 @@ def _serve(connection: Connection, others: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(InputError):  # Told when the stage asks.
         open_client()
-    gc.enable()
     try:
         stage, params = connection.recv()
     except EOFError:
