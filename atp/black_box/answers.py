@@ -1,9 +1,9 @@
 """Answers of a black box on disk: written once, read one image at a time.
 
-    FOLDER/table.json            classes, the box, the images
-    FOLDER/answers/NAME.answer   the most probable classes of each pixel and their probabilities
+    FOLDER/table.json              classes, the box, the images
+    FOLDER/answers/NAME.npy.zst    the most probable classes of each pixel and their probabilities
 
-A file (see ``atp.data.sealed``) of k classes a pixel holds 2k planes of bytes. First the classes, most probable first.
+A file (see ``atp.data.arrays``) of k classes a pixel holds uint8, (2, k, H, W). First the classes, most probable first.
 Then codes: of the second to k-th probability, and of what is missing to 1. The first probability is what they leave. A
 code is proportional to the root of the probability, the scale on which an error weighs alike in Eq. 11 wherever it
 falls, and of the j-th, which cannot exceed 1/j, to that of j times it. Of each code its neighbours' left + up - upper
@@ -22,18 +22,16 @@ from pydantic import TypeAdapter
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from atp.data.arrays import SUFFIX, arrays_to_bytes, damaged, read_arrays
 from atp.data.folder import Sample
 from atp.data.labels import IGNORE, LabelSpace
 from atp.data.loading import Labels
-from atp.data.sealed import Kind, Sealed, compress
 from atp.data.tables import read_table
 from atp.errors import InputError
 from atp.files import atomic_path
 from atp.losses.distillation import dense_probabilities
 
-ANSWER = Kind(b"ATPA", "query")
-
-_FORMAT, _VERSION = "atp answers", 1
+_FORMAT, _VERSION = "atp answers", 2
 
 LEAST = 1e-3
 """Lower probabilities than this are not kept: below it classes change from pixel to pixel, and would be half of the
@@ -76,7 +74,7 @@ class Answer:
 
     def to_bytes(self) -> bytes:
         """A file's bytes; lossy but for the first plane of classes and for hard answers."""
-        planes, height, width = self.classes.shape
+        planes = len(self.classes)
         kept = self.probabilities.numpy().copy()
         kept[1:][kept[1:] < LEAST] = 0
         ranks = np.arange(2, planes + 1, dtype=np.float32)[:, None, None]
@@ -87,8 +85,7 @@ class Answer:
         classes[1:][codes[:-1] == 0] = IGNORE
         zero = np.uint8(0)
         filtered = np.diff(np.diff(codes, axis=2, prepend=zero), axis=1, prepend=zero)
-        payload = compress(classes.tobytes() + filtered.tobytes())
-        return Sealed(ANSWER, (planes, height, width), payload).to_bytes()
+        return arrays_to_bytes(np.stack([classes, filtered]))
 
     @classmethod
     def read(cls, path: Path) -> "Answer":
@@ -97,19 +94,19 @@ class Answer:
         Raises:
             InputError: it is missing or damaged.
         """
-        sealed = Sealed.read(path, ANSWER)
-        planes, height, width = sealed.shape
-        data = np.frombuffer(sealed.data(2 * planes * height * width, path), np.uint8)
-        classes, filtered = data.reshape(2, *sealed.shape)
+        (stored,) = read_arrays(path, "query")
+        if stored.dtype != np.uint8 or stored.ndim != 4 or len(stored) != 2:
+            raise damaged(path, "query")
+        classes, filtered = stored
         codes = filtered.cumsum(axis=1, dtype=np.uint8).cumsum(axis=2, dtype=np.uint8)
         squares = (np.arange(256, dtype=np.float32) / 255) ** 2
-        probabilities: NDArray[np.float32] = np.empty(sealed.shape, np.float32)
+        probabilities: NDArray[np.float32] = np.empty(classes.shape, np.float32)
         left = 1 - squares[codes[-1]]
-        for plane in range(1, planes):
+        for plane in range(1, len(classes)):
             probabilities[plane] = (squares / (plane + 1))[codes[plane - 1]]
             left -= probabilities[plane]
         probabilities[0] = np.where(classes[0] == IGNORE, 0, np.maximum(left, 0))
-        for plane in range(1, planes):
+        for plane in range(1, len(classes)):
             # Rounded, equals may have changed their order.
             np.minimum(probabilities[plane], probabilities[plane - 1], out=probabilities[plane])
         return cls(torch.from_numpy(classes.copy()), torch.from_numpy(probabilities))
@@ -198,7 +195,7 @@ class AnswerStore:
             InputError: no such folder, an unfinished one, or one of another version.
         """
         self.folder = folder
-        self.table: AnswerTable = read_table(folder, _TABLE, (_FORMAT, _VERSION), ANSWER, "answers")
+        self.table: AnswerTable = read_table(folder, _TABLE, (_FORMAT, _VERSION), "query", "answers")
         self._shapes = {row["name"]: (row["height"], row["width"]) for row in self.table["images"]}
 
     @property
@@ -222,12 +219,12 @@ class AnswerStore:
         path = _path(self.folder, name)
         answer = Answer.read(path)
         if tuple(answer.classes.shape[1:]) != self._shapes[name]:
-            raise ANSWER.damaged(path)
+            raise damaged(path, "query")
         return answer
 
 
 def _path(folder: Path, name: str) -> Path:
-    return folder / "answers" / f"{name}.answer"
+    return folder / "answers" / f"{name}{SUFFIX}"
 
 
 @dataclass(frozen=True)

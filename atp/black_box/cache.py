@@ -1,7 +1,7 @@
 """Every good answer, kept for ever, so that no image is asked about twice.
 
     .atp/answers/IDENTITY/box.json       what answers: kind, address, protocol, version, classes, classes kept
-    .atp/answers/IDENTITY/KEY.answer     by the image's bytes and the size at which it was shown
+    .atp/answers/IDENTITY/KEY.npy.zst    by the image's bytes and the size at which it was shown
 
 Outside DVC's outputs, which DVC deletes before a rerun. Answers are in the box's own classes, so that another class map
 asks nothing anew.
@@ -13,9 +13,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from atp.black_box.answers import ANSWER, Answer
+from atp.black_box.answers import Answer
 from atp.black_box.settings import QuerySettings
-from atp.data.sealed import Sealed
+from atp.data.arrays import SUFFIX, read_arrays
 from atp.errors import InputError
 from atp.files import atomic_path
 
@@ -59,7 +59,7 @@ class AnswerCache:
         if not path.is_file():
             return False
         try:
-            Sealed.read(path, ANSWER)
+            read_arrays(path, "query")
         except InputError:
             path.unlink()
             return False
@@ -80,4 +80,4 @@ class AnswerCache:
 
     def path(self, key: str) -> Path:
         """Of an answer's file."""
-        return self._folder / f"{key}.answer"
+        return self._folder / f"{key}{SUFFIX}"

@@ -73,5 +73,5 @@ class RandomZoom(v2.Transform):  # type: ignore[misc]
 
     def transform(self, inpt: Tensor, params: dict[str, tuple[int, int]]) -> Tensor:
         # Masks are resized by nearest neighbour, which v2 does by their type.
-        resized: Tensor = self._call_kernel(v2.functional.resize, inpt, params["size"], antialias=True)
+        resized: Tensor = v2.functional.resize(inpt, list(params["size"]), antialias=True)
         return resized

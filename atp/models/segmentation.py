@@ -7,10 +7,11 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from atp.data.labels import LabelSpace
 from atp.models.config import NetworkConfig
+
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 
 class SegmentationNetwork(nn.Module, ABC):
@@ -120,7 +121,7 @@ class SegmentationNetwork(nn.Module, ABC):
             self.head.eval()
         if self._batchnorm_held:
             for module in self.modules():
-                if isinstance(module, _BatchNorm):
+                if isinstance(module, BatchNorm):
                     module.eval()
         return self
 

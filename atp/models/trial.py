@@ -58,7 +58,11 @@ def classifiers(model: nn.Module, images: Tensor, num_scores: int, name: str) ->
 
         return hook
 
-    layers = [(path, module) for path, module in model.named_modules() if path and module._parameters]
+    layers = [
+        (path, module)
+        for path, module in model.named_modules()
+        if path and any(True for _ in module.parameters(recurse=False))
+    ]
     handles = [module.register_forward_hook(keep(path)) for path, module in layers]
     try:
         # Of an image that has a gradient everything has one, also what the factory froze; not what it computes without.

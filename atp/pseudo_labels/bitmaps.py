@@ -1,6 +1,6 @@
 """Files of negative labels: multi-label bitmaps, one bit for each class of each pixel, lossless.
 
-A file (see ``atp.data.sealed``) holds the planes of the classes one after the other, rows padded to whole bytes, a
+A file (see ``atp.data.arrays``) holds uint8, (C, H, ceil(W / 8)): planes of the classes, rows padded to whole bytes, a
 byte's lowest bit leftmost. Other containers were measured: docs/pseudo_labels.md.
 """
 
@@ -8,13 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from atp.data.sealed import Kind, Sealed, compress
-
-BITMAPS = Kind(b"ATPN", "dump")
+from atp.data.arrays import damaged, read_arrays
 
 
 def pack(labels: Tensor) -> Tensor:
@@ -25,23 +22,15 @@ def pack(labels: Tensor) -> Tensor:
     return (octets * 0x0102040810204080).bitwise_right_shift_(56).byte()
 
 
-def bitmaps_to_bytes(packed: NDArray[np.uint8], width: int) -> bytes:
-    """A file's bytes from what ``pack`` made of labels of this width."""
-    classes, height, _ = packed.shape
-    return Sealed(BITMAPS, (classes, height, width), compress(packed.tobytes())).to_bytes()
-
-
 def read_bitmaps(path: Path, shape: tuple[int, int, int]) -> Tensor:
     """The labels in a file, bool, of ``shape``: (C, H, W).
 
     Raises:
         InputError: the file is missing, damaged, or of another shape.
     """
-    sealed = Sealed.read(path, BITMAPS)
-    if sealed.shape != shape:
-        raise BITMAPS.damaged(path)
+    (packed,) = read_arrays(path, "dump")
     classes, height, width = shape
-    row = -(-width // 8)
-    packed = np.frombuffer(sealed.data(classes * height * row, path), np.uint8)
-    bits = np.unpackbits(packed.reshape(classes, height, row), axis=-1, count=width, bitorder="little")
+    if packed.dtype != np.uint8 or packed.shape != (classes, height, -(-width // 8)):
+        raise damaged(path, "dump")
+    bits = np.unpackbits(packed, axis=-1, count=width, bitorder="little")
     return torch.from_numpy(bits.view(np.bool_))

@@ -1,8 +1,8 @@
 """Pseudo labels on disk: written in one pass over the images, read one image at a time.
 
-    FOLDER/table.json            thresholds, coverage and counts per class, images, parameters
-    FOLDER/positives/NAME.png    8-bit palette PNG of class ids in the classes' colours, 255 = none
-    FOLDER/negatives/NAME.neg    one bit for each class of each pixel (see ``bitmaps``)
+    FOLDER/table.json              thresholds, coverage and counts per class, images, parameters
+    FOLDER/positives/NAME.png      8-bit palette PNG of class ids in the classes' colours, 255 = none
+    FOLDER/negatives/NAME.npy.zst  one bit for each class of each pixel (see ``bitmaps``)
 
 The thresholds are known only after the last image. Until then a pending file for each image holds its classes,
 confidences and negatives, in little more than a byte a pixel. Whatever the order, the processes and the interruptions
@@ -30,22 +30,21 @@ from pydantic import TypeAdapter
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from atp.data.arrays import SUFFIX, arrays_to_bytes, damaged, read_arrays
 from atp.data.folder import Sample
 from atp.data.labels import IGNORE, LabelSpace
 from atp.data.loading import Labels
-from atp.data.sealed import Kind, Sealed, compress
 from atp.data.tables import read_table
 from atp.data.tensors import read_label
 from atp.errors import InputError
 from atp.files import atomic_path
-from atp.pseudo_labels.bitmaps import BITMAPS, bitmaps_to_bytes, pack, read_bitmaps
+from atp.pseudo_labels.bitmaps import pack, read_bitmaps
 from atp.pseudo_labels.negatives import negative_labels
 from atp.pseudo_labels.thresholds import ConfidenceHistogram, confidence_codes, least_confidence
 
 logger = logging.getLogger(__name__)
 
-_FORMAT, _VERSION = "atp pseudo labels", 1
-_PENDING = Kind(b"ATPP", "dump")
+_FORMAT, _VERSION = "atp pseudo labels", 2
 _BAND_PIXELS = 2**17
 """Predictions are worked through in bands of about so many pixels: at 2048x1024 that halves the time, nearly all of
 which the kernel would spend on fresh pages for whole-image intermediate results."""
@@ -227,7 +226,7 @@ class PseudoLabelWriter:
             keep = pending.codes >= thresholds[pending.classes]
             positives = np.where(keep, pending.classes, np.uint8(IGNORE))
             _write_new(folder / "positives" / f"{name}.png", _png(positives, label_space.palette))
-            _write_new(folder / "negatives" / f"{name}.neg", bitmaps_to_bytes(pending.packed, positives.shape[1]))
+            _write_new(folder / "negatives" / f"{name}{SUFFIX}", arrays_to_bytes(pending.packed))
             predicted += np.bincount(pending.classes.ravel(), minlength=self._num_classes)
             kept += np.bincount(positives.ravel(), minlength=IGNORE + 1)[: self._num_classes]
             negative += np.bitwise_count(pending.packed).sum((1, 2), dtype=np.int64)
@@ -273,7 +272,7 @@ class PseudoLabelWriter:
         return self._pending / f"{name}.pending"
 
     def _read(self, name: str) -> "_Pending":
-        return _Pending.read(self._pending_path(name), self._num_classes)
+        return _Pending.read(self._pending_path(name))
 
 
 class PseudoLabelStore:
@@ -286,7 +285,7 @@ class PseudoLabelStore:
             InputError: no such folder, an unfinished one, or one of another version.
         """
         self.folder = folder
-        self.table: Table = read_table(folder, _TABLE, (_FORMAT, _VERSION), BITMAPS, "pseudo labels")
+        self.table: Table = read_table(folder, _TABLE, (_FORMAT, _VERSION), "dump", "pseudo labels")
         self._shapes = {row["name"]: (row["height"], row["width"]) for row in self.table["images"]}
 
     @property
@@ -315,7 +314,7 @@ class PseudoLabelStore:
         path = self.folder / "positives" / f"{name}.png"
         labels = read_label(path, len(self.table["classes"]))
         if labels.shape != shape:
-            raise BITMAPS.damaged(path)
+            raise damaged(path, "dump")
         return labels
 
     def negatives(self, name: str) -> Tensor:
@@ -325,7 +324,7 @@ class PseudoLabelStore:
             InputError: no such image, or its file is damaged.
         """
         shape = (len(self.table["classes"]), *self._shape(name))
-        return read_bitmaps(self.folder / "negatives" / f"{name}.neg", shape)
+        return read_bitmaps(self.folder / "negatives" / f"{name}{SUFFIX}", shape)
 
     def _shape(self, name: str) -> tuple[int, int]:
         if name not in self._shapes:
@@ -378,20 +377,12 @@ class _Pending:
     def to_bytes(self) -> bytes:
         # Low and high bytes apart: the high ones hardly change from pixel to pixel.
         low, high = (self.codes & 0xFF).astype(np.uint8), (self.codes >> 8).astype(np.uint8)
-        entropy = np.float64(self.entropy)
-        payload = compress(b"".join(part.tobytes() for part in (entropy, self.classes, low, high, self.packed)))
-        return Sealed(_PENDING, (len(self.packed), *self.classes.shape), payload).to_bytes()
+        return arrays_to_bytes(np.array(self.entropy), self.classes, low, high, self.packed)
 
     @classmethod
-    def read(cls, path: Path, num_classes: int) -> "_Pending":
-        sealed = Sealed.read(path, _PENDING)
-        _, height, width = sealed.shape
-        pixels, row = height * width, -(-width // 8)
-        data = np.frombuffer(sealed.data(8 + 3 * pixels + num_classes * height * row, path), np.uint8)
-        entropy, data = float(data[:8].view(np.float64)[0]), data[8:]
-        maps = data[: 3 * pixels].reshape(3, height, width)
-        codes = maps[1] | maps[2].astype(np.int16) << 8
-        return cls(maps[0], codes, data[3 * pixels :].reshape(num_classes, height, row), entropy)
+    def read(cls, path: Path) -> "_Pending":
+        entropy, classes, low, high, packed = read_arrays(path, "dump", 5)
+        return cls(classes, low | high.astype(np.int16) << 8, packed, float(entropy))
 
 
 def _label_band(probabilities: Tensor, negative_threshold: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:

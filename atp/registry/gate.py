@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from atp.errors import InputError
 from atp.registry.comparison import Again
-from atp.registry.lookup import Version
 from atp.registry.origin import EVALUATION_TAG
 from atp.registry.settings import RegisterSettings
 from atp.runner.tracking import quotable
@@ -31,6 +30,21 @@ SOURCE_MIOU_TAG = "atp.miou_source"
 
 JUDGEMENT = ("atp.gate", "atp.promoted")
 """How the tags begin that are set after a version is made."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model.
+
+    Attributes:
+        run_id: of the run that it belongs to.
+        tags: all of them.
+    """
+
+    name: str
+    number: str
+    run_id: str
+    tags: dict[str, str]
 
 
 @dataclass(frozen=True)

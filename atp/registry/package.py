@@ -64,24 +64,23 @@ def log_registered_model(
     Raises:
         InputError: a network of the user's own whose code cannot come along.
     """
-    from mlflow import pyfunc
+    from mlflow import pyfunc, register_model
     from mlflow.models import Model
 
     # Made beforehand, and not through `pyfunc.log_model`: that knows MLflow's active run and experiment only, globals
     # which the stages leave alone.
     logged = client.create_logged_model(run.info.experiment_id, "model", run.info.run_id, params=run.data.params)
     with packaged(checkpoint) as parts:
-        info = Model.log(
+        Model.log(
             artifact_path=None,
             flavor=pyfunc,
             run_id=run.info.run_id,
             model_id=logged.model_id,
-            registered_model_name=name,
-            tags=tags,
             metadata=metadata,
             **parts,
         )
-    return str(info.registered_model_version)
+    # Apart, since `Model.log` gives its tags to the version only in newer MLflows.
+    return str(register_model(logged.model_uri, name, tags=tags).version)
 
 
 def save_model(checkpoint: Path, folder: Path) -> None:

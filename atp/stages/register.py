@@ -1,8 +1,8 @@
 """Stage ``register``: the adapted model into MLflow's registry, once, and through the gate; writes
 ``runs/register/version.json``.
 
-DVC runs it every time, because the registry may be another one than last time. What is there already, and judged, is
-found by its tags, in well under a second and without importing PyTorch or MLflow.
+DVC runs it every time, because the registry may be another one than last time. A version that is there already is found
+by its tags, without importing PyTorch.
 """
 
 import logging
@@ -17,8 +17,7 @@ from atp.evaluation.evidence.vanished import warning
 from atp.params import Params
 from atp.registry.card import artifact_address, model_card
 from atp.registry.comparison import evaluation_digest
-from atp.registry.gate import JUDGEMENT, judged, pass_gate
-from atp.registry.lookup import Version, version_by_alias
+from atp.registry.gate import JUDGEMENT, Version, pass_gate
 from atp.registry.origin import (
     ADAPTED,
     EVALUATION_TAG,
@@ -46,22 +45,8 @@ logger = logging.getLogger(__name__)
 PICTURE = REPORT / "predictions.png"
 
 
-def register(params: Params) -> Version:
-    """The version that holds the adapted model, and carries the alias from now on; made if there is none."""
-    section, identity = params.register_, identify(params)
-    found = version_by_alias(section.name, section.alias)
-    if found and found.tags.get(FINGERPRINT_TAG) == identity.fingerprint and judged(found.tags, section):
-        said = "holds this model already; nothing new"
-        logger.info("register: %s version %s (%s) %s", section.name, found.number, section.alias, said)
-        return found
-    evaluation = evaluation_digest(params)
-    # All that needs the data is read. Nothing of the source data or of the labels can get into the registry.
-    seal(params)
-    return register_with_mlflow(params, identity, evaluation)
-
-
-def register_with_mlflow(params: Params, identity: Identity, evaluation: str | None) -> Version:
-    """The same, by asking MLflow itself.
+def register(params: Params, identity: Identity, evaluation: str | None) -> Version:
+    """The version that holds the adapted model, and carries the alias from now on; made if there is none.
 
     Args:
         evaluation: digest of what the figures of this run were measured on; None without labels.
@@ -153,7 +138,10 @@ def _version(found: "ModelVersion") -> Version:
 
 def main() -> None:
     with light_stage("register") as params:
-        version = register(params)
+        identity, evaluation = identify(params), evaluation_digest(params)
+        # All that needs the data is read. Nothing of the source data or of the labels can get into the registry.
+        seal(params)
+        version = register(params, identity, evaluation)
         with output(REGISTER) as folder:
             write_json(folder / "version.json", described(version, params.register_.alias))
 

@@ -26,6 +26,7 @@ class AveragedNetwork:
         decay = min(self._decay, self.steps / (self.steps + 10))
         pairs = list(zip(_tensors(self.network), _tensors(network), strict=True))
         moving = [(mine, theirs) for mine, theirs in pairs if mine.is_floating_point()]
+        # Documented, for all its underscore; there is no other way to move all tensors at once.
         torch._foreach_lerp_([mine for mine, _ in moving], [theirs for _, theirs in moving], 1 - decay)
         for mine, theirs in pairs:
             if not mine.is_floating_point():

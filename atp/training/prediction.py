@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from atp.data.folder import Sample, image_size
 from atp.data.tensors import read_image
 from atp.models.network import SegmentationNetwork
+from atp.models.segmentation import BatchNorm
 from atp.training.runtime import Runtime
 
 
@@ -90,7 +91,7 @@ def reestimate_batchnorm(
     All else is in evaluation mode: the statistics are those of what the layers will be given.
     """
     runtime.place(network)
-    layers = [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    layers = [m for m in network.modules() if isinstance(m, BatchNorm)]
     momenta = [layer.momentum for layer in layers]
     network.eval()
     for layer in layers:

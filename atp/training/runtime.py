@@ -1,7 +1,6 @@
 """Where a stage computes: device, precision, memory format, and its place among the launcher's processes."""
 
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -134,10 +133,9 @@ def computes_bf16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        # oneDNN takes bfloat16 on every CPU with AVX-512, where most imitate it.
-        return bool(torch.cpu._is_avx512_bf16_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    known = torch.cpu.get_capabilities()
+    # oneDNN takes bfloat16 on every CPU with AVX-512, where most imitate it. The second name is ARM's.
+    return bool(known.get("avx512_bf16") or known.get("bf16"))
 
 
 def find_device(name: str, local_rank: int = 0) -> torch.device:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network, parameter_groups
+from atp.models.segmentation import BatchNorm
 
 SMALL = NetworkConfig(backbone="resnet_small", output_stride=4, aspp_dilations=(1, 3, 6), num_classes=11)
 
@@ -123,7 +123,7 @@ def test_frozen_and_held_survive_a_deep_copy():
     network.hold_batchnorm()
     twin = copy.deepcopy(network).train()
     assert not twin.classifier.training
-    assert not any(module.training for module in twin.modules() if isinstance(module, _BatchNorm))
+    assert not any(module.training for module in twin.modules() if isinstance(module, BatchNorm))
 
 
 def test_parameter_groups():

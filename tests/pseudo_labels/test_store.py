@@ -291,7 +291,7 @@ def test_reader_refuses_what_is_not_whole(tmp_path: Path) -> None:
 
     (folder / "table.json").write_text(table[:100])
     assert "damaged" in refused()
-    (folder / "table.json").write_text(table.replace('"version": 1', '"version": 9'))
+    (folder / "table.json").write_text(table.replace('"version": 2', '"version": 9'))
     assert "version" in refused()
     (folder / "table.json").unlink()
     assert "no table.json" in refused()
@@ -302,7 +302,7 @@ def test_reader_refuses_what_is_not_whole(tmp_path: Path) -> None:
 def test_reader_names_the_damaged_file(tmp_path: Path) -> None:
     dump(tmp_path, predictions())
     store = PseudoLabelStore(tmp_path / "labels")
-    mask, bitmap = tmp_path / "labels/positives/b.png", tmp_path / "labels/negatives/b.neg"
+    mask, bitmap = tmp_path / "labels/positives/b.png", tmp_path / "labels/negatives/b.npy.zst"
 
     mask.write_bytes(mask.read_bytes()[:60])
     with pytest.raises(InputError, match=r"positives/b\.png"):
@@ -310,8 +310,8 @@ def test_reader_names_the_damaged_file(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "labels/positives/a.b.png", mask)
     with pytest.raises(InputError, match=r"positives/b\.png"):
         store.positive("b")
-    shutil.copy(tmp_path / "labels/negatives/a.b.neg", bitmap)
-    with pytest.raises(InputError, match=r"negatives/b\.neg"):
+    shutil.copy(tmp_path / "labels/negatives/a.b.npy.zst", bitmap)
+    with pytest.raises(InputError, match=r"negatives/b\.npy\.zst"):
         store.negatives("b")
     with pytest.raises(InputError, match="no pseudo labels for the image c"):
         store.positive("c")

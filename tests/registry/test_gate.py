@@ -11,8 +11,7 @@ from atp.cli import app
 from atp.errors import InputError
 from atp.registry import gate
 from atp.registry.comparison import Again
-from atp.registry.gate import judge, judged, pass_gate, promote_by_hand
-from atp.registry.lookup import Version
+from atp.registry.gate import Version, judge, judged, pass_gate, promote_by_hand
 from atp.registry.settings import RegisterSettings
 
 AUTO = RegisterSettings()

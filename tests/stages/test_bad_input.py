@@ -149,5 +149,5 @@ def test_a_full_disk_while_dumping(adapted: Path, tmp_path: Path) -> None:
         assert again.returncode == 0, again.stderr
     finally:
         subprocess.run(["umount", str(small)], check=True)
-    for name in ("table.json", "positives/05.png", "negatives/05.neg"):
+    for name in ("table.json", "positives/05.png", "negatives/05.npy.zst"):
         assert (project / "runs/dump/r01" / name).read_bytes() == (adapted / "runs/dump/r01" / name).read_bytes()

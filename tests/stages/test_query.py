@@ -147,7 +147,7 @@ def test_killed_again_and_again_it_asks_for_what_is_missing_alone(boxed: Path, q
             stop.over.set()
             kills += process.exitcode == -signal.SIGKILL
             assert not (boxed / "runs/query").exists(), "whole or not at all"
-            now = set((boxed / ".atp/answers").rglob("*.answer"))
+            now = set((boxed / ".atp/answers").rglob("*.npy.zst"))
             assert kept <= {path for path in now if not path.name.startswith(".")}
             kept = {path for path in now if not path.name.startswith(".")}
         ended = query(boxed)
@@ -190,7 +190,7 @@ def test_a_damaged_answer_is_asked_for_again(boxed: Path, query: RunQuery) -> No
     with BoxServer() as box:
         set_params(boxed, "query", endpoint=box.address, test=False)
         query(boxed)
-        path = next((boxed / ".atp/answers").rglob("*.answer"))
+        path = next((boxed / ".atp/answers").rglob("*.npy.zst"))
         path.write_bytes(path.read_bytes()[:-5])
         ended = query(boxed)
         assert (ended.code, box.requests) == (0, 9)

@@ -16,14 +16,14 @@ from atp.registry.comparison import evaluation_digest
 from atp.registry.gate import JUDGEMENT
 from atp.registry.origin import identify
 from atp.runner.tracking import Tracker
-from atp.stages.register import described, register_with_mlflow, upload_picture
+from atp.stages.register import described, register, upload_picture
 
-# Runs the stage and tells which of the slow libraries it imported.
+# Runs the stage and says whether it imported PyTorch, which takes longer than all that it does.
 LEAN = """
 import runpy, sys
 sys.argv = ["register"]
 runpy.run_module("atp.stages.register", run_name="__main__")
-print([name for name in ("torch", "mlflow", "sqlalchemy", "numpy") if name in sys.modules])
+print("torch" in sys.modules)
 """
 
 
@@ -106,14 +106,14 @@ def test_the_pipelines_run_has_the_model_and_what_sums_it_up(registered: Path) -
     assert [file.path for file in client.list_artifacts(child.info.run_id)] == ["metrics.json"]
 
 
-def test_again_nothing_is_new_and_nothing_slow_is_imported(copy: Path, client: MlflowClient) -> None:
+def test_again_nothing_is_new_and_pytorch_is_not_imported(copy: Path, client: MlflowClient) -> None:
     client.set_registered_model_alias("atp", "candidate", version_of(copy / "first")["version"])
     before = (copy / "first/runs/register/version.json").read_bytes()
     shutil.rmtree(copy / "first/runs/register")
     done = run_lean()
     assert done.returncode == 0, done.stderr
     assert "(candidate) holds this model already; nothing new" in done.stderr
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "False"
     assert (copy / "first/runs/register/version.json").read_bytes() == before
     assert not list((copy / "first/runs").glob(".*"))
 
@@ -122,12 +122,12 @@ def test_the_alias_comes_back_without_a_new_version(copy: Path, client: MlflowCl
     first, second = version_of(copy / "first"), version_of(copy / "second")
     client.set_registered_model_alias("atp", "candidate", second["version"])
     params = load_params()
-    version = register_with_mlflow(params, identify(params), evaluation_digest(params))
+    version = register(params, identify(params), evaluation_digest(params))
     assert described(version, "candidate") == first
     assert str(client.get_model_version_by_alias("atp", "candidate").version) == first["version"]
     assert len(client.search_model_versions("name = 'atp'")) == 2
     client.delete_registered_model_alias("atp", "candidate")
-    register_with_mlflow(params, identify(params), evaluation_digest(params))
+    register(params, identify(params), evaluation_digest(params))
     assert str(client.get_model_version_by_alias("atp", "candidate").version) == first["version"]
 
 
@@ -155,5 +155,5 @@ def test_who_went_back_by_hand_is_not_overruled(copy: Path, client: MlflowClient
     client.set_registered_model_alias("atp", "candidate", second)
     params = load_params(copy / "second/params.yaml", {"register.gain": 0.1})
     identity = identify(params)
-    register_with_mlflow(params, identity, evaluation_digest(params))
+    register(params, identity, evaluation_digest(params))
     assert str(client.get_model_version_by_alias("atp", "champion").version) == first

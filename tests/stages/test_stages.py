@@ -118,7 +118,7 @@ def test_adaptation_cannot_open_what_it_must_not_see(adapted: Path, stage: str) 
     [
         ("source", (), ["runs/source/model.safetensors", "runs/source/history.csv"]),
         ("align", (), ["runs/align/model.safetensors", "runs/align/evidence.json"]),
-        ("dump", ("--round", "r01"), ["runs/dump/r01/table.json", "runs/dump/r01/negatives/03.neg"]),
+        ("dump", ("--round", "r01"), ["runs/dump/r01/table.json", "runs/dump/r01/negatives/03.npy.zst"]),
         ("teach", ("--round", "r01"), ["runs/teach/r01/model.safetensors", "runs/teach/r01/evidence.json"]),
         ("split", (), ["runs/split/ranking.json"]),
         ("propagate", (), ["runs/propagate/model.safetensors", "runs/propagate/history.csv"]),

@@ -10,8 +10,7 @@ from atp.training.settings import RuntimeSettings, TrainingSettings
 
 @pytest.mark.parametrize("has", [True, False])
 def test_automatic_precision_is_bf16_only_where_the_cpu_has_it(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: has)
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": has})
     with open_runtime(TrainingSettings(precision="auto"), RuntimeSettings(device="cpu")) as runtime, runtime.autocast():
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype == (torch.bfloat16 if has else torch.float32)
@@ -19,7 +18,7 @@ def test_automatic_precision_is_bf16_only_where_the_cpu_has_it(has: bool, monkey
 
 
 def test_a_precision_that_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr("torch.cpu.get_capabilities", dict)
     for precision in ("bf16", "fp16", "fp32"):
         with open_runtime(TrainingSettings(precision=precision), RuntimeSettings(device="cpu")) as runtime:
             assert runtime.precision == precision
