@@ -181,11 +181,10 @@ def _bring_back(repo: Any, names: Sequence[str]) -> None:
             continue
         killed = True
         logger.info("%s: was killed; it is queued again", name)
-        # A stage dies with its executor, of which without a worker nobody would collect the result.
-        with suppress(ProcessLookupError):
-            queue.proc.kill(entry.stash_rev)
-        # What `dvc queue kill` does to an experiment whose process is gone; itself it takes a zombie for a process.
-        queue._mark_inactive_tasks_failure({entry: name})
+        # A stage dies with its executor, of which without a worker nobody would collect the result. Once it is
+        # forgotten DVC calls the experiment failed; of a zombie it would go on to call it running.
+        queue.proc.remove(entry.stash_rev, force=True)
+        queue.kill([name], force=True)
     behind = [entry.name for entry in queue.iter_queued() if entry.name in names] if killed else []
     if behind:
         # They come after these again: before, they would begin anew the stage that was killed, if they need it too.

@@ -11,9 +11,10 @@ from tests.clone import PATH, ROOT, git, make_clone
 # A table of one row, so that it takes seconds.
 SCRIPT = """
 import sys
-import atp.studies.contents as contents
 from atp.cli import main
-contents.TABLES = {5: lambda params: contents.Table("Tiny", "One row.", (contents.row("source", contents.SOURCE),))}
+from atp.studies import catalogue
+from atp.studies.definitions import SOURCE, Table, row
+catalogue.STUDIES["parts"] = catalogue.Study("", lambda params: Table("Tiny", "One row.", (row("source", SOURCE),)))
 sys.argv = ["atp", "table", "5", "--seeds", "0", *sys.argv[1:]]
 main()
 """
@@ -73,7 +74,7 @@ def test_a_cell_is_computed_once_in_a_fresh_clone(tmp_path: Path) -> None:
     assert "0 finished before, 1 to compute" in done.stderr
     assert "| source | " in done.stdout
     assert "Missing" not in done.stdout
-    assert (clone / "runs/tables/table-5.png").is_file()
+    assert (clone / "runs/studies/table-5.png").is_file()
     # The workspace is as it was: a cell leaves its result in its experiment alone.
     assert not (clone / "runs/source").exists()
     assert (clone / "dvc.lock").read_bytes() == (ROOT / "dvc.lock").read_bytes()
