@@ -8,8 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from typing import Any
 import psutil
 
 from atp.errors import InputError
-from atp.files import atomic_path
 from atp.runner.project import project_root
 from atp.selection.grid import Cell, override
 from atp.selection.repository import State, complaint, finished, open_repository, unfinished
@@ -28,9 +27,6 @@ WORKERS = Path(".dvc/tmp/exps/celery")
 """Where DVC's workers leave their process ids."""
 CHANGING = (WORKERS / "broker/in", WORKERS / "broker/processed", WORKERS / "result", Path(".dvc/tmp/exps/run"))
 """Folders in which a file comes or goes whenever an experiment of the queue is put, begins or ends."""
-EMPTY = "schema: '2.0'\nstages: {}\n"
-KEPT = Path(".atp/locks")
-"""What was in lock files that are empty for a moment: a kill -9 in that moment must not lose it."""
 PAUSE_S = 0.5
 """Between two that are put while workers work."""
 START_S = 10.0
@@ -82,7 +78,6 @@ def enqueue(cells: Sequence[Cell], whose: Whose = HERE, jobs: int = 0) -> dict[s
     found: dict[str, list[str]] = {state: [] for state in ("finished", "running", "queued", "failed", "new")}
     started = False
     with open_repository() as (repo, prefix):
-        _fill_again()
         untracked = repo.scm.untracked_files()
         if untracked:
             more = f" and {len(untracked) - 1} more" if len(untracked) > 1 else ""
@@ -110,10 +105,10 @@ def enqueue(cells: Sequence[Cell], whose: Whose = HERE, jobs: int = 0) -> dict[s
 
 
 def _put(repo: Any, prefix: Path, cell: Cell) -> None:
-    """Put one into the queue; while a worker takes another one out of it, once more."""
+    """Put one into the queue; again while a worker takes another one out of it, or another command of DVC's runs."""
     from dvc.lock import LockError
 
-    for wait_s in (0.1, 0.3, 1.0, 3.0):
+    for wait_s in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0):
         with suppress(LockError):
             return _put_once(repo, prefix, cell)
         time.sleep(wait_s)
@@ -125,45 +120,14 @@ def _put_once(repo: Any, prefix: Path, cell: Cell) -> None:
     for name, value in cell.values.items():
         file, _, dotted = name.rpartition(":")
         changes.append(f"{(prefix / (file or 'params.yaml')).as_posix()}:{override(dotted, value)}")
-    with _emptied([Path(path) for path in cell.unlocked]):
-        repo.experiments.run(
-            targets=[(prefix / cell.target).as_posix()],
-            params=changes,
-            queue=True,
-            name=cell.name,
-            # Imported data come from the cache; the place that they were imported from is not in the temporary clone.
-            allow_missing=True,
-        )
-
-
-@contextmanager
-def _emptied(locks: Sequence[Path]) -> Iterator[None]:
-    """Lock files without a stage, for as long as DVC copies what is in the working folder."""
-    try:
-        for path in locks:
-            if path.is_file():
-                _copy(path, KEPT / path)
-                # Whole at any moment: what is neither empty nor as it was would be taken for newer.
-                with atomic_path(path) as empty:
-                    empty.write_text(EMPTY)
-        yield
-    finally:
-        _fill_again()
-
-
-def _fill_again() -> None:
-    """Bring back the contents of lock files, also of a command that was killed; not of one that was written since."""
-    for kept in sorted(KEPT.rglob("*.lock")):
-        path = kept.relative_to(KEPT)
-        if path.is_file() and path.read_text() == EMPTY:
-            _copy(kept, path)
-        kept.unlink(missing_ok=True)
-
-
-def _copy(path: Path, to: Path) -> None:
-    to.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(to) as whole:
-        shutil.copyfile(path, whole)
+    repo.experiments.run(
+        targets=[(prefix / cell.target).as_posix()],
+        params=changes,
+        queue=True,
+        name=cell.name,
+        # Imported data come from the cache; the place that they were imported from is not in the temporary clone.
+        allow_missing=True,
+    )
 
 
 def _bring_back(repo: Any, names: Sequence[str]) -> None:
@@ -183,8 +147,10 @@ def _bring_back(repo: Any, names: Sequence[str]) -> None:
         logger.info("%s: was killed; it is queued again", name)
         # A stage dies with its executor, of which without a worker nobody would collect the result. Once it is
         # forgotten DVC calls the experiment failed; of a zombie it would go on to call it running.
+        clone = _clone(queue, entry)
         queue.proc.remove(entry.stash_rev, force=True)
         queue.kill([name], force=True)
+        _delete(clone)
     behind = [entry.name for entry in queue.iter_queued() if entry.name in names] if killed else []
     if behind:
         # They come after these again: before, they would begin anew the stage that was killed, if they need it too.
@@ -196,8 +162,7 @@ def _bring_back(repo: Any, names: Sequence[str]) -> None:
         if entry is not None and not complaint(queue, entry):
             clone = _clone(queue, entry)
             queue.remove([name])
-            if clone is not None:
-                shutil.rmtree(clone, ignore_errors=True)
+            _delete(clone)
 
 
 def _clone(queue: Any, entry: Any) -> Path | None:
@@ -205,6 +170,11 @@ def _clone(queue: Any, entry: Any) -> Path | None:
     info = Path(queue.get_infofile_path(entry.stash_rev))
     root = Path(json.loads(info.read_text())["root_dir"]) if info.is_file() else None
     return root if root and root.is_relative_to(Path(".dvc/tmp/exps").resolve()) else None
+
+
+def _delete(clone: Path | None) -> None:
+    if clone is not None:
+        shutil.rmtree(clone, ignore_errors=True)
 
 
 def _working() -> bool:

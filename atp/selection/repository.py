@@ -19,6 +19,7 @@ from atp.evaluation.evidence.vanished import warning
 from atp.params import read_params
 from atp.registry.origin import git
 from atp.runner.project import project_root
+from atp.runs import METRICS, RUNS
 from atp.selection.lockfile import Listing, outdated, read_stages, why_unmatched
 
 WORKSPACE = "workspace"
@@ -69,7 +70,7 @@ def open_repository() -> Iterator[tuple[Any, Path]]:
         raise InputError(f"{root}: no DVC repository; experiments need git init, dvc init and a commit")
     try:
         # DVC runs the experiments of its queue in the folder in which its worker is started.
-        with chdir(root), redirect_stdout(io.StringIO()), Repo(".", _wait_for_lock=True) as repo:
+        with chdir(root), redirect_stdout(io.StringIO()), Repo(".") as repo:
             if repo.config["core"].get("no_scm") or not hasattr(repo.scm, "get_ref"):
                 raise InputError(f"{root}: no git repository; experiments need git init and a commit")
             if repo.scm.no_commits:
@@ -219,7 +220,7 @@ def _workspace(repo: Any, prefix: Path, stage: str) -> Experiment:
 
 def folder(stage: str) -> Path:
     """Where a stage's result lies: ``teach@r01`` below ``runs/teach/r01``."""
-    return Path("runs") / stage.replace("@", "/")
+    return RUNS / stage.replace("@", "/")
 
 
 def _evidence(text: str | None, name: str) -> Evidence | None:
@@ -250,7 +251,7 @@ def _miou(
         files: Listing | None = json.loads(path.read_text()) if path.is_file() else None
         return files
 
-    figures = json.loads(text(prefix / "runs/evaluate/metrics.json") or "{}").get("miou", {})
+    figures = json.loads(text(prefix / METRICS) or "{}").get("miou", {})
     names = (stage.replace("@", "_"), stage.partition("@")[0])
     miou = next((figures[name] for name in names if name in figures), None)
     unmatched = ""

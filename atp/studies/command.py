@@ -11,6 +11,7 @@ from atp.errors import InputError
 from atp.files import atomic_path
 from atp.params import Params
 from atp.runner.project import project_root
+from atp.runs import RUNS
 from atp.selection.grid import Cell
 from atp.selection.queue import enqueue, withdraw, work
 from atp.studies.catalogue import STUDIES, opened
@@ -25,7 +26,7 @@ from atp.training.progress import share_done
 
 logger = logging.getLogger(__name__)
 
-FOLDER = Path("runs/studies")
+FOLDER = RUNS / "studies"
 
 READING = "As we read it; the print was not at hand."
 """Above what is a table or figure of the paper."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from atp import runs
 from atp.datasets.label_maps import CLASS_SETS
 from atp.errors import InputError
 from atp.method.choice import BaselineSettings, method_named
@@ -30,7 +31,7 @@ NO_CHANGE: dict[str, Any] = {
 
 def taught(params: Params) -> str:
     """Folder of the last round's model."""
-    return f"runs/teach/{list(params.rounds)[-1]}"
+    return str(runs.taught(list(params.rounds)[-1]))
 
 
 def has_batchnorm(params: Params) -> bool:
@@ -136,7 +137,7 @@ def black(params: Params) -> dict[str, Any]:
     def beside(path: Path) -> str:
         return os.path.relpath(path, "black_box")
 
-    data, answers = params.data, "../runs/answer"
+    data, answers = params.data, f"../{runs.folder('answer')}"
     values: dict[str, Any] = {
         "data.source.root": answers,
         "data.classes": f"{answers}/classes.yaml",
@@ -158,10 +159,10 @@ def black_box(params: Params) -> Table:
     augmentation = "black_box/params.yaml:distill.augmentation"
     flip = box | {f"{augmentation}.jitter": 0.0, f"{augmentation}.blur": False}
     stages = (
-        ("student", "black_box/runs/distill"),
+        ("student", f"black_box/{runs.DISTILL}"),
         # The rounds of black_box/params.yaml, which has one.
-        ("+ teach", "black_box/runs/teach/r01"),
-        ("+ propagate", "black_box/runs/propagate"),
+        ("+ teach", f"black_box/{runs.taught('r01')}"),
+        ("+ propagate", f"black_box/{runs.PROPAGATE}"),
     )
     return Table(
         "A black box",

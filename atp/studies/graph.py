@@ -19,9 +19,6 @@ from atp.errors import InputError
 from atp.params import setting
 from atp.selection.repository import open_repository
 
-PIPELINES = (".", "black_box", "paper")
-"""Folders of the dvc.yaml in which a cell's stages stand."""
-
 
 @dataclass(frozen=True)
 class Step:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from atp.report.figures import to_png
 from atp.report.style import ACCENT, FAINT, INK, MODELS, OTHER_MODEL, charts
+from atp.runs import RUNS
 from atp.studies.definitions import Table
 from atp.studies.printed import Printed
 from atp.studies.results import Line
@@ -150,11 +151,11 @@ def _bar(axes: Axes, place: int, line: Line, protocol: str) -> None:
 
 
 def _stage(line: Line) -> str:
-    return line.row.settings[0].model.split("runs/")[1].split("/")[0]
+    return line.row.settings[0].model.split(f"{RUNS}/")[1].split("/")[0]
 
 
 def curves(table: Table, lines: Sequence[Line]) -> bytes:
-    """A panel for each parameter: mean over its values with a band of the standard deviation, and what it is by default; PNG.
+    """A panel for each parameter: mean over its values, a band of the standard deviation, and its default; PNG.
 
     The values stand at equal distances: they were chosen so, and would cover each other else.
     """

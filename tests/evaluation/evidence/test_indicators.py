@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
+
 from atp.evaluation.evidence.indicators import (
     class_iou,
     effective_classes,
@@ -11,7 +13,6 @@ from atp.evaluation.evidence.indicators import (
     neighbourhood_density,
     pixel_agreement,
 )
-from torch.nn import functional as F
 
 
 def one_hot(*classes: int) -> torch.Tensor:

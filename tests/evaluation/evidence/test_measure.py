@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from atp.evaluation.evidence.measure import Measurement, brighter, darker, indicators, measure, spread
-from atp.evaluation.evidence.record import INDICATORS
 from PIL import Image
 
 from atp.data.folder import Sample, list_samples
+from atp.evaluation.evidence.measure import Measurement, brighter, darker, indicators, measure, spread
+from atp.evaluation.evidence.record import INDICATORS
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
 from atp.training.runtime import Runtime
 

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from atp.evaluation.evidence.record import Evidence, read_evidence, read_shares, write_evidence
 
 from atp.errors import InputError
+from atp.evaluation.evidence.record import Evidence, read_evidence, read_shares, write_evidence
 
 FIGURES = {"scale_iou": 0.5, "entropy": 0.25}
 EVIDENCE = Evidence(

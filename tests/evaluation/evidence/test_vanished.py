@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from atp.evaluation.evidence.record import Evidence, write_evidence
 from atp.evaluation.evidence.vanished import LIMITS, MOST_TOLD, vanished, warning, warnings
 

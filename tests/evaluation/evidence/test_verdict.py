@@ -1,6 +1,7 @@
 """The word on models as they were measured, on both sides of every rule."""
 
 import pytest
+
 from atp.evaluation.evidence.record import Figures
 from atp.evaluation.evidence.verdict import THRESHOLDS, judge
 
