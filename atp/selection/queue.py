@@ -19,47 +19,16 @@ import psutil
 from atp.errors import InputError
 from atp.runner.project import project_root
 from atp.selection.grid import Cell, override
-from atp.selection.repository import State, complaint, finished, open_repository, unfinished
+from atp.selection.repository import HERE, Whose, complaint, open_repository
 
 logger = logging.getLogger(__name__)
 
 WORKERS = Path(".dvc/tmp/exps/celery")
 """Where DVC's workers leave their process ids."""
-CHANGING = (WORKERS / "broker/in", WORKERS / "broker/processed", WORKERS / "result", Path(".dvc/tmp/exps/run"))
-"""Folders in which a file comes or goes whenever an experiment of the queue is put, begins or ends."""
 PAUSE_S = 0.5
 """Between two that are put while workers work."""
 START_S = 10.0
 """In which a worker that was started is there."""
-LOOK_S = 60.0
-"""After so long DVC is asked even if nothing seems to have changed: opening it costs a second of a core."""
-
-
-@dataclass(frozen=True)
-class Whose:
-    """Which of DVC's experiments a command means.
-
-    Attributes:
-        pipeline: name of a folder with a dvc.yaml with which their names begin; None is the one in the working folder.
-        everything: also those that began at another commit than the current one.
-    """
-
-    pipeline: str | None = None
-    everything: bool = False
-
-    def finished(self, repo: Any, prefix: Path) -> dict[str, str]:
-        """Names and revisions of those that ended well."""
-        return finished(repo, self._folder(prefix), everything=self.everything)
-
-    def unfinished(self, repo: Any, prefix: Path) -> dict[str, tuple[State, str, str]]:
-        """The others: state, revision, and why it failed."""
-        return unfinished(repo, self._folder(prefix), everything=self.everything)
-
-    def _folder(self, prefix: Path) -> Path:
-        return prefix if self.pipeline is None else Path(self.pipeline)
-
-
-HERE = Whose()
 
 
 def enqueue(cells: Sequence[Cell], whose: Whose = HERE, jobs: int = 0) -> dict[str, list[str]]:
@@ -223,25 +192,16 @@ def work(
     names = {cell.name for cell in cells}
     logs: dict[str, Log] = {}
     shown: set[str] = set()
-    before: Collection[object] = ()
-    looked = -LOOK_S
-    unended: list[str] = []
-    failed: dict[str, str] = {}
     while True:
-        now = _state_of_queue()
-        changed = now != before or time.monotonic() - looked > LOOK_S
-        if changed:
-            before, looked = now, time.monotonic()
-            with open_repository() as (repo, prefix):
-                waiting = {name: entry for name, entry in whose.unfinished(repo, prefix).items() if name in names}
-                unended = [name for name, (state, *_) in waiting.items() if state != "failed"]
-                failed = {name: why for name, (state, _, why) in waiting.items() if state == "failed"}
-                shown.update(unended)
-                _find_logs(repo.experiments.celery_queue, [cell for cell in cells if cell.name in shown], logs)
+        with open_repository() as (repo, prefix):
+            waiting = {name: entry for name, entry in whose.unfinished(repo, prefix).items() if name in names}
+            unended = [name for name, (state, *_) in waiting.items() if state != "failed"]
+            failed = {name: why for name, (state, _, why) in waiting.items() if state == "failed"}
+            shown.update(unended)
+            _find_logs(repo.experiments.celery_queue, [cell for cell in cells if cell.name in shown], logs)
         for log in logs.values():
             log.show(told)
-        if changed:
-            left(unended, failed)
+        left(unended, failed)
         if not unended:
             return failed
         if not _working():
@@ -259,16 +219,6 @@ def withdraw(cells: Sequence[Cell], whose: Whose = HERE) -> None:
         names = [cell.name for cell in cells if waiting.get(cell.name, ("",))[0] == "queued"]
         if names:
             repo.experiments.celery_queue.remove(names)
-
-
-def _state_of_queue() -> Collection[object]:
-    """What differs whenever an experiment was put, began or ended; costs no more than listing four folders."""
-    found = []
-    for path in (project_root() / folder for folder in CHANGING):
-        # One that goes in between makes a difference the next time.
-        with suppress(FileNotFoundError), os.scandir(path) as entries:
-            found += [(entry.path, entry.stat().st_mtime_ns) for entry in entries]
-    return sorted(found)
 
 
 @dataclass

@@ -44,7 +44,8 @@ def plan(settings: Iterable[Setting], seeds: Sequence[int]) -> Plan:
     Raises:
         InputError: a setting is not valid here, with the reason.
     """
-    listed = _distinct(settings)
+    given = list(settings)
+    listed = [setting for place, setting in enumerate(given) if setting not in given[:place]]
     order: dict[str, tuple[int, int, int, Cell]] = {}
     by_setting: dict[tuple[int, int], Cell] = {}
     for place, setting in enumerate(listed):
@@ -54,14 +55,6 @@ def plan(settings: Iterable[Setting], seeds: Sequence[int]) -> Plan:
             order.setdefault(cell.name, (length, place, number, cell))
     ordered = sorted(order.values(), key=lambda entry: entry[:3])
     return Plan([entry[3] for entry in ordered], by_setting, listed)
-
-
-def _distinct(settings: Iterable[Setting]) -> list[Setting]:
-    listed: list[Setting] = []
-    for setting in settings:
-        if setting not in listed:
-            listed.append(setting)
-    return listed
 
 
 def make_cell(setting: Setting, seed: int) -> tuple[Cell, int]:

@@ -14,7 +14,7 @@ from atp.runner.project import project_root
 from atp.runs import RUNS
 from atp.selection.grid import Cell
 from atp.selection.queue import enqueue, withdraw, work
-from atp.studies.catalogue import STUDIES, opened
+from atp.studies.catalogue import opened, study_named
 from atp.studies.cells import Plan, plan
 from atp.studies.definitions import Table
 from atp.studies.imported import bring_in, check_found
@@ -64,6 +64,7 @@ def make(study: str, seeds: Sequence[int], jobs: int, *, run: bool, number: str 
     """
     if Path.cwd() != project_root():
         raise InputError(f"studies are made in the root of the project: cd {project_root()}")
+    section = study_named(study).printed
     bring_in()
     table, params = opened(study, camvid)
     if params.data.test.labels is None:
@@ -77,7 +78,7 @@ def make(study: str, seeds: Sequence[int], jobs: int, *, run: bool, number: str 
         check_found(params)
         compute(planned, labels(table, planned, seeds), jobs)
     found = lines(table, planned, collect(planned), seeds)
-    others = printed(STUDIES[study].printed, table.rows)
+    others = printed(section, table.rows)
     name, text = number.lower().replace(" ", "-") or study, markdown(table, found, seeds, others)
     write(f"{name}.md", text.encode())
     write(f"{name}.json", (json.dumps(tree(table, found, seeds, others), indent=2) + "\n").encode())
@@ -143,7 +144,7 @@ class AllFailError(Exception):
 
 
 class Watch:
-    """Sparse lines about the experiments of a table while they run.
+    """Sparse lines about the experiments of a study while they run.
 
     Args:
         before: how many were finished at the beginning.

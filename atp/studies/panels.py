@@ -1,14 +1,16 @@
 """Predictions of a figure's models side by side, for the test images whose predictions the cells keep."""
 
 import io
+import math
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from atp.data.folder import list_samples, open_image, read_ids
-from atp.data.labels import IGNORE
+from atp.evaluation.metrics import ConfusionMatrix
 from atp.params import Params
 from atp.report import pictures
 from atp.report.style import image_names
@@ -62,14 +64,10 @@ def choose(scores: Mapping[str, float]) -> list[tuple[str, str]]:
 
 
 def miou(predicted: NDArray[np.uint8], labels: NDArray[np.uint8], num_classes: int) -> float:
-    """Of one image in percent, over the classes that it shows, as stage ``evaluate`` has it."""
-    labelled = labels != IGNORE
-    index = labels[labelled].astype(np.int64) * 256 + predicted[labelled]
-    counts = np.bincount(index, minlength=num_classes * 256).reshape(-1, 256)[:num_classes]
-    truth, answered = counts.sum(1), counts.sum(0)[:num_classes]
-    hit = counts.diagonal()[:num_classes]
-    shown = truth > 0
-    return float(100 * np.mean(hit[shown] / (truth + answered - hit)[shown])) if shown.any() else 0.0
+    """Of one image in percent, as stage ``evaluate`` has it of all; 0 where nothing is labelled."""
+    matrix = ConfusionMatrix(num_classes)
+    matrix.update(torch.from_numpy(predicted), torch.from_numpy(labels))
+    return 0.0 if math.isnan(mean := matrix.mean_iou()) else 100 * mean
 
 
 def _png(image: Image.Image) -> bytes:

@@ -110,7 +110,10 @@ def test_camvid_is_prepared_once_and_its_oracle_has_its_labels(tmp_path: Path, m
     assert oracle.values["data.source.labels"] == str(folder / "target/labels")
     assert oracle.values["source.epochs"] == 320
     assert all(row.settings[0].values["teach.lr"] == DUSK["teach.lr"] for row in table.rows)
-    assert opened("evidence-camvid", tmp_path / "nowhere")[1].data.root == folder
+    broken, params = opened("evidence-camvid", tmp_path / "nowhere")
+    assert params.data.root == folder
+    for row in (*table.rows, *broken.rows):
+        load_params(Path("params.yaml"), row.settings[0].values)
     assert prepared == [tmp_path / "camvid"]
 
 
