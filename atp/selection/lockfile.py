@@ -1,7 +1,7 @@
 """What dvc.lock says about results: with which parameters, and of which others, each was made.
 
-``dvc status`` knows more, but needs the repository's lock, which a running pipeline holds, and hashes all data: too much
-for a line of warning in ``atp predict``.
+``dvc status`` knows more, but needs the repository's lock, which a running pipeline holds, and hashes all data: too
+much for a line of warning in ``atp predict``.
 """
 
 import json

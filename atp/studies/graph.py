@@ -1,4 +1,4 @@
-"""What a model is made by, as DVC reads the pipelines' dvc.yaml for a cell's parameters: its identity, whatever the commit.
+"""What a model is made by, as DVC reads dvc.yaml for a cell's parameters: its identity, whatever the commit.
 
 DVC itself knows an experiment by its commit: after a change to the docs it would compute every cell again.
 """
