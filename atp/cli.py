@@ -1,4 +1,4 @@
-"""The command line ``atp``: predict, export, doctor, report, select, table, figure, promote, serve."""
+"""The command line ``atp``: predict, export, doctor, report, select, study, table, figure, promote, serve."""
 
 import json
 import logging
@@ -207,14 +207,35 @@ Collect = Annotated[bool, typer.Option("--collect", help="Show what there is; co
 
 
 @app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="Of the study; if empty, all are listed.")] = "",
+    seeds: Seeds = "0,1,2",
+    jobs: Jobs = 1,
+    collect: Collect = False,
+    camvid: Annotated[Path, typer.Option(help="CamVid's public folder, for the studies on it.")] = Path(
+        "../shared/camvid"
+    ),
+) -> None:
+    """Compute a study on the data of params.yaml; each cell is a DVC experiment, computed once: docs/tables.md."""
+    from atp.studies.catalogue import listing
+    from atp.studies.command import make, parse_seeds
+
+    if not name:
+        typer.echo(listing())
+        return
+    _quiet()
+    typer.echo(make(name, parse_seeds(seeds), jobs, run=not collect, camvid=camvid))
+
+
+@app.command()
 def table(
     number: Annotated[int, typer.Argument(help="Of the paper's table: docs/tables.md.")],
     seeds: Seeds = "0,1,2",
     jobs: Jobs = 1,
     collect: Collect = False,
 ) -> None:
-    """Make one of the paper's tables on the data of params.yaml; each cell is a DVC experiment, computed once."""
-    _make("table", number, seeds, jobs, collect)
+    """Compute the study that is one of the paper's tables."""
+    _numbered("table", number, seeds, jobs, collect)
 
 
 @app.command()
@@ -224,15 +245,17 @@ def figure(
     jobs: Jobs = 1,
     collect: Collect = False,
 ) -> None:
-    """Make one of the paper's figures, as table does."""
-    _make("figure", number, seeds, jobs, collect)
+    """Compute the study that is one of the paper's figures."""
+    _numbered("figure", number, seeds, jobs, collect)
 
 
-def _make(what: str, number: int, seeds: str, jobs: int, collect: bool) -> None:
+def _numbered(what: str, number: int, seeds: str, jobs: int, collect: bool) -> None:
+    from atp.studies.catalogue import numbered
     from atp.studies.command import make, parse_seeds
 
     _quiet()
-    typer.echo(make(what, number, parse_seeds(seeds), jobs, run=not collect))
+    called = f"{what.capitalize()} {number}"
+    typer.echo(make(numbered(what, number), parse_seeds(seeds), jobs, run=not collect, number=called))
 
 
 def _quiet() -> None:

@@ -2,16 +2,16 @@
 
     python benchmarks/answers.py [--images 100]      sizes and times, a few minutes on one thread
     python benchmarks/answers.py --forms             other forms of the same answers
-    python benchmarks/answers.py --students          students of float32 and of stored answers, over seeds
-                                 [--seeds 0 1 2] [--epochs 10] [--at-once 2] [--runs .atp/benchmarks/answers]
+    python benchmarks/answers.py --students --checkpoint runs/source [--seeds 0 1 2] [--epochs 10]
+                                                     students of float32 and of stored answers
 
 Sizes are of predictions at 1024x512 with 19 classes, synthetic ones that stand for a trained network's (see
 ``benchmarks/dump.py``). With ``--checkpoint runs/source``, the streets' source model (12 classes), also of a real one,
 on their target images enlarged to 1024x512.
 
-The students learn streets' target images from the answers of the source model, that of ``--checkpoint`` or one trained
-for each seed, as the section ``distill`` of black_box/params.yaml says, from the same initial weights and in the same
-order. What they differ in are the answers: all probabilities in float32; the store's; ids alone.
+The students learn streets' target images from the answers of that model, as the section ``distill`` of
+black_box/params.yaml says, from the same initial weights and in the same order. What they differ in are the answers:
+all probabilities in float32; the store's; ids alone.
 """
 
 import argparse
@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -29,20 +28,22 @@ import numpy as np
 import torch
 import zstandard
 from dump import CLASSES, forward, print_table, scene
-from experiment import SOURCE, Experiment, Row, machine, run_seeds
-from streets_seeds import on_streets
+from machine import machine
 from torch import Tensor
 
 from atp.black_box.answers import LEAST, Answer
 from atp.data.folder import Sample, list_samples
-from atp.data.loading import Labels, mix_seed
+from atp.data.labels import LabelSpace
+from atp.data.loading import Labels, TrainingImages
 from atp.data.tensors import read_image
+from atp.evaluation.evaluate import evaluate
 from atp.method.distill import distill
-from atp.method.settings import DistillSettings
 from atp.models.checkpoint import network_from_checkpoint
 from atp.models.network import SegmentationNetwork, build_network
-from atp.params import Params, load_params, needed
+from atp.params import load_params, needed
 from atp.training.prediction import Predictor
+from atp.training.run import Run
+from atp.training.runtime import Runtime, open_runtime
 
 SIZE = (1024, 512)
 KEEP = 4
@@ -169,61 +170,47 @@ class Given:
         return Labels(answer.classes[0], classes=answer.classes, probabilities=answer.probabilities)
 
 
-def student(e: Experiment, source: SegmentationNetwork, section: DistillSettings, kind: str) -> SegmentationNetwork:
-    """A network like the source model's, of random weights, that learned its answers."""
-    predictor = Predictor([(source, 1.0)], e.runtime)
-    answers: dict[str, Answer] = {}
+def asked(source: SegmentationNetwork, samples: list[Sample], space: LabelSpace, runtime: Runtime) -> dict[str, Given]:
+    """The source model's answers in each form, by what a student of them is called."""
+    predictor, size = Predictor([(source, 1.0)], runtime), load_params().data.size
+    exact, stored = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.answer"
-        for sample in e.target:
-            image = read_image(sample.image, e.params.data.size)
-            probabilities = predictor.probabilities(image[None])[0].cpu()
-            if kind == "float32":
-                answers[sample.name] = Answer.of(probabilities, e.space.num_classes)
-            else:
-                path.write_bytes(Answer.of(probabilities, KEEP).to_bytes())
-                answers[sample.name] = Answer.read(path)
-    run = e.job("distill")
-    torch.manual_seed(mix_seed(run.seed, 1))
-    network = build_network(e.params.model.model_copy(update={"num_classes": e.space.num_classes}))
-    if kind == "ids":
-        section = section.model_copy(update={"answers": "hard"})
-    distill(network, e.images(e.target, section, Given(answers, kind != "ids")), section, run)
-    return network
+        for sample in samples:
+            probabilities = predictor.probabilities(read_image(sample.image, size)[None])[0].cpu()
+            exact[sample.name] = Answer.of(probabilities, space.num_classes)
+            path.write_bytes(Answer.of(probabilities, KEEP).to_bytes())
+            stored[sample.name] = Answer.read(path)
+    return {"all probabilities in float32": Given(exact), "the store": Given(stored), "ids alone": Given(stored, False)}
 
 
-STUDENTS = {"student of float32": "float32", "student of the store": "store", "student of ids": "ids"}
-
-
-def rows(section: DistillSettings, checkpoint: Path | None, e: Experiment) -> dict[str, Row]:
-    def source(made: Mapping[str, SegmentationNetwork]) -> SegmentationNetwork:
-        return e.source() if checkpoint is None else network_from_checkpoint(checkpoint / "model.safetensors")[0]
-
-    made: dict[str, Row] = {"source": Row(source, SOURCE)}
-    for name, kind in STUDENTS.items():
-        made[name] = Row(lambda made, kind=kind: student(e, made["source"], section, kind), SOURCE)  # type: ignore[misc]
-    return made
-
-
-def students(seeds: list[int], epochs: int, checkpoint: Path | None, runs: Path, at_once: int) -> None:
-    params: Params = load_params()
-    section = needed(load_params(Path("black_box/params.yaml")).distill, "distill").model_copy(
-        update={"epochs": epochs}
-    )
-    make = partial(rows, section, checkpoint)
-    folder = runs / sha256(f"{section} {checkpoint}".encode()).hexdigest()[:8]
-    jobs = [(on_streets(params, seed, "plain"), make, folder / f"seed-{seed}") for seed in seeds]
-    results = run_seeds(jobs, at_once)
+def students(seeds: list[int], epochs: int, checkpoint: Path) -> None:
+    params = load_params()
+    section = needed(load_params(Path("black_box/params.yaml")).distill, "distill")
+    section = section.model_copy(update={"epochs": epochs})
+    source, space = network_from_checkpoint(checkpoint / "model.safetensors")
+    target = list_samples(STREETS / "target/images")
+    test = list_samples(STREETS / "test/images", STREETS / "test/labels")
+    rows: dict[str, list[float]] = {}
+    with open_runtime(params.training, params.runtime) as runtime:
+        for kind, given in asked(source.to(runtime.device), target, space, runtime).items():
+            own = section if given.soft else section.model_copy(update={"answers": "hard"})
+            for seed in seeds:
+                torch.manual_seed(seed)
+                network = build_network(params.model.model_copy(update={"num_classes": space.num_classes}))
+                images = TrainingImages(target, own.augmentation, size=params.data.size, labels=given)
+                distill(network, images, own, Run("distill", seed, runtime))
+                result = evaluate(network, test, params.data.size, runtime)
+                rows.setdefault(kind, []).append(100 * result.confusion.mean_iou())
     print(f"\n**Students on streets**, {epochs} epochs, {len(seeds)} seeds\n")
-    reference = [result["student of float32"] for result in results]
+    reference, *_ = rows.values()
     table = []
-    for name in results[0]:
-        values = [result[name] for result in results]
-        lost = [a - b for a, b in zip(reference, values, strict=True)]
+    for kind, values in rows.items():
+        lost = [exact - value for exact, value in zip(reference, values, strict=True)]
         apart = f"{mean(lost):+.2f}" + (f" ± {stdev(lost):.2f}" if len(lost) > 1 else "")
         each = " ".join(f"{value:.1f}" for value in values)
-        table.append([name, f"{mean(values):.2f}", apart if name.startswith("student of") else "", each])
-    print_table(["", "mIoU", "points lost against float32", "seeds"], table)
+        table.append([kind, f"{mean(values):.2f}", "" if values is reference else apart, each])
+    print_table(["learned from", "mIoU", "points lost against float32", "seeds"], table)
 
 
 def main() -> None:
@@ -234,12 +221,12 @@ def main() -> None:
     parser.add_argument("--students", action="store_true")
     parser.add_argument("--epochs", type=int, default=10, help="of the students")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--runs", type=Path, default=Path(".atp/benchmarks/answers"))
-    parser.add_argument("--at-once", type=int, default=2, help="seeds computed at the same time")
     arguments = parser.parse_args()
     print(machine())
     if arguments.students:
-        students(arguments.seeds, arguments.epochs, arguments.checkpoint, arguments.runs, arguments.at_once)
+        if arguments.checkpoint is None:
+            parser.error("--students: of which source model? --checkpoint runs/source")
+        students(arguments.seeds, arguments.epochs, arguments.checkpoint)
     elif arguments.forms:
         forms(min(arguments.images, 10))
     else:

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-from experiment import machine
+from machine import machine
 
 
 def seconds(*command: str, **variables: str) -> float:

@@ -120,7 +120,7 @@ def test_stage_module_section_and_folder_share_a_name(dag: Dag) -> None:
     for name, stage in dag.stages.items():
         assert stage["cmd"].split()[:4] == ["python", "-m", "atp.stages", name]
         assert (ROOT / "atp/stages" / f"{name}.py").is_file()
-        outs = [out if isinstance(out, str) else next(iter(out)) for out in stage["outs"]]
+        outs = [out if isinstance(out, str) else next(iter(out)) for out in stage.get("outs", stage.get("plots"))]
         assert outs in ([f"runs/{name}"], [f"runs/{name}/${{key}}"])
         assert name in sections or name == "report"
 

@@ -33,14 +33,11 @@ class Cell:
             name means the same result.
         values: dotted names and what they are set to; ``FILE:NAME`` if it is not in params.yaml.
         target: the stage with which it ends, in the pipeline's folder.
-        unlocked: files dvc.lock that it begins without. DVC ends an experiment, when all is computed, if pictures of
-            another run that they list are not in its cache, as in a fresh clone.
     """
 
     name: str
     values: Mapping[str, Any]
     target: str = "dvc.yaml:evaluate"
-    unlocked: tuple[str, ...] = ()
 
 
 def parse_axis(text: str) -> tuple[str, list[Any]]:

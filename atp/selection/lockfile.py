@@ -1,4 +1,8 @@
-"""What dvc.lock says about results: with which parameters, and of which others, each was made."""
+"""What dvc.lock says about results: with which parameters, and of which others, each was made.
+
+``dvc status`` knows more, but needs the repository's lock, which a running pipeline holds, and hashes all data: too
+much for a line of warning in ``atp predict``.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -11,6 +15,7 @@ from ruamel.yaml.error import YAMLError
 
 from atp.errors import InputError
 from atp.params import read_params, setting
+from atp.runs import RUNS
 
 Stages = Mapping[str, Mapping[str, Any]]
 """The entries of a dvc.lock, by stage: ``align``, ``teach@r01``."""
@@ -72,7 +77,7 @@ def outdated_result(folder: Path) -> str:
     Data that were brought in anew count where a stage depends on all of them.
     """
     folder = folder.parent if folder.is_file() else folder
-    runs = next((parent for parent in folder.parents if parent.name == "runs"), None)
+    runs = next((parent for parent in folder.parents if parent.name == RUNS.name), None)
     if runs is None or not all((runs.parent / name).is_file() for name in ("dvc.lock", "params.yaml")):
         return ""
     stages = read_stages((runs.parent / "dvc.lock").read_text())

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,53 +17,18 @@ from typing import Any
 import psutil
 
 from atp.errors import InputError
-from atp.files import atomic_path
 from atp.runner.project import project_root
 from atp.selection.grid import Cell, override
-from atp.selection.repository import State, complaint, finished, open_repository, unfinished
+from atp.selection.repository import HERE, Whose, complaint, open_repository
 
 logger = logging.getLogger(__name__)
 
 WORKERS = Path(".dvc/tmp/exps/celery")
 """Where DVC's workers leave their process ids."""
-CHANGING = (WORKERS / "broker/in", WORKERS / "broker/processed", WORKERS / "result", Path(".dvc/tmp/exps/run"))
-"""Folders in which a file comes or goes whenever an experiment of the queue is put, begins or ends."""
-EMPTY = "schema: '2.0'\nstages: {}\n"
-KEPT = Path(".atp/locks")
-"""What was in lock files that are empty for a moment: a kill -9 in that moment must not lose it."""
 PAUSE_S = 0.5
 """Between two that are put while workers work."""
 START_S = 10.0
 """In which a worker that was started is there."""
-LOOK_S = 60.0
-"""After so long DVC is asked even if nothing seems to have changed: opening it costs a second of a core."""
-
-
-@dataclass(frozen=True)
-class Whose:
-    """Which of DVC's experiments a command means.
-
-    Attributes:
-        pipeline: name of a folder with a dvc.yaml with which their names begin; None is the one in the working folder.
-        everything: also those that began at another commit than the current one.
-    """
-
-    pipeline: str | None = None
-    everything: bool = False
-
-    def finished(self, repo: Any, prefix: Path) -> dict[str, str]:
-        """Names and revisions of those that ended well."""
-        return finished(repo, self._folder(prefix), everything=self.everything)
-
-    def unfinished(self, repo: Any, prefix: Path) -> dict[str, tuple[State, str, str]]:
-        """The others: state, revision, and why it failed."""
-        return unfinished(repo, self._folder(prefix), everything=self.everything)
-
-    def _folder(self, prefix: Path) -> Path:
-        return prefix if self.pipeline is None else Path(self.pipeline)
-
-
-HERE = Whose()
 
 
 def enqueue(cells: Sequence[Cell], whose: Whose = HERE, jobs: int = 0) -> dict[str, list[str]]:
@@ -82,7 +47,6 @@ def enqueue(cells: Sequence[Cell], whose: Whose = HERE, jobs: int = 0) -> dict[s
     found: dict[str, list[str]] = {state: [] for state in ("finished", "running", "queued", "failed", "new")}
     started = False
     with open_repository() as (repo, prefix):
-        _fill_again()
         untracked = repo.scm.untracked_files()
         if untracked:
             more = f" and {len(untracked) - 1} more" if len(untracked) > 1 else ""
@@ -110,10 +74,10 @@ def enqueue(cells: Sequence[Cell], whose: Whose = HERE, jobs: int = 0) -> dict[s
 
 
 def _put(repo: Any, prefix: Path, cell: Cell) -> None:
-    """Put one into the queue; while a worker takes another one out of it, once more."""
+    """Put one into the queue; again while a worker takes another one out of it, or another command of DVC's runs."""
     from dvc.lock import LockError
 
-    for wait_s in (0.1, 0.3, 1.0, 3.0):
+    for wait_s in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0):
         with suppress(LockError):
             return _put_once(repo, prefix, cell)
         time.sleep(wait_s)
@@ -125,45 +89,14 @@ def _put_once(repo: Any, prefix: Path, cell: Cell) -> None:
     for name, value in cell.values.items():
         file, _, dotted = name.rpartition(":")
         changes.append(f"{(prefix / (file or 'params.yaml')).as_posix()}:{override(dotted, value)}")
-    with _emptied([Path(path) for path in cell.unlocked]):
-        repo.experiments.run(
-            targets=[(prefix / cell.target).as_posix()],
-            params=changes,
-            queue=True,
-            name=cell.name,
-            # Imported data come from the cache; the place that they were imported from is not in the temporary clone.
-            allow_missing=True,
-        )
-
-
-@contextmanager
-def _emptied(locks: Sequence[Path]) -> Iterator[None]:
-    """Lock files without a stage, for as long as DVC copies what is in the working folder."""
-    try:
-        for path in locks:
-            if path.is_file():
-                _copy(path, KEPT / path)
-                # Whole at any moment: what is neither empty nor as it was would be taken for newer.
-                with atomic_path(path) as empty:
-                    empty.write_text(EMPTY)
-        yield
-    finally:
-        _fill_again()
-
-
-def _fill_again() -> None:
-    """Bring back the contents of lock files, also of a command that was killed; not of one that was written since."""
-    for kept in sorted(KEPT.rglob("*.lock")):
-        path = kept.relative_to(KEPT)
-        if path.is_file() and path.read_text() == EMPTY:
-            _copy(kept, path)
-        kept.unlink(missing_ok=True)
-
-
-def _copy(path: Path, to: Path) -> None:
-    to.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(to) as whole:
-        shutil.copyfile(path, whole)
+    repo.experiments.run(
+        targets=[(prefix / cell.target).as_posix()],
+        params=changes,
+        queue=True,
+        name=cell.name,
+        # Imported data come from the cache; the place that they were imported from is not in the temporary clone.
+        allow_missing=True,
+    )
 
 
 def _bring_back(repo: Any, names: Sequence[str]) -> None:
@@ -181,11 +114,12 @@ def _bring_back(repo: Any, names: Sequence[str]) -> None:
             continue
         killed = True
         logger.info("%s: was killed; it is queued again", name)
-        # A stage dies with its executor, of which without a worker nobody would collect the result.
-        with suppress(ProcessLookupError):
-            queue.proc.kill(entry.stash_rev)
-        # What `dvc queue kill` does to an experiment whose process is gone; itself it takes a zombie for a process.
-        queue._mark_inactive_tasks_failure({entry: name})
+        # A stage dies with its executor, of which without a worker nobody would collect the result. Once it is
+        # forgotten DVC calls the experiment failed; of a zombie it would go on to call it running.
+        clone = _clone(queue, entry)
+        queue.proc.remove(entry.stash_rev, force=True)
+        queue.kill([name], force=True)
+        _delete(clone)
     behind = [entry.name for entry in queue.iter_queued() if entry.name in names] if killed else []
     if behind:
         # They come after these again: before, they would begin anew the stage that was killed, if they need it too.
@@ -197,8 +131,7 @@ def _bring_back(repo: Any, names: Sequence[str]) -> None:
         if entry is not None and not complaint(queue, entry):
             clone = _clone(queue, entry)
             queue.remove([name])
-            if clone is not None:
-                shutil.rmtree(clone, ignore_errors=True)
+            _delete(clone)
 
 
 def _clone(queue: Any, entry: Any) -> Path | None:
@@ -206,6 +139,11 @@ def _clone(queue: Any, entry: Any) -> Path | None:
     info = Path(queue.get_infofile_path(entry.stash_rev))
     root = Path(json.loads(info.read_text())["root_dir"]) if info.is_file() else None
     return root if root and root.is_relative_to(Path(".dvc/tmp/exps").resolve()) else None
+
+
+def _delete(clone: Path | None) -> None:
+    if clone is not None:
+        shutil.rmtree(clone, ignore_errors=True)
 
 
 def _working() -> bool:
@@ -254,25 +192,16 @@ def work(
     names = {cell.name for cell in cells}
     logs: dict[str, Log] = {}
     shown: set[str] = set()
-    before: Collection[object] = ()
-    looked = -LOOK_S
-    unended: list[str] = []
-    failed: dict[str, str] = {}
     while True:
-        now = _state_of_queue()
-        changed = now != before or time.monotonic() - looked > LOOK_S
-        if changed:
-            before, looked = now, time.monotonic()
-            with open_repository() as (repo, prefix):
-                waiting = {name: entry for name, entry in whose.unfinished(repo, prefix).items() if name in names}
-                unended = [name for name, (state, *_) in waiting.items() if state != "failed"]
-                failed = {name: why for name, (state, _, why) in waiting.items() if state == "failed"}
-                shown.update(unended)
-                _find_logs(repo.experiments.celery_queue, [cell for cell in cells if cell.name in shown], logs)
+        with open_repository() as (repo, prefix):
+            waiting = {name: entry for name, entry in whose.unfinished(repo, prefix).items() if name in names}
+            unended = [name for name, (state, *_) in waiting.items() if state != "failed"]
+            failed = {name: why for name, (state, _, why) in waiting.items() if state == "failed"}
+            shown.update(unended)
+            _find_logs(repo.experiments.celery_queue, [cell for cell in cells if cell.name in shown], logs)
         for log in logs.values():
             log.show(told)
-        if changed:
-            left(unended, failed)
+        left(unended, failed)
         if not unended:
             return failed
         if not _working():
@@ -290,16 +219,6 @@ def withdraw(cells: Sequence[Cell], whose: Whose = HERE) -> None:
         names = [cell.name for cell in cells if waiting.get(cell.name, ("",))[0] == "queued"]
         if names:
             repo.experiments.celery_queue.remove(names)
-
-
-def _state_of_queue() -> Collection[object]:
-    """What differs whenever an experiment was put, began or ended; costs no more than listing four folders."""
-    found = []
-    for path in (project_root() / folder for folder in CHANGING):
-        # One that goes in between makes a difference the next time.
-        with suppress(FileNotFoundError), os.scandir(path) as entries:
-            found += [(entry.path, entry.stat().st_mtime_ns) for entry in entries]
-    return sorted(found)
 
 
 @dataclass

@@ -19,6 +19,7 @@ from atp.evaluation.evidence.vanished import warning
 from atp.params import read_params
 from atp.registry.origin import git
 from atp.runner.project import project_root
+from atp.runs import METRICS, RUNS
 from atp.selection.lockfile import Listing, outdated, read_stages, why_unmatched
 
 WORKSPACE = "workspace"
@@ -52,6 +53,52 @@ class Experiment:
     vanished: str = ""
 
 
+@dataclass(frozen=True)
+class Whose:
+    """Which of DVC's experiments a command means.
+
+    An experiment is a commit of the whole repository, and so has results of all its pipelines. The names of a grid's
+    begin with that of the pipeline's folder; others are of the pipeline in the root.
+
+    Attributes:
+        pipeline: name of a folder with a dvc.yaml; None is the one in the working folder.
+        everything: also those that began at another commit than the current one.
+    """
+
+    pipeline: str | None = None
+    everything: bool = False
+
+    def finished(self, repo: Any, prefix: Path) -> dict[str, str]:
+        """Names and revisions of those that have ended well."""
+        from dvc.repo.experiments.utils import exp_refs
+
+        head = repo.scm.get_rev()
+        refs = [info for info in exp_refs(repo.scm) if self.everything or info.baseline_sha == head]
+        return {info.name: repo.scm.get_ref(str(info)) for info in refs if self._has(info.name, prefix)}
+
+    def unfinished(self, repo: Any, prefix: Path) -> dict[str, tuple[State, str, str]]:
+        """Those in DVC's queue that have not ended well: state, revision, and why it failed."""
+        queue, head = repo.experiments.celery_queue, repo.scm.get_rev()
+        found: list[tuple[Any, State, str]] = [
+            *((entry, "failed", reason(queue, entry)) for entry, _ in queue.iter_failed()),
+            *((entry, "queued", "") for entry in queue.iter_queued()),
+            *((entry, "running", "") for entry in queue.iter_active()),
+        ]
+        return {
+            name: (state, entry.stash_rev, why)
+            for entry, state, why in found
+            if self._has(name := str(entry.name or entry.stash_rev[:7]), prefix)
+            and (self.everything or entry.baseline_rev == head)
+        }
+
+    def _has(self, name: str, prefix: Path) -> bool:
+        first = name.partition("-")[0]
+        return (first if Path(first, "dvc.yaml").is_file() else "") == (self.pipeline or prefix.name)
+
+
+HERE = Whose()
+
+
 @contextmanager
 def open_repository() -> Iterator[tuple[Any, Path]]:
     """DVC's repository, with its root as the working folder, and where this folder lies in it.
@@ -69,7 +116,7 @@ def open_repository() -> Iterator[tuple[Any, Path]]:
         raise InputError(f"{root}: no DVC repository; experiments need git init, dvc init and a commit")
     try:
         # DVC runs the experiments of its queue in the folder in which its worker is started.
-        with chdir(root), redirect_stdout(io.StringIO()), Repo(".", _wait_for_lock=True) as repo:
+        with chdir(root), redirect_stdout(io.StringIO()), Repo(".") as repo:
             if repo.config["core"].get("no_scm") or not hasattr(repo.scm, "get_ref"):
                 raise InputError(f"{root}: no git repository; experiments need git init and a commit")
             if repo.scm.no_commits:
@@ -90,25 +137,16 @@ def read_experiments(stage: str, *, everything: bool = False) -> list[Experiment
         InputError: not a repository.
     """
     with open_repository() as (repo, prefix):
-        found = [_workspace(repo, prefix, stage)]
-        names = finished(repo, prefix, everything=everything)
+        found, whose = [_workspace(repo, prefix, stage)], Whose(everything=everything)
+        names = whose.finished(repo, prefix)
         for name, rev in names.items():
             with repo.switch(rev):
                 found.append(_read(repo, prefix, stage, name, "finished"))
-        for name, (state, rev, why) in unfinished(repo, prefix, everything=everything).items():
+        for name, (state, rev, why) in whose.unfinished(repo, prefix).items():
             if name not in names:
                 with repo.switch(rev):
                     found.append(_read(repo, prefix, stage, name, state, why))
         return found
-
-
-def finished(repo: Any, prefix: Path, *, everything: bool = False) -> dict[str, str]:
-    """Names and revisions of this pipeline's experiments that have ended well."""
-    from dvc.repo.experiments.utils import exp_refs
-
-    head = repo.scm.get_rev()
-    refs = [info for info in exp_refs(repo.scm) if everything or info.baseline_sha == head]
-    return {info.name: repo.scm.get_ref(str(info)) for info in refs if _of_pipeline(info.name, prefix)}
 
 
 def read_results(revisions: Mapping[str, str], path: Path) -> dict[str, bytes]:
@@ -137,31 +175,6 @@ def read_pictures(revision: str, folder: Path) -> dict[str, bytes]:
             with suppress(FileNotFoundError), repo.dvcfs.open(path, "rb") as file:
                 found[Path(path.lstrip("/")).relative_to(folder).with_suffix("").as_posix()] = file.read()
         return found
-
-
-def _of_pipeline(name: str, prefix: Path) -> bool:
-    """Whether an experiment is of the pipeline in this folder: a grid's names begin with it, others are of the root's.
-
-    An experiment is a commit of the whole repository, and so has results of all its pipelines.
-    """
-    first = name.partition("-")[0]
-    return (first if Path(first, "dvc.yaml").is_file() else "") == prefix.name
-
-
-def unfinished(repo: Any, prefix: Path, *, everything: bool = False) -> dict[str, tuple[State, str, str]]:
-    """This pipeline's experiments in DVC's queue that have not ended well: state, revision, and why it failed."""
-    queue, head = repo.experiments.celery_queue, repo.scm.get_rev()
-    found: list[tuple[Any, State, str]] = [
-        *((entry, "failed", reason(queue, entry)) for entry, _ in queue.iter_failed()),
-        *((entry, "queued", "") for entry in queue.iter_queued()),
-        *((entry, "running", "") for entry in queue.iter_active()),
-    ]
-    return {
-        name: (state, entry.stash_rev, why)
-        for entry, state, why in found
-        if _of_pipeline(name := str(entry.name or entry.stash_rev[:7]), prefix)
-        and (everything or entry.baseline_rev == head)
-    }
 
 
 def complaint(queue: Any, entry: Any) -> str:
@@ -219,7 +232,7 @@ def _workspace(repo: Any, prefix: Path, stage: str) -> Experiment:
 
 def folder(stage: str) -> Path:
     """Where a stage's result lies: ``teach@r01`` below ``runs/teach/r01``."""
-    return Path("runs") / stage.replace("@", "/")
+    return RUNS / stage.replace("@", "/")
 
 
 def _evidence(text: str | None, name: str) -> Evidence | None:
@@ -250,7 +263,7 @@ def _miou(
         files: Listing | None = json.loads(path.read_text()) if path.is_file() else None
         return files
 
-    figures = json.loads(text(prefix / "runs/evaluate/metrics.json") or "{}").get("miou", {})
+    figures = json.loads(text(prefix / METRICS) or "{}").get("miou", {})
     names = (stage.replace("@", "_"), stage.partition("@")[0])
     miou = next((figures[name] for name in names if name in figures), None)
     unmatched = ""

@@ -7,14 +7,15 @@ from typing import Any
 
 from atp.errors import InputError
 from atp.params import load_params, read_params
+from atp.runs import RUNS, folder
 from atp.selection.grid import SEED, Cell
 from atp.studies.definitions import Setting
-from atp.studies.graph import PIPELINES, identity, steps, upstream
+from atp.studies.graph import identity, steps, upstream
 
 PIPELINE = Path("paper")
 """Folder of the pipeline that measures a cell; the experiments' names begin with it."""
 
-RESULT = "runs/measure"
+RESULT = str(folder("measure"))
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def plan(settings: Iterable[Setting], seeds: Sequence[int]) -> Plan:
     Raises:
         InputError: a setting is not valid here, with the reason.
     """
-    listed = _distinct(settings)
+    given = list(settings)
+    listed = [setting for place, setting in enumerate(given) if setting not in given[:place]]
     order: dict[str, tuple[int, int, int, Cell]] = {}
     by_setting: dict[tuple[int, int], Cell] = {}
     for place, setting in enumerate(listed):
@@ -55,42 +57,31 @@ def plan(settings: Iterable[Setting], seeds: Sequence[int]) -> Plan:
     return Plan([entry[3] for entry in ordered], by_setting, listed)
 
 
-def _distinct(settings: Iterable[Setting]) -> list[Setting]:
-    listed: list[Setting] = []
-    for setting in settings:
-        if setting not in listed:
-            listed.append(setting)
-    return listed
-
-
 def make_cell(setting: Setting, seed: int) -> tuple[Cell, int]:
     """The experiment of a setting and a seed, and how many stages it has.
 
     Raises:
         InputError: the setting is not valid here.
     """
-    values: dict[str, dict[str, Any]] = {folder: {} for folder in PIPELINES}
-    values["."][SEED] = seed
-    values["paper"]["cell.model"] = setting.model
+    values: dict[str, dict[str, Any]] = {".": {SEED: seed}, str(PIPELINE): {"cell.model": setting.model}}
     if setting.model.startswith("black_box/"):
-        values["black_box"][SEED] = seed
+        values["black_box"] = {SEED: seed}
     for name, value in setting.values.items():
         file, _, dotted = name.rpartition(":")
         values[str(Path(file).parent)][dotted] = value
     trees = {}
-    for folder, changes in values.items():
-        path = Path(folder) / "params.yaml"
-        if folder == "." or (folder == "black_box" and changes):
+    for where, changes in values.items():
+        path = Path(where) / "params.yaml"
+        if where != str(PIPELINE):
             try:
                 load_params(path, changes)
             except InputError as error:
                 told = ", ".join(f"{name}={value}" for name, value in setting.values.items())
                 raise InputError(f"{setting.model}{' with ' if told else ''}{told}: {error}") from error
-        trees[folder] = read_params(path, changes)
+        trees[where] = read_params(path, changes)
     chain = upstream(RESULT, steps(trees))
-    stage = setting.model.replace("black_box/", "box-").replace("runs/", "").replace("/", "-")
+    stage = setting.model.replace("black_box/", "box-").replace(f"{RUNS}/", "").replace("/", "-")
     name = f"{PIPELINE.name}-{stage}-seed{seed}-{identity(chain)[:8]}"
-    given = {f"{folder}/params.yaml" if folder != "." else "": changes for folder, changes in values.items()}
+    given = {f"{where}/params.yaml" if where != "." else "": changes for where, changes in values.items()}
     flat = {(f"{file}:{dotted}" if file else dotted): v for file, own in given.items() for dotted, v in own.items()}
-    locks = tuple(str(Path(folder, "dvc.lock")) for folder in PIPELINES)
-    return Cell(name, flat, f"{PIPELINE}/dvc.yaml:measure", locks), len(chain)
+    return Cell(name, flat, f"{PIPELINE}/dvc.yaml:measure"), len(chain)

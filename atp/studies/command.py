@@ -1,19 +1,21 @@
-"""``atp table`` and ``atp figure``: plan, run, show."""
+"""``atp study``, ``atp table`` and ``atp figure``: plan, run, show."""
 
 import json
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from atp.errors import InputError
 from atp.files import atomic_path
-from atp.params import Params, load_params
+from atp.params import Params
 from atp.runner.project import project_root
+from atp.runs import RUNS
 from atp.selection.grid import Cell
 from atp.selection.queue import enqueue, withdraw, work
+from atp.studies.catalogue import opened, study_named
 from atp.studies.cells import Plan, plan
-from atp.studies.contents import contents
 from atp.studies.definitions import Table
 from atp.studies.imported import bring_in, check_found
 from atp.studies.output import bars, curves, markdown, tree
@@ -24,7 +26,10 @@ from atp.training.progress import share_done
 
 logger = logging.getLogger(__name__)
 
-FOLDER = Path("runs/tables")
+FOLDER = RUNS / "studies"
+
+READING = "As we read it; the print was not at hand."
+"""Above what is a table or figure of the paper."""
 
 ALIKE = 3
 """If the first so many cells to end all fail for one reason, the others are not tried."""
@@ -45,24 +50,27 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def make(what: str, number: int, seeds: Sequence[int], jobs: int, *, run: bool) -> str:
-    """Compute what is missing of a table or figure, and write and return it.
+def make(study: str, seeds: Sequence[int], jobs: int, *, run: bool, number: str = "", camvid: Path = Path()) -> str:
+    """Compute what is missing of a study, and write and return it.
 
     Args:
-        what: ``table`` or ``figure``.
         jobs: experiments at a time.
         run: False shows what there is.
+        number: what it is in the paper, ``Table 5``.
+        camvid: where CamVid is, for a study on it.
 
     Raises:
-        InputError: there is none of that number, or it cannot be made of these data and parameters.
+        InputError: there is none of that name, or it cannot be made of these data and parameters.
     """
     if Path.cwd() != project_root():
-        raise InputError(f"tables are made in the root of the project: cd {project_root()}")
+        raise InputError(f"studies are made in the root of the project: cd {project_root()}")
+    section = study_named(study).printed
     bring_in()
-    params = load_params()
+    table, params = opened(study, camvid)
     if params.data.test.labels is None:
-        raise InputError("params.yaml: data.test.labels: null; a table needs the labels of the test images")
-    table, heading = contents(what, number, params), f"{what.capitalize()} {number}"
+        raise InputError("params.yaml: data.test.labels: null; a study needs the labels of the test images")
+    if number:
+        table = replace(table, title=f"{number}: {table.title}", caption=f"{READING} {table.caption}")
     if table.kind == "pictures":
         seeds = seeds[:1]
     planned = plan((setting for row in table.rows for setting in row.settings), seeds)
@@ -70,24 +78,24 @@ def make(what: str, number: int, seeds: Sequence[int], jobs: int, *, run: bool) 
         check_found(params)
         compute(planned, labels(table, planned, seeds), jobs)
     found = lines(table, planned, collect(planned), seeds)
-    others = printed(what, number, table.rows)
-    name, text = f"{what}-{number}", markdown(heading, table, found, seeds, others)
+    others = printed(section, table.rows)
+    name, text = number.lower().replace(" ", "-") or study, markdown(table, found, seeds, others)
     write(f"{name}.md", text.encode())
-    write(f"{name}.json", (json.dumps(tree(heading, table, found, seeds, others), indent=2) + "\n").encode())
-    picture = draw(heading, table, found, params)
+    write(f"{name}.json", (json.dumps(tree(table, found, seeds, others), indent=2) + "\n").encode())
+    picture = draw(table, found, params)
     (FOLDER / f"{name}.png").unlink(missing_ok=True)
     if picture is not None:
         write(f"{name}.png", picture)
     return f"{text}\n{FOLDER}/{name}.md, .json{', .png' if picture else ''}"
 
 
-def draw(heading: str, table: Table, found: Sequence[Line], params: Params) -> bytes | None:
-    """The picture of a table or figure; None where nothing is there to be drawn."""
+def draw(table: Table, found: Sequence[Line], params: Params) -> bytes | None:
+    """The picture of a study; None where nothing is there to be drawn."""
     if not any(line.values for line in found):
         return None
     if table.kind == "pictures":
         return panels(params, {line.row.name: read_predictions(line) for line in found})
-    return curves(heading, table, found) if table.kind == "curves" else bars(heading, table, found)
+    return curves(table, found) if table.kind == "curves" else bars(table, found)
 
 
 def write(name: str, content: bytes) -> None:
@@ -136,7 +144,7 @@ class AllFailError(Exception):
 
 
 class Watch:
-    """Sparse lines about the experiments of a table while they run.
+    """Sparse lines about the experiments of a study while they run.
 
     Args:
         before: how many were finished at the beginning.

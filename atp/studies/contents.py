@@ -1,15 +1,16 @@
-"""The paper's tables and figures, as data: to change one, change its rows here.
+"""The rows of studies, as data: to change a study, change its rows here.
 
-The print was not at hand: what its tables hold is our reading of it, and docs/paper.md says what that rests on. Rows
-are few, since each is trained for each seed; those that come to the same parameters share what is computed, in all
-tables.
+Rows are few, since each is trained for each seed; those that come to the same parameters share what is computed, in all
+studies. ``catalogue`` names the studies, and says which of them are the paper's tables: those are our reading of them,
+since the print was not at hand, and docs/paper.md says what that rests on.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from atp import runs
 from atp.datasets.label_maps import CLASS_SETS
 from atp.errors import InputError
 from atp.method.choice import BaselineSettings, method_named
@@ -30,7 +31,7 @@ NO_CHANGE: dict[str, Any] = {
 
 def taught(params: Params) -> str:
     """Folder of the last round's model."""
-    return f"runs/teach/{list(params.rounds)[-1]}"
+    return str(runs.taught(list(params.rounds)[-1]))
 
 
 def has_batchnorm(params: Params) -> bool:
@@ -88,14 +89,14 @@ def baselines_table(title: str, params: Params, **more: Any) -> Table:
     )
 
 
-def table_1(params: Params) -> Table:
+def compared_baselines(params: Params) -> Table:
     """Baselines, on any data."""
     return baselines_table(
         "Baselines", params, whose="GTA5 to Cityscapes; all but the source model trained on the source's images besides"
     )
 
 
-def table_2(params: Params) -> Table:
+def from_synthia(params: Params) -> Table:
     """Baselines, SYNTHIA to Cityscapes."""
     names, protocols = params.data.label_space().names, params.data.protocols
     found = {
@@ -116,7 +117,7 @@ def table_2(params: Params) -> Table:
     )
 
 
-def table_3(params: Params) -> Table:
+def to_cross_city(params: Params) -> Table:
     """Baselines, Cityscapes to Cross-City."""
     if params.data.label_space().names != CLASS_SETS[13] or params.data.target.labels is not None:
         raise InputError(
@@ -136,7 +137,7 @@ def black(params: Params) -> dict[str, Any]:
     def beside(path: Path) -> str:
         return os.path.relpath(path, "black_box")
 
-    data, answers = params.data, "../runs/answer"
+    data, answers = params.data, f"../{runs.folder('answer')}"
     values: dict[str, Any] = {
         "data.source.root": answers,
         "data.classes": f"{answers}/classes.yaml",
@@ -152,16 +153,16 @@ def black(params: Params) -> dict[str, Any]:
     return {f"black_box/params.yaml:{name}": value for name, value in values.items()}
 
 
-def table_4(params: Params) -> Table:
+def black_box(params: Params) -> Table:
     """The black box."""
     box = black(params)
     augmentation = "black_box/params.yaml:distill.augmentation"
     flip = box | {f"{augmentation}.jitter": 0.0, f"{augmentation}.blur": False}
     stages = (
-        ("student", "black_box/runs/distill"),
+        ("student", f"black_box/{runs.DISTILL}"),
         # The rounds of black_box/params.yaml, which has one.
-        ("+ teach", "black_box/runs/teach/r01"),
-        ("+ propagate", "black_box/runs/propagate"),
+        ("+ teach", f"black_box/{runs.taught('r01')}"),
+        ("+ propagate", f"black_box/{runs.PROPAGATE}"),
     )
     return Table(
         "A black box",
@@ -179,8 +180,13 @@ def table_4(params: Params) -> Table:
     )
 
 
-def table_5(params: Params) -> Table:
-    """The parts of the method one by one."""
+def parts(params: Params, oracle_epochs: int | None = None) -> Table:
+    """The parts of the method one by one.
+
+    Args:
+        oracle_epochs: of the oracle's training; twice the source model's if None, so that the closed share of the gap
+            is not flattered.
+    """
     teach = taught(params)
     plain = {"teach.augmentation.jitter": 0.0, "teach.augmentation.blur": False}
     return Table(
@@ -199,19 +205,19 @@ def table_5(params: Params) -> Table:
             row("(e) without photometric augmentation", teach, plain),
             row("(f) + propagation = propagate", PROPAGATE),
             row("(f) straight from align, without teach", PROPAGATE, {"split.model": ALIGN}),
-            *oracle(params),
+            *oracle(params, oracle_epochs),
         ),
         whose="GTA5 to Cityscapes by another network, DAFormer",
     )
 
 
-def oracle(params: Params) -> Iterable[Row]:
-    """The source's stage on the target's labels, twice as long; none where there are no labels, or given weights, which
-    would not lie beside them."""
+def oracle(params: Params, epochs: int | None = None) -> Iterable[Row]:
+    """The source's stage on the target's labels; none where there are no labels, or given weights, which would not lie
+    beside them."""
     target, source = params.data.target, params.source
     if target.labels is None or source is None or params.model.weights not in ("none", "imagenet"):
         return
-    space, epochs = params.data.label_space(), 2 * source.epochs
+    space, epochs = params.data.label_space(), epochs or 2 * source.epochs
     values = {
         "data.source.root": os.path.commonpath((target.images, target.labels)),
         "data.source.images": str(target.images),
@@ -228,7 +234,7 @@ def oracle(params: Params) -> Iterable[Row]:
     yield row(f"oracle: trained on target labels, {epochs} epochs", SOURCE, values)
 
 
-def table_6(params: Params) -> Table:
+def align_losses(params: Params) -> Table:
     """Variants of align's loss."""
     return Table(
         "Variants of align's loss",
@@ -256,7 +262,7 @@ def table_6(params: Params) -> Table:
     )
 
 
-def table_7(params: Params) -> Table:
+def another_backbone(params: Params) -> Table:
     """Another backbone."""
     if params.model.factory is not None or params.model.backbone != "vgg16":
         raise InputError(
@@ -277,7 +283,7 @@ def table_7(params: Params) -> Table:
     )
 
 
-def table_8(params: Params) -> Table:
+def propagation_after(params: Params) -> Table:
     """Propagation after other methods."""
     begun = {"source": (Setting(SOURCE), NO_CHANGE)}
     if has_batchnorm(params):
@@ -302,7 +308,7 @@ def table_8(params: Params) -> Table:
     )
 
 
-def table_9(params: Params) -> Table:
+def propagation_variants(params: Params) -> Table:
     """Variants of propagation."""
     decay = params.propagate.ema or 0.999
     teachers = (
@@ -325,7 +331,7 @@ def table_9(params: Params) -> Table:
     )
 
 
-def figure_4(params: Params) -> Table:
+def predictions(params: Params) -> Table:
     """Predictions beside images and labels."""
     return Table(
         "Predictions",
@@ -342,7 +348,7 @@ def figure_4(params: Params) -> Table:
     )
 
 
-def figure_5(params: Params) -> Table:
+def teach_sensitivity(params: Params) -> Table:
     """How much the pseudo labels' thresholds matter."""
     teach, dump = taught(params), params.dump
     return Table(
@@ -359,7 +365,7 @@ def figure_5(params: Params) -> Table:
     )
 
 
-def figure_6(params: Params) -> Table:
+def align_sensitivity(params: Params) -> Table:
     """How much the weights in align's losses matter."""
     assert params.align is not None, "the white-box pipeline"
     # Without sharpness all pixels weigh the same: table 6's plain diversity.
@@ -374,6 +380,37 @@ def figure_6(params: Params) -> Table:
         ),
         kind="curves",
     )
+
+
+def evidence(params: Params) -> Table:
+    """Runs that gain and runs that are broken on purpose, from whose figures the verdict's thresholds are chosen."""
+    stages = {"align": ALIGN, "teach": taught(params), "propagate": PROPAGATE}
+    # The first stage that a section changes.
+    begins = {"align": 0, "dump": 1, "teach": 1, "propagate": 2}
+    rows = [row("source", SOURCE), *batchnorm_only(params)]
+    for name, values in BROKEN.items():
+        first = min((begins[key.partition(".")[0]] for key in values), default=0)
+        rows += [row(f"{name}: {stage}", model, values) for stage, model in list(stages.items())[first:]]
+    return Table(
+        "Runs that gain and runs that are broken on purpose",
+        "Each run has one thing changed; its models are judged without labels, beside what labels say: "
+        "benchmarks/evidence.py.",
+        tuple(rows),
+    )
+
+
+BROKEN: Mapping[str, Mapping[str, Any]] = {
+    "recipe": {},
+    "entropy x100": {"align.alpha": 100.0},
+    "diversity x100": {"align.diversity": 30.0},
+    "diversity 0": {"align.diversity": 0.0},
+    "BatchNorm eval": {"align.batchnorm": "eval"},
+    "align rate x20": {"align.lr": 0.04},
+    "K .02": {"dump.keep_ratio": 0.02},
+    "teach rate x20": {"teach.lr": 0.4},
+    "negatives x100": {"teach.negative": 100.0},
+    "propagate rate x20": {"propagate.lr": 0.4},
+}
 
 
 def curve(
@@ -394,36 +431,3 @@ def curve(
         own = (instead or {}).get(point, {} if value == default else {parameter: value})
         called = f"{point}, as in params.yaml" if value == default else point
         yield row(called, model, own, curve=name, at=value, default=value == default)
-
-
-TABLES: Mapping[int, Callable[[Params], Table]] = {
-    1: table_1,
-    2: table_2,
-    3: table_3,
-    4: table_4,
-    5: table_5,
-    6: table_6,
-    7: table_7,
-    8: table_8,
-    9: table_9,
-}
-FIGURES: Mapping[int, Callable[[Params], Table]] = {4: figure_4, 5: figure_5, 6: figure_6}
-
-
-def contents(what: str, number: int, params: Params) -> Table:
-    """One of them, for these data and parameters.
-
-    Args:
-        what: ``table`` or ``figure``.
-
-    Raises:
-        InputError: there is none of that number, or it cannot be made of these.
-    """
-    there = TABLES if what == "table" else FIGURES
-    if number not in there:
-        raise InputError(f"{what} {number}: no such {what}; there are {', '.join(map(str, there))}")
-    if params.align is None or params.align.method != ALIGN_METHOD or params.align.baseline:
-        raise InputError(
-            f"{what} {number}: begins with ATP's own align; set align.method: {ALIGN_METHOD} and align.baseline: {{}}"
-        )
-    return there[number](params)

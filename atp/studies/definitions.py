@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-SOURCE, ALIGN, PROPAGATE = "runs/source", "runs/align", "runs/propagate"
+from atp import runs
+
+SOURCE, ALIGN, PROPAGATE = str(runs.SOURCE), str(runs.ALIGN), str(runs.PROPAGATE)
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,25 @@
-"""What a model is made by, read from the pipelines' dvc.yaml: its identity, whatever the commit.
+"""What a model is made by, as DVC reads dvc.yaml for a cell's parameters: its identity, whatever the commit.
 
-DVC resolves the same files for the parameters that are in place; here it is done for those of a cell, before the cell
-becomes an experiment.
+DVC itself knows an experiment by its commit: after a change to the docs it would compute every cell again.
 """
 
 import json
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from dvc.parsing import DataResolver
+from dvc.repo import Repo
 from dvc.utils.serialize import load_py
 from ruamel.yaml import YAML
 
 from atp.errors import InputError
 from atp.params import setting
 from atp.selection.repository import open_repository
-
-PIPELINES = (".", "black_box", "paper")
-"""Folders of the dvc.yaml in which a cell's stages stand."""
 
 
 @dataclass(frozen=True)
@@ -42,35 +39,30 @@ class Step:
 
 
 def steps(trees: Mapping[str, Mapping[str, Any]]) -> list[Step]:
-    """All stages of all pipelines.
+    """All stages of some pipelines.
 
     Args:
         trees: the parameters of each pipeline's folder.
     """
-    return [step for folder in PIPELINES if folder in trees for step in _steps_of(folder, trees)]
+    found = []
+    for folder in trees:
+        parsed = _parsed(Path(folder) / "dvc.yaml")
+        resolver = DataResolver(_repository(), folder, parsed)
+        # The cell's parameters instead of those that it read from the files.
+        for path in (*parsed.get("vars", []), "params.yaml"):
+            resolver.context.update(trees[os.path.normpath(Path(folder, path).parent)])
+        for name in resolver.get_keys():
+            (entry,) = resolver.resolve_one(name).values()
+            found.append(_step(entry, folder, trees))
+    return found
 
 
-def _steps_of(folder: str, trees: Mapping[str, Mapping[str, Any]]) -> Iterator[Step]:
-    parsed = _parsed(Path(folder) / "dvc.yaml")
-    names = dict(trees[folder])
-    for path in parsed.get("vars", []):
-        names |= trees[os.path.normpath(Path(folder, path).parent)]
-    for entry in parsed["stages"].values():
-        if "foreach" in entry:
-            for key, item in _filled(entry["foreach"], names).items():
-                yield _step(entry["do"], folder, {**names, "key": key, "item": item}, trees)
-        else:
-            yield _step(entry, folder, names, trees)
-
-
-def _step(
-    entry: Mapping[str, Any], folder: str, names: Mapping[str, Any], trees: Mapping[str, Mapping[str, Any]]
-) -> Step:
+def _step(entry: Mapping[str, Any], folder: str, trees: Mapping[str, Mapping[str, Any]]) -> Step:
     where = os.path.normpath(Path(folder, entry.get("wdir", ".")))
 
     def paths(key: str) -> tuple[str, ...]:
         listed = (path if isinstance(path, str) else next(iter(path)) for path in entry.get(key, []))
-        return tuple(os.path.normpath(Path(where, _filled(path, names))) for path in listed)
+        return tuple(os.path.normpath(Path(where, path)) for path in listed)
 
     params: dict[str, Any] = {}
     for listed in entry.get("params", []):
@@ -81,21 +73,19 @@ def _step(
         for file, chosen in listed.items():
             defaults = load_py(os.path.normpath(Path(where, file)))
             params |= {f"{file}:{name}": setting(defaults, name) for name in chosen}
-    return Step(_filled(entry["cmd"], names), params, paths("deps"), paths("outs"))
+    return Step(entry["cmd"], params, paths("deps"), paths("outs"))
 
 
-def _filled(text: str, names: Mapping[str, Any]) -> Any:
-    """``${a.b}`` replaced by what it names."""
-    whole = re.fullmatch(r"\$\{([\w.]+)\}", text)
-    if whole:
-        return setting(names, whole[1])
-    return re.sub(r"\$\{([\w.]+)\}", lambda found: str(setting(names, found[1])), text)
+@cache
+def _repository() -> Repo:
+    """DVC's, which parses dvc.yaml; nothing of it but its file system is used."""
+    return Repo(uninitialized=True)
 
 
 @cache
 def _parsed(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(f"{path}: no such file; tables are made in the root of the project")
+        raise InputError(f"{path}: no such file; studies are made in the root of the project")
     tree: dict[str, Any] = YAML(typ="safe", pure=True).load(path)
     return tree
 

@@ -37,14 +37,14 @@ def check_found(params: Params) -> None:
     with open_repository() as (repo, _):
         code = [path for path in repo.scm.untracked_files() if path.startswith("atp/")]
         if code:
-            raise InputError(f"{code[0]}: not in git, and so not in the tables' cells; git add it")
+            raise InputError(f"{code[0]}: not in git, and so not in the studies' cells; git add it")
         outs = [Path(out.fs_path) for stage in repo.index.stages for out in stage.outs]
         for name, path in _data(params):
             known = any(path.absolute().is_relative_to(out) for out in outs)
             if path.is_absolute() or known or repo.scm.is_tracked(str(path)):
                 continue
             raise InputError(
-                f"params.yaml: data.{name}: {path} is neither in DVC nor in git, and so not in the tables' cells; "
+                f"params.yaml: data.{name}: {path} is neither in DVC nor in git, and so not in the studies' cells; "
                 f"write its full path there, {path.absolute()}, or dvc add what it lies in"
             )
 

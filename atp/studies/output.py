@@ -9,24 +9,25 @@ from matplotlib.figure import Figure
 
 from atp.report.figures import to_png
 from atp.report.style import ACCENT, FAINT, INK, MODELS, OTHER_MODEL, charts
+from atp.runs import RUNS
 from atp.studies.definitions import Table
 from atp.studies.printed import Printed
 from atp.studies.results import Line
 
-READING = "As we read it; the print was not at hand."
+ORACLE = "oracle:"
+"""How the name of a row begins that is what adaptation could reach at best."""
 
 
-def markdown(
-    heading: str, table: Table, lines: Sequence[Line], seeds: Sequence[int], others: Mapping[str, Sequence[Printed]]
-) -> str:
+def markdown(table: Table, lines: Sequence[Line], seeds: Sequence[int], others: Mapping[str, Sequence[Printed]]) -> str:
     """The table, what others publish of its rows and where, what is to be known about it, and what is missing.
 
     Args:
         others: figures by the names of the rows.
     """
-    header = [""]
+    header, best = [""], next((line for line in lines if line.row.name.startswith(ORACLE)), None)
     for name, _ in table.columns:
-        header += [name, "deviation", f"over {lines[0].row.name}", "seeds " + " ".join(map(str, seeds))]
+        header += [name, "standard deviation", f"over {lines[0].row.name}", *(["gap closed"] if best else [])]
+        header.append("seeds " + " ".join(map(str, seeds)))
     if others:
         header.append("printed elsewhere")
     sources = _sources(lines, others)
@@ -38,12 +39,13 @@ def markdown(
             gain = "" if mean is None or reference is None or line is lines[0] else f"{mean - reference:+.1f}"
             known = dict(zip((value.seed for value in line.values), line.figures(protocol), strict=True))
             each = " ".join(f"{known[seed]:.1f}" if seed in known else "-" for seed in seeds) if known else ""
-            cells += [_figure(mean), _figure(line.deviation(protocol)), gain, each]
+            closed = [_closed(mean, reference, best.mean(protocol))] if best else []
+            cells += [_figure(mean), _figure(line.deviation(protocol)), gain, *closed, each]
         if others:
             told = others.get(line.row.name, ())
             cells.append(", ".join(f"{_which(each)}{each.value:.1f} [{sources[_source(each)]}]" for each in told))
         rows.append(cells)
-    text = [f"### {heading}: {table.title}", f"{READING} {table.caption}"]
+    text = [f"### {table.title}", table.caption]
     text.append("\n".join(f"| {' | '.join(cells)} |" for cells in rows))
     if others:
         listed = "\n".join(f"- [{number}] {source}" for source, number in sources.items())
@@ -65,6 +67,13 @@ def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
 
 
+def _closed(mean: float | None, reference: float | None, best: float | None) -> str:
+    """The share of the gap from the first row to the oracle."""
+    if mean is None or reference is None or best is None or best == reference:
+        return ""
+    return f"{100 * (mean - reference) / (best - reference):.0f} %"
+
+
 def _sources(lines: Sequence[Line], others: Mapping[str, Sequence[Printed]]) -> dict[str, int]:
     """Numbers for where the figures stand, in the order of the rows."""
     told = dict.fromkeys(_source(each) for line in lines for each in others.get(line.row.name, ()))
@@ -80,13 +89,12 @@ def _which(printed: Printed) -> str:
 
 
 def tree(
-    heading: str, table: Table, lines: Sequence[Line], seeds: Sequence[int], others: Mapping[str, Sequence[Printed]]
+    table: Table, lines: Sequence[Line], seeds: Sequence[int], others: Mapping[str, Sequence[Printed]]
 ) -> dict[str, Any]:
     """Everything, for machines."""
     return {
-        "what": heading,
         "title": table.title,
-        "reading": f"{READING} {table.caption}",
+        "caption": table.caption,
         "seeds": list(seeds),
         "printed_of": table.whose or None,
         "rows": [
@@ -112,8 +120,8 @@ def tree(
     }
 
 
-def bars(heading: str, table: Table, lines: Sequence[Line]) -> bytes:
-    """A bar a row, with its deviation and a dot a seed, in a panel for each column; PNG."""
+def bars(table: Table, lines: Sequence[Line]) -> bytes:
+    """A bar a row, with its standard deviation and a dot a seed, in a panel for each column; PNG."""
     shown = [line for line in lines if line.values]
     with charts():
         figure = Figure(figsize=(9, 1.2 + 0.34 * max(1, len(shown))), layout="constrained")
@@ -125,8 +133,10 @@ def bars(heading: str, table: Table, lines: Sequence[Line]) -> bytes:
             axes.grid(axis="y", visible=False)
         panels[0].set_yticks(range(len(shown)), [line.row.name for line in shown])
         panels[0].set_ylim(max(1, len(shown)) - 0.5, -0.5)
-        figure.suptitle(f"{heading}: {table.title}", fontsize=10, weight="bold", color=INK)
-        figure.supxlabel("bar and whisker: mean and deviation of the seeds; dots: each seed", fontsize=8, color=FAINT)
+        figure.suptitle(table.title, fontsize=10, weight="bold", color=INK)
+        figure.supxlabel(
+            "bar and whisker: mean and standard deviation of the seeds; dots: each seed", fontsize=8, color=FAINT
+        )
         return to_png(figure)
 
 
@@ -141,11 +151,11 @@ def _bar(axes: Axes, place: int, line: Line, protocol: str) -> None:
 
 
 def _stage(line: Line) -> str:
-    return line.row.settings[0].model.split("runs/")[1].split("/")[0]
+    return line.row.settings[0].model.split(f"{RUNS}/")[1].split("/")[0]
 
 
-def curves(heading: str, table: Table, lines: Sequence[Line]) -> bytes:
-    """A panel for each parameter: mean over its values with a band of the deviation, and what it is by default; PNG.
+def curves(table: Table, lines: Sequence[Line]) -> bytes:
+    """A panel for each parameter: mean over its values, a band of the standard deviation, and its default; PNG.
 
     The values stand at equal distances: they were chosen so, and would cover each other else.
     """
@@ -162,7 +172,7 @@ def curves(heading: str, table: Table, lines: Sequence[Line]) -> bytes:
         handles = {text: h for axes in panels for h, text in zip(*axes.get_legend_handles_labels(), strict=True)}
         if handles:
             figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncol=len(handles))
-        figure.suptitle(f"{heading}: {table.title}", fontsize=10, weight="bold", color=INK)
+        figure.suptitle(table.title, fontsize=10, weight="bold", color=INK)
         return to_png(figure)
 
 
@@ -179,7 +189,9 @@ def _curve(axes: Axes, name: str, points: Sequence[Line]) -> None:
     means = [line.mean() or 0.0 for line in points]
     spread = [line.deviation() or 0.0 for line in points]
     low, high = ([mean + sign * wide for mean, wide in zip(means, spread, strict=True)] for sign in (-1, 1))
-    axes.fill_between(places, low, high, color=MODELS["align"], alpha=0.4, linewidth=0, label="deviation of the seeds")
+    axes.fill_between(
+        places, low, high, color=MODELS["align"], alpha=0.4, linewidth=0, label="standard deviation of the seeds"
+    )
     axes.plot(places, means, color=color, linewidth=2, label="mean")
     for place, line in zip(places, points, strict=True):
         figures = line.figures()

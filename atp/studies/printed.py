@@ -29,14 +29,14 @@ class Printed:
     note: str = ""
 
 
-def printed(what: str, number: int, rows: Sequence[Row]) -> dict[str, list[Printed]]:
+def printed(section: str, rows: Sequence[Row]) -> dict[str, list[Printed]]:
     """What is published of each row, by its name; rows of which nothing is known are left out.
 
     Args:
-        what: ``table`` or ``figure``; of figures nothing is.
+        section: of printed.yaml; nothing is published of a study without one.
     """
     tree: Mapping[str, Mapping[str, Mapping[str, Any]]] = YAML(typ="safe", pure=True).load(FILE)
-    entries = tree.get(str(number), {}) if what == "table" else {}
+    entries = tree.get(section, {})
     found: dict[str, list[Printed]] = {}
     for row in rows:
         for name, entry in entries.items():

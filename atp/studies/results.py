@@ -7,9 +7,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from atp.selection.queue import Whose
 from atp.selection.ranking import COLLAPSED, INDICATOR
-from atp.selection.repository import open_repository, read_pictures, read_results
+from atp.selection.repository import Whose, open_repository, read_pictures, read_results
 from atp.studies.cells import PIPELINE, RESULT, Plan
 from atp.studies.definitions import Row, Table
 
@@ -21,7 +20,7 @@ Metrics = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class State:
-    """What there is of a table's experiments.
+    """What there is of a study's experiments.
 
     Attributes:
         metrics: of the finished ones, by name.
@@ -111,7 +110,7 @@ def read_predictions(line: Line) -> dict[str, bytes]:
 
 
 def lines(table: Table, plan: Plan, state: State, seeds: Sequence[int]) -> list[Line]:
-    """A table's rows with their figures; an oracle that picks the same as the row above it is left out."""
+    """A study's rows with their figures; an oracle that picks the same as the row above it is left out."""
     found: list[Line] = []
     for row in table.rows:
         line = _line(row, plan, state, seeds)

