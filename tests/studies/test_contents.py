@@ -95,7 +95,7 @@ def test_camvid_is_prepared_once_and_its_oracle_has_its_labels(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     prepared: list[Path] = []
 
-    def prepare(camvid: Path, out: Path) -> None:
+    def prepare(source: object, camvid: Path, target: object, same: Path, out: Path) -> None:
         prepared.append(camvid)
         (out / "source").mkdir(parents=True)
         write_classes(out / "source/classes.yaml", CLASSES)
