@@ -216,7 +216,7 @@ def study(
         "../shared/camvid"
     ),
 ) -> None:
-    """Compute a study on the data of params.yaml; each cell is a DVC experiment, computed once: docs/tables.md."""
+    """Compute a study on the data of params.yaml; a cell is a DVC experiment, computed once: docs/how-to/studies.md."""
     from atp.studies.catalogue import listing
     from atp.studies.command import make, parse_seeds
 
