@@ -76,7 +76,8 @@ def baselines_table(title: str, params: Params, **more: Any) -> Table:
         "A baseline takes the place of align, on the same source model, images and network, at its published "
         "settings, the learning rate scaled as ATP's is (docs/reference/baselines.md). Picked: the better one of these "
         "and a second strength, for each seed, by agreement over scales without labels; or by the labels of the test "
-        "images, shown where that is another one. The second strength is a tenth of the learning rate; for MinEnt a loss of weight .1 "
+        "images, shown where that is another one. The second strength is a tenth of the learning rate; for "
+        "MinEnt a loss of weight .1 "
         "instead of .001, for MaxSquare 1 instead of .1.",
         (
             row("source", SOURCE),
