@@ -3,7 +3,7 @@
 #   docker build -t atp .                                # PyTorch with CUDA, which also runs where there is no GPU
 #   docker build -t atp:cpu --build-arg DEVICE=cpu .     # smaller, for machines without one
 #
-# docs/containers.md has the rest.
+# docs/how-to/containers.md has the rest.
 ARG PYTHON=python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS packages
@@ -76,7 +76,7 @@ RUN printf '%s\n' \
         'set -eu' \
         'image=/opt/atp' \
         'if [ "$PWD" = /project ] && { [ ! -e atp ] || [ -L atp ]; }; then' \
-        '    [ -w . ] || { echo "error: /project: user $(id -u) may not write; docs/containers.md" >&2; exit 2; }' \
+        '    [ -w . ] || { echo "error: /project: user $(id -u) may not write; docs/how-to/containers.md" >&2; exit 2; }' \
         '    mkdir -p .dvc' \
         '    for name in atp flows assets; do' \
         '        [ "$(readlink "$name")" = "$image/$name" ] || ln -sfn "$image/$name" "$name"' \

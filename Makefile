@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Both set everything up; nothing but Python >= 3.11, git and make is needed.
+# `make demo`, `make test` and `make docs` set everything up; nothing but Python >= 3.11, git and make is needed.
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,7 +12,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help demo ui serve check test lint setup clean
+.PHONY: help demo ui serve check test lint docs setup clean
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
 
@@ -48,6 +48,13 @@ check: lint ## Lint, types and the tests that start no server and no stage, in a
 # Two at a time: many tests wait for servers and processes. Each keeps to one core.
 test: lint ## Lint, types, tests
 	OMP_NUM_THREADS=1 pytest --numprocesses 2 --no-loadscope-reorder
+
+docs: $(VENV)/.docs-ready ## Build the documentation: site/index.html
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+
+$(VENV)/.docs-ready: $(VENV)/.ready pyproject.toml
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --group docs
+	@touch $@
 
 clean: ## Delete results, states and tracking, but neither the environment nor DVC's cache
 	rm -rf runs .atp mlflow.db* mlruns mlartifacts

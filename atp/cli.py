@@ -156,7 +156,7 @@ def select(
     by: Annotated[
         str,
         typer.Option(
-            help=f"Indicator to rank by: {', '.join(INDICATORS)}; if empty scale_iou, the best of docs/evidence.md."
+            help=f"Indicator to rank by: {', '.join(INDICATORS)}. Default: scale_iou, see docs/explanation/evidence.md."
         ),
     ] = "",
     stage: Annotated[str, typer.Option(help="Whose evidence: propagate, teach@r01, align, distill.")] = "propagate",
@@ -216,7 +216,7 @@ def study(
         "../shared/camvid"
     ),
 ) -> None:
-    """Compute a study on the data of params.yaml; each cell is a DVC experiment, computed once: docs/tables.md."""
+    """Compute a study on the data of params.yaml; a cell is a DVC experiment, computed once: docs/how-to/studies.md."""
     from atp.studies.catalogue import listing
     from atp.studies.command import make, parse_seeds
 
@@ -229,7 +229,7 @@ def study(
 
 @app.command()
 def table(
-    number: Annotated[int, typer.Argument(help="Of the paper's table: docs/tables.md.")],
+    number: Annotated[int, typer.Argument(help="Of the paper's table: docs/how-to/studies.md.")],
     seeds: Seeds = "0,1,2",
     jobs: Jobs = 1,
     collect: Collect = False,
@@ -240,7 +240,7 @@ def table(
 
 @app.command()
 def figure(
-    number: Annotated[int, typer.Argument(help="Of the paper's figure: docs/tables.md.")],
+    number: Annotated[int, typer.Argument(help="Of the paper's figure: docs/how-to/studies.md.")],
     seeds: Seeds = "0,1,2",
     jobs: Jobs = 1,
     collect: Collect = False,

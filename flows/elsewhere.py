@@ -155,7 +155,7 @@ def transfer(*arguments: str) -> None:
         output.read(process.stdout)
     if process.returncode:
         raise InputError(
-            f"dvc {arguments[0]}: {(output.complaint or output.last).removesuffix('.')}; see docs/operating.md"
+            f"dvc {arguments[0]}: {(output.complaint or output.last).removesuffix('.')}; see docs/how-to/operating.md"
         )
 
 

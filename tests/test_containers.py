@@ -1,4 +1,4 @@
-"""Dockerfile and compose.yaml, as far as files can tell without a container engine: docs/containers.md."""
+"""Dockerfile and compose.yaml, as far as files can tell without a container engine: docs/how-to/containers.md."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""docs/own-model.md: its settings are valid, and doctor prints what it says."""
+"""docs/how-to/own-model.md: its settings are valid, and doctor prints what it says."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from atp.models.config import NetworkConfig
 from atp.params import load_params
 from tests.test_cli import write_project
 
-PAGE = (Path(__file__).parents[1] / "docs/own-model.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs/how-to/own-model.md").read_text()
 BLOCKS = [
     YAML(typ="safe").load(dedent(text))
     for text in re.findall(r"^ *```yaml\n(.*?)^ *```", PAGE, re.DOTALL | re.MULTILINE)

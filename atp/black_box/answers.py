@@ -8,7 +8,7 @@ Then codes: of the second to k-th probability, and of what is missing to 1. The 
 code is proportional to the root of the probability, the scale on which an error weighs alike in Eq. 11 wherever it
 falls, and of the j-th, which cannot exceed 1/j, to that of j times it. Of each code its neighbours' left + up - upper
 left is subtracted: upsampled predictions are nearly planes, piece by piece. Other forms were measured:
-docs/black-box.md.
+docs/explanation/answer-store.md.
 """
 
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ from atp.params import Params
 from atp.training.runtime import computes_bf16, find_device
 
 BYTES_PER_PIXEL_AND_CLASS = 0.08
-"""Of a half-done dump on disk: 755 kB for 1024x512 pixels and 19 classes, docs/pseudo_labels.md."""
+"""Of a half-done dump on disk: 755 kB for 1024x512 pixels and 19 classes, docs/explanation/pseudo-labels.md."""
 
 
 def check_machine(params: Params, space: LabelSpace) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 ``zstd -d`` and ``numpy.load`` open it anywhere. Compared with ``numpy.savez_compressed`` it takes a tenth of the time
 to write, a third of the time to read and an eighth less space; a header of our own in numpy's place would save half a
-percent more: docs/pseudo_labels.md.
+percent more: docs/explanation/pseudo-labels.md.
 """
 
 import io

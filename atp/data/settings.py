@@ -19,7 +19,8 @@ class SourceData(Section):
 
     Attributes:
         root: holds either; the stage ``source`` depends on it, and every stage after it is kept out of it.
-        images, labels: folders; ``images`` and ``labels`` below ``root`` if not given.
+        images: folder; ``images`` below ``root`` if not given.
+        labels: folder; ``labels`` below ``root`` if not given.
         size: (width, height) at which the source model is trained; None takes ``data.size``.
     """
 

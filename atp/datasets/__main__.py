@@ -5,7 +5,7 @@
     python -m atp.datasets --source cityscapes CITYSCAPES --target cross-city NTHU_Datasets/Rome OUT
     python -m atp.datasets --source camvid-daylight CAMVID --target camvid-dusk CAMVID OUT
 
-Where each data set is from, and under which terms: docs/datasets.md.
+Where each data set is from, and under which terms: docs/how-to/datasets.md.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Data sets as they are published: where images and labels lie, and what the ids in the labels are called.
 
 Each data set is one or more ``DataSet`` in a file of this folder, and the listing of the folder is the only list of
-them. ``atp.datasets.pairs`` makes a pair of domains of two; sources and terms: docs/datasets.md.
+them. ``atp.datasets.pairs`` makes a pair of domains of two; sources and terms: docs/how-to/datasets.md.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

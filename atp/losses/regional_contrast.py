@@ -29,7 +29,8 @@ def regional_contrast_loss(
         confidence: probability that the network gives the label, (N, H, W), in [0, 1], without gradient.
         hard: only pixels below this confidence are queries. Paper: .97.
         temperature: > 0, of the cosine similarities. Paper: .5.
-        queries, negatives: drawn of each class, with replacement. Paper: 256, 512.
+        queries: drawn from each class, with replacement. Paper: 256.
+        negatives: drawn for each class, with replacement. Paper: 512.
         generator: on the CPU; None draws from PyTorch's own CPU generator.
 
     Returns:

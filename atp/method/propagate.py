@@ -28,7 +28,8 @@ def paired_images(
     """Easy images with their pseudo labels, hard ones without, and how often each easy one is drawn.
 
     Args:
-        easy, hard: names of target images.
+        easy: names of the target images of low entropy.
+        hard: names of the others.
         labels: at least of the easy ones.
     """
     stored = StoredLabels(labels, negatives=settings.negative > 0)

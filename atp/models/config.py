@@ -52,7 +52,8 @@ class NetworkConfig(BaseModel):
         output_stride: image pixels per feature pixel; 8 is the paper's, 4 only ``resnet_small`` can.
         aspp_dilations: one branch of the classifier each. Paper: four, 6 to 24.
         weights: before training: ``none``, the path of a state dict, or of our own backbones ``imagenet``.
-        mean, std: of the training images' channels R, G, B, on the scale 0 to 1.
+        mean: of the training images' channels R, G, B, on the scale 0 to 1.
+        std: the same channels' standard deviations.
         channels: order in which the backbone wants them; models with a Caffe ancestor want ``bgr``.
         resnet_style: ``caffe`` builds ResNet-50 and -101 as DeepLabV2's Caffe model and its PyTorch ports do
             (AdaptSegNet and its kin): they share names and shapes with torchvision's and compute something else.

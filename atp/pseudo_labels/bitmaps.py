@@ -1,7 +1,7 @@
 """Files of negative labels: multi-label bitmaps, one bit for each class of each pixel, lossless.
 
 A file (see ``atp.data.arrays``) holds uint8, (C, H, ceil(W / 8)): planes of the classes, rows padded to whole bytes, a
-byte's lowest bit leftmost. Other containers were measured: docs/pseudo_labels.md.
+byte's lowest bit leftmost. Other containers were measured: docs/explanation/pseudo-labels.md.
 """
 
 from pathlib import Path

@@ -10,7 +10,7 @@ from atp.runner.tracking import flatten
 from atp.selection.repository import WORKSPACE, Experiment
 
 INDICATOR = "scale_iou"
-"""What runs are ranked by where nothing else is said: it followed the truth most closely in docs/evidence.md."""
+"""The default indicator: it ranked models most like their true mIoU in docs/explanation/evidence.md."""
 
 LOWER_IS_BETTER = ("entropy", "marginal_kl")
 COLLAPSED = "collapsed"

@@ -2,7 +2,7 @@
 
 Rows are few, since each is trained for each seed; those that come to the same parameters share what is computed, in all
 studies. ``catalogue`` names the studies, and says which of them are the paper's tables: those are our reading of them,
-since the print was not at hand, and docs/paper.md says what that rests on.
+since the print was not at hand, and docs/explanation/paper.md says what that rests on.
 """
 
 import os
@@ -74,10 +74,10 @@ def baselines_table(title: str, params: Params, **more: Any) -> Table:
     return Table(
         title,
         "A baseline takes the place of align, on the same source model, images and network, at its published "
-        "settings, the learning rate scaled as ATP's is (docs/baselines.md). Picked: the better one of these and a "
-        "second strength, for each seed, by agreement over scales without labels; or by the labels of the test images, "
-        "shown where "
-        "that is another one. The second strength is a tenth of the learning rate; for MinEnt a loss of weight .1 "
+        "settings, the learning rate scaled as ATP's is (docs/reference/baselines.md). Picked: the better one of these "
+        "and a second strength, for each seed, by agreement over scales without labels; or by the labels of the test "
+        "images, shown where that is another one. The second strength is a tenth of the learning rate; for "
+        "MinEnt a loss of weight .1 "
         "instead of .001, for MaxSquare 1 instead of .1.",
         (
             row("source", SOURCE),
@@ -107,7 +107,7 @@ def from_synthia(params: Params) -> Table:
     if len(found) < 2 or names not in (CLASS_SETS[16], CLASS_SETS[19]):
         raise InputError(
             "table 2: is of SYNTHIA to Cityscapes by 16 and 13 classes, which data of params.yaml are not; "
-            "see docs/datasets.md and take presets/paper-synthia.yaml, or make table 1 of these data"
+            "see docs/how-to/datasets.md and take presets/paper-synthia.yaml, or make table 1 of these data"
         )
     return baselines_table(
         "Baselines, SYNTHIA to Cityscapes",
@@ -122,7 +122,7 @@ def to_cross_city(params: Params) -> Table:
     if params.data.label_space().names != CLASS_SETS[13] or params.data.target.labels is not None:
         raise InputError(
             "table 3: is of a city of Cross-City as target, which data of params.yaml are not; see "
-            "docs/datasets.md and take presets/paper-cross-city.yaml, or make table 1 of these data"
+            "docs/how-to/datasets.md and take presets/paper-cross-city.yaml, or make table 1 of these data"
         )
     return baselines_table(
         "Baselines, to a city of Cross-City",

@@ -50,7 +50,8 @@ class Optimisation(Section):
         batch_size: images a step, over all processes.
         lr: learning rate of the backbone at the start.
         classifier_lr_factor: the classifier learns this much faster.
-        momentum, weight_decay: of SGD.
+        momentum: of SGD.
+        weight_decay: of SGD.
         power: of the poly schedule, lr * (1 - step / steps) ** power.
         warmup_steps: linear increase before it.
         batchnorm: ``train`` normalises by the batch and re-estimates the running statistics, ``eval`` holds them.

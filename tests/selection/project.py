@@ -56,7 +56,7 @@ def make_project(folder: Path) -> Path:
     (folder / "stage.py").write_text(STAGE)
     (folder / ".gitignore").write_text("/data/\n/mydata/\n/runs/\n/.atp/\n/mlflow.db*\n")
     shutil.copy2(ROOT / "params.yaml", folder)
-    # Own data as docs/own-data.md brings them in, from a folder that git does not know.
+    # Own data as docs/how-to/own-data.md brings them in, from a folder that git does not know.
     (folder / "mydata").mkdir()
     (folder / "mydata/image.txt").write_text("pixels")
     git(folder, "init", "-q")

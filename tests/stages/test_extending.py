@@ -1,4 +1,4 @@
-"""docs/extending.md: what the page shows works as it stands, and touches no more files than it says."""
+"""docs/how-to/extending.md: what the page shows works as it stands, and touches no more files than it says."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from tests.stages.launch import set_params
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/extending.md").read_text()
+PAGE = (ROOT / "docs/how-to/extending.md").read_text()
 FILES = {"A baseline": 1, "A propagation variant": 1, "A data set": 1, "A term of a loss": 3, "A stage": 4}
 
 

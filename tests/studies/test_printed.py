@@ -1,4 +1,4 @@
-"""Others' figures for the tables: each with its source, and the same in docs/paper.md."""
+"""Others' figures for the tables: each with its source, and the same in docs/explanation/paper.md."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def test_a_figure_has_its_source_and_stands_in_the_docs(table: str, name: str, e
     assert entry.keys() - {"note"} == {"value", "source"}
     repository, path, commit = entry["source"].split()
     assert path == "README.md"
-    page = (ROOT / "docs/paper.md").read_text()
+    page = (ROOT / "docs/explanation/paper.md").read_text()
     # One paragraph or table names the source, and it or the next has the figure.
     parts = page[page.index("## Figures that are published") :].split("\n\n")
     told = [place for place, part in enumerate(parts) if repository in part and commit in part.replace("\n", " ")]

@@ -1,6 +1,6 @@
 """What predictions say of a model without labels: each indicator a pure function of them.
 
-None of them knows the truth. Which of them follows it, and where all fail, is measured in docs/evidence.md.
+None of them knows the truth. Which of them follows it, and where all fail, is measured in docs/explanation/evidence.md.
 """
 
 import torch
@@ -81,7 +81,7 @@ def class_iou(counts: Tensor) -> Tensor:
 
     A rare class counts as much as a frequent one, and a class that neither predicts counts 0. Ours: over the classes
     that occur, a model that answers one class everywhere agrees with itself perfectly, and that mean does not follow
-    the truth (docs/evidence.md).
+    the truth (docs/explanation/evidence.md).
     """
     counts = counts.double()
     hit = counts.diagonal()

@@ -1,7 +1,7 @@
 """Classes that a model has almost ceased to predict, which a mean over classes hides: a warning beside the verdict.
 
 No part of the verdict: shares change in good runs as well, above all those of classes that a source model sees
-everywhere. docs/evidence.md has the runs that the limits were taken from.
+everywhere. docs/explanation/evidence.md has the runs that the limits were taken from.
 """
 
 from collections.abc import Sequence

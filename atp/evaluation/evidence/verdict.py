@@ -1,8 +1,8 @@
 """One word on a model, without labels: improved, unclear or collapsed, beside the source model.
 
 Few rules, and not a score: each names something that was seen of collapsed or of improved models and not of others.
-They were fitted on the streets runs of ``benchmarks/evidence.py``; docs/evidence.md has the figures, how often the
-word was right there and on CamVid, and what no rule here sees.
+They were fitted on the streets runs of ``benchmarks/evidence.py``; docs/explanation/evidence.md has the figures, how
+often the word was right there and on CamVid, and what no rule here sees.
 """
 
 import math
