@@ -19,6 +19,7 @@ from atp.pseudo_labels.negatives import negative_labels
 from atp.training.ema import AveragedNetwork
 from atp.training.loop import History
 from atp.training.run import Run
+from atp.training.runtime import Runtime
 from tests.method.known import CPU, HISTORY, RUN, Captured, Known, batch, captured, drawn, logits, same, stored, written
 
 AS_THEY_ARE = Augmentation(flip=False)
@@ -164,6 +165,33 @@ def test_it_trains_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     training = captured_teach(monkeypatch, negative=0.125).training
     assert isinstance(training.network, Known)
     assert (training.images, training.job, training.section.negative) == ("images", RUN, 0.125)
+
+
+@pytest.mark.parametrize(
+    ("rank", "world_size", "batch_size", "class_mix", "warned"),
+    [
+        (0, 1, 1, True, True),
+        (0, 2, 2, True, True),
+        (1, 2, 2, True, False),
+        (0, 1, 2, True, False),
+        (0, 2, 4, True, False),
+        (0, 1, 1, False, False),
+    ],
+)
+def test_class_mix_of_one_image_a_process_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    rank: int,
+    world_size: int,
+    batch_size: int,
+    class_mix: bool,
+    warned: bool,
+) -> None:
+    settings = TeachSettings(epochs=1, batch_size=batch_size, lr=0.1, class_mix=class_mix)
+    runtime = Runtime(torch.device("cpu"), rank=rank, world_size=world_size)
+    captured(monkeypatch, teach, Known(), "images", settings, THRESHOLD, Run("teach@r02", 7, runtime))
+    line = "teach@r02: class_mix has no effect with one image per process; raise teach.batch_size"
+    assert caplog.messages == [line] * warned
 
 
 @pytest.mark.parametrize(
