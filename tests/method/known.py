@@ -30,11 +30,11 @@ class Mode(nn.Module):
     """In training mode the first class's score is higher, so that the mode shows in every prediction."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return images + torch.tensor([10.0, 0, 0])[:, None, None] if self.training else images
+        return images + torch.tensor([0.5, 0, 0])[:, None, None] if self.training else images
 
 
 class Known(SegmentationNetwork):
-    """Scores are six times the image's channels in [0, 1], of the first class 60 more in training mode.
+    """Scores are six times the image's channels in [0, 1], of the first class 3 more in training mode.
 
     Attributes:
         calls: of each call the images, whether in training mode and whether with gradients.
