@@ -12,7 +12,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help demo ui serve check test lint setup clean
+.PHONY: help demo ui serve check test mutants lint setup clean
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
 
@@ -49,5 +49,11 @@ check: lint ## Lint, types and the tests that start no server and no stage, in a
 test: lint ## Lint, types, tests
 	OMP_NUM_THREADS=1 pytest --numprocesses 2 --no-loadscope-reorder
 
+# Not in CI: half an hour. Continues where it was interrupted; docs/mutants.md explains the survivors.
+mutants: setup ## Break the method, losses and pseudo labels line by line, and list what no test notices
+	uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --editable '.[mutants]'
+	OMP_NUM_THREADS=1 mutmut run --max-children 2
+	mutmut results
+
 clean: ## Delete results, states and tracking, but neither the environment nor DVC's cache
-	rm -rf runs .atp mlflow.db* mlruns mlartifacts
+	rm -rf runs .atp mlflow.db* mlruns mlartifacts mutants

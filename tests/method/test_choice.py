@@ -1,6 +1,5 @@
 """Which method takes align's place, and by which settings."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,9 +48,9 @@ def test_what_is_set_for_it_goes_first() -> None:
 
 
 def test_a_wrong_setting_is_named_with_its_place() -> None:
-    with pytest.raises(InputError, match=r"^my\.yaml: align\.baseline\.epoch: unknown key; is it epochs\?$"):
-        chosen(section("baselines/tent", epoch=7), Path("my.yaml"))
-    with pytest.raises(InputError, match=r"^params\.yaml: align\.baseline\.epochs: "):
+    with pytest.raises(InputError, match=r"^here\.epoch: unknown key; is it epochs\?$"):
+        chosen(section("baselines/tent", epoch=7), "here")
+    with pytest.raises(InputError, match=r"^align\.baseline\.epochs: "):
         chosen(section("baselines/tent", epochs=0))
 
 
