@@ -27,7 +27,6 @@ from atp.losses.consistency import consistency_loss
 from atp.losses.diversity import diversity_loss
 from atp.losses.entropy import curriculum_entropy_loss
 from atp.losses.pseudo_label import negative_pseudo_label_loss, positive_pseudo_label_loss
-from atp.losses.supervised import segmentation_cross_entropy
 from atp.method.align import align
 from atp.method.dump import dump
 from atp.method.propagate import paired_images, propagate
@@ -194,15 +193,12 @@ def image_by_the_inverted_mask(mask: Tensor, *images: Tensor) -> Tensor:
     [
         (aligned, "align.curriculum_entropy_loss", negated(curriculum_entropy_loss)),
         (aligned, "align.diversity_loss", negated(diversity_loss)),
-        (taught, "teach.negative_pseudo_label_loss", negated(negative_pseudo_label_loss)),
         (taught, "teach.negative_pseudo_label_loss", of_the_next_image(negative_pseudo_label_loss)),
         (taught, "teach.mix", image_by_the_inverted_mask),
-        (taught_positives, "teach.positive_pseudo_label_loss", negated(positive_pseudo_label_loss)),
         (taught_positives, "teach.positive_pseudo_label_loss", of_the_next_image(positive_pseudo_label_loss)),
         (propagated, "propagate.consistency_loss", negated(consistency_loss)),
         (propagated, "propagate.consistency_loss", of_the_next_image(consistency_loss)),
         (propagated, "propagate.consistency_loss", lambda logits, *rest: 0 * logits.sum()),
-        (propagated, "propagate.segmentation_cross_entropy", of_the_next_image(segmentation_cross_entropy)),
         (propagated, "propagate.mix", image_by_the_inverted_mask),
     ],
 )
