@@ -72,10 +72,12 @@ def test_labels_are_those_of_the_averaged_predictions(
     assert digest(tmp_path / "labels") == digest(tmp_path / "expected")
 
 
-def test_images_are_read_at_the_size_of_the_data(tmp_path: Path, samples: list[Sample]) -> None:
+def test_images_of_any_size_are_read_and_batched_at_that_of_the_data(tmp_path: Path) -> None:
+    pixels = {name: drawn(1, index, 4 + index % 2, 8)[0] for index, name in enumerate(NAMES)}
+    network = Known()
     table = dump(
-        [(Known(), 1.0)],
-        Images(samples, size=(16, 12)),
+        [(network, 1.0)],
+        Images(written(tmp_path / "images", pixels), size=(16, 12)),
         DumpSettings(),
         SPACE,
         CPU,
@@ -85,6 +87,7 @@ def test_images_are_read_at_the_size_of_the_data(tmp_path: Path, samples: list[S
     assert table is not None
     assert {(row["width"], row["height"]) for row in table["images"]} == {(16, 12)}
     assert table["extra"] == {}
+    assert [len(call[0]) for call in network.calls] == [8, 8, 3]
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path, samples: list[Sample]) -> None:
