@@ -64,6 +64,17 @@ def test_worked_by_hand() -> None:
     assert half.tolist() == pytest.approx([5 / 6, 7 / 6])
 
 
+def test_it_is_the_share_in_the_image_that_counts_not_the_pixels() -> None:
+    # Shares overall: 7/8 and 1/8. Image 1: 1 / (7/8) = 8/7; image 2: (1/2) / (7/8) + (1/2) / (1/8) = 32/7; mean 20/7.
+    weights = rarity_weights([torch.tensor([6, 0]), torch.tensor([1, 1])], 1.0)
+    assert weights is not None
+    assert weights.tolist() == pytest.approx([0.4, 1.6])
+    # A single labelled pixel is an image's whole share. Image 1: 1 / (1/2); image 2: (3/7 + 4/7) / (1/2).
+    even = rarity_weights([torch.tensor([1, 0]), torch.tensor([3, 4])], 1.0)
+    assert even is not None
+    assert even.tolist() == pytest.approx([1, 1])
+
+
 def test_an_image_without_labels_and_an_absent_class_are_no_trouble() -> None:
     weights = rarity_weights([torch.tensor([0, 0, 0]), torch.tensor([5, 5, 0])], 0.5)
     assert weights is not None
