@@ -18,7 +18,7 @@ from atp.losses.consistency import consistency_loss
 from atp.losses.pseudo_label import negative_pseudo_label_loss
 from atp.losses.supervised import segmentation_cross_entropy
 from atp.method.propagate import contrast_head, label_counts, paired_images, propagate, rarity_weights
-from atp.method.settings import PropagateSettings
+from atp.method.settings import PropagateSettings, mixes
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
 from atp.runner.resume import ResumeFile
 from atp.training.classifier_tap import ClassifierTap
@@ -83,7 +83,7 @@ def test_an_image_without_labels_and_an_absent_class_are_no_trouble() -> None:
 
 
 CONFIG = NetworkConfig(backbone="resnet_small", output_stride=8, aspp_dilations=(1, 2), num_classes=2)
-MIXES = ("class_mix", "cut_mix", "reco", "none")
+MIXES = tuple(mixes())
 
 
 class KillError(Exception):
@@ -194,12 +194,12 @@ def captured_propagate(monkeypatch: pytest.MonkeyPatch, given: PairBatch | None 
         assert torch.equal(labels, batch(0).labels), "the easy images' classes are cut out"
         return MASKS
 
-    def boxes(*size: int) -> Tensor:
-        assert size == (2, 2, 4)
+    def boxes(labels: Tensor) -> Tensor:
+        assert labels.shape == (2, 2, 4)
         return MASKS.roll(1, 2)
 
-    monkeypatch.setattr("atp.method.propagate.class_mix_masks", class_masks)
-    monkeypatch.setattr("atp.method.propagate.cut_mix_masks", boxes)
+    for mix, masks in (("class_mix", class_masks), ("reco", class_masks), ("cut_mix", boxes)):
+        monkeypatch.setattr(f"atp.mixing.{mix}.masks", masks)
     monkeypatch.setattr("atp.method.propagate.contrast_head", lambda *given: Recorded())
     part = PropagateSettings.model_validate(settings)
     return captured(monkeypatch, propagate, Known(), "images", part, RUN, "weights", given=given)
@@ -343,7 +343,9 @@ def test_the_average_is_neither_the_beginning_nor_the_student(pairs: PairedImage
 def test_the_contrastive_head_fits_and_is_drawn_from_the_runs_seed(pairs: PairedImages) -> None:
     network = fresh().train()
     torch.manual_seed(1)
-    heads = [contrast_head(network, pairs, ClassifierTap(network), job) for job in (run(), run(), RUN)]
+    heads = [
+        contrast_head(RegionalContrast, network, pairs, ClassifierTap(network), job) for job in (run(), run(), RUN)
+    ]
     assert network.training
     assert heads[0].head.weight.shape == (256, 96, 1, 1)
     torch.manual_seed(7)
