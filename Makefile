@@ -12,7 +12,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help demo ui serve check test lint docs setup clean
+.PHONY: help demo ui serve check test mutants lint docs setup clean
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
 
@@ -56,5 +56,11 @@ $(VENV)/.docs-ready: $(VENV)/.ready pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --group docs
 	@touch $@
 
+# Not in CI: half an hour. Continues where it was interrupted; docs/mutants.md explains the survivors.
+mutants: setup ## Break the method, losses and pseudo labels line by line, and list what no test notices
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --group mutants
+	OMP_NUM_THREADS=1 mutmut run --max-children 2
+	mutmut results
+
 clean: ## Delete results, states and tracking, but neither the environment nor DVC's cache
-	rm -rf runs .atp mlflow.db* mlruns mlartifacts
+	rm -rf runs .atp mlflow.db* mlruns mlartifacts mutants

@@ -68,6 +68,11 @@ Item = tuple[Tensor, ...]
 class TrainingSet(Protocol[_MadeBatch]):
     """What the training loop asks of a data set."""
 
+    @property
+    def cropped(self) -> bool:
+        """Whether the images are random crops, without which there is no random zoom."""
+        ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, key: tuple[int, int]) -> Any: ...
@@ -126,6 +131,7 @@ class TrainingImages:
         self.samples = samples
         self._augment = Augment(augmentation, crop)
         self.size = size
+        self.cropped = crop is not None
         self._labels = labels
         self._cache = cache or ImageCache(0)
 
@@ -231,6 +237,7 @@ class PairedImages:
 
     def __init__(self, easy: TrainingImages, hard: TrainingImages) -> None:
         self._easy, self._hard = easy, hard
+        self.cropped = easy.cropped
 
     def __len__(self) -> int:
         return len(self._easy)

@@ -208,7 +208,7 @@ class Augmentation(Section):
 
     Attributes:
         flip: mirror half of the images.
-        scale: range of random zoom before the crop; (1, 1) is none.
+        scale: range of random zoom before the crop, without which there is none; (1, 1) is none.
         jitter: strength of colour jitter: brightness, contrast and saturation by up to this share, hue by a quarter.
         blur: Gaussian blur for half of the images.
     """

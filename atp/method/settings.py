@@ -146,7 +146,7 @@ class TeachSettings(Optimisation):
         positive: weight of Eq. 5.
         negative: weight of Eq. 7.
         negatives: ``dumped`` with the positives, or ``online`` from the network as it learns (Algorithm 1's letter).
-        class_mix: paste half of the classes of one image, labels and all, onto the next of the batch.
+        class_mix: paste half of the classes of one image, labels and all, onto the next of this process's batch.
         ema: decay of an average of the weights, which is then what the stage hands on; None hands on the weights.
     """
 

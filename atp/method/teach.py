@@ -1,5 +1,7 @@
 """Bidirectional self-training on positive and negative pseudo labels (Sec. 3.2, Eqs. 5-8)."""
 
+import logging
+
 from torch import Tensor, nn
 
 from atp.data.loading import Batch, Images, TrainingImages
@@ -12,6 +14,8 @@ from atp.training.ema import AveragedNetwork
 from atp.training.loop import History, Training
 from atp.training.mixing import class_mix_masks, mix
 from atp.training.run import Run
+
+logger = logging.getLogger(__name__)
 
 
 def taught_images(target: Images, labels: PseudoLabelStore, settings: TeachSettings) -> TrainingImages:
@@ -32,6 +36,8 @@ def teach(
     Returns:
         What the stage hands on, the network or its average, and the history.
     """
+    if settings.class_mix and settings.batch_size == run.runtime.world_size and run.runtime.is_main:
+        logger.warning("%s: class_mix has no effect with one image per process; raise teach.batch_size", run.name)
     ema = AveragedNetwork(network, settings.ema) if settings.ema else None
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:

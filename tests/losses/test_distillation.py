@@ -71,3 +71,16 @@ def test_dense_probabilities_by_hand() -> None:
     assert full.flatten().tolist() == pytest.approx([0.25, 0.75])
     none = dense_probabilities(torch.full((2, 1, 1), 255), torch.ones(2, 1, 1), 3)
     assert none.flatten().tolist() == [0, 0, 0]
+
+
+def test_a_pixel_of_which_no_class_is_named_has_zeros_beside_one_that_has() -> None:
+    classes = torch.tensor([[1, 255], [255, 255]])[:, None]  # (k, 1, pixels)
+    probabilities = torch.tensor([[0.7, 0.0], [0.0, 0.0]])[:, None]
+    expected = torch.tensor([[0.15, 0.0], [0.7, 0.0], [0.15, 0.0]])[:, None]
+    torch.testing.assert_close(dense_probabilities(classes, probabilities, 3), expected)
+
+
+def test_a_single_class_that_is_not_named_has_all_that_is_missing() -> None:
+    classes = torch.tensor([2, 0])[:, None, None]
+    dense = dense_probabilities(classes, torch.tensor([0.6, 0.3])[:, None, None], 3)
+    torch.testing.assert_close(dense.flatten(), torch.tensor([0.3, 0.1, 0.6]))

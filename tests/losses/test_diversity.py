@@ -88,3 +88,9 @@ def test_weights_that_underflow_stay_finite() -> None:
     assert loss == 0
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
+
+
+def test_defaults_are_the_papers_sharpness_weights_and_one_distribution() -> None:
+    logits = 3 * torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(0))
+    valid = torch.ones(2, 3, 4, dtype=torch.bool)
+    assert diversity_loss(logits, valid) == diversity_loss(logits, valid, sharpness=3.0, weighted=True, per_image=False)

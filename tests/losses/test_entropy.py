@@ -96,3 +96,9 @@ def test_mean_entropy_of_half_precision_is_computed_in_float32() -> None:
     probabilities = torch.full((1, 2, 100, 100), 0.5, dtype=torch.float16)
     assert mean_entropy(probabilities).dtype == torch.float32
     assert mean_entropy(probabilities).item() == pytest.approx(1, abs=1e-6)
+
+
+def test_the_default_exponent_is_the_papers() -> None:
+    logits = 3 * torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(0))
+    valid = torch.ones(2, 3, 4, dtype=torch.bool)
+    assert curriculum_entropy_loss(logits, valid) == curriculum_entropy_loss(logits, valid, gamma=3.0)

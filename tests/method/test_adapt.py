@@ -1,5 +1,6 @@
 """Algorithm 1 as a whole: what follows what, and which network labels."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,17 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from atp.data.folder import list_samples
 from atp.data.loading import Images
 from atp.method.adapt import adapt
+from atp.method.dump import dump
 from atp.method.settings import STRONG, AdaptSettings, PropagateSettings
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
 from atp.pseudo_labels.store import PseudoLabelStore
+from atp.training.loop import Training
+from atp.training.run import part_seed
 from atp.training.runtime import Runtime
 
 CONFIG = NetworkConfig(backbone="resnet_small", output_stride=8, aspp_dilations=(1, 2), num_classes=3)
@@ -123,3 +127,44 @@ def test_a_mapping_says_what_differs_from_the_default() -> None:
     for values in wrong:
         with pytest.raises(ValidationError):
             AdaptSettings(**values)
+
+
+@dataclass(frozen=True)
+class Watched(Runtime):
+    """Keeps the networks whose buffers are shared."""
+
+    shared: list[Any] = field(default_factory=list)
+
+    def share_buffers(self, network: nn.Module) -> None:
+        self.shared.append(network)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_every_part_has_its_stages_name_and_seed(
+    source: SegmentationNetwork, target: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    """By their names they draw as the pipeline's stages do."""
+    jobs, labelled = [], []
+
+    def train(self: Training[Any], objective: Any) -> dict[str, list[float]]:
+        jobs.append((self.job.name, self.job.seed))
+        return {}
+
+    def watched(networks: Any, *args: Any, **kwargs: Any) -> Any:
+        labelled.append((kwargs["name"], [part for _, part in networks], networks[-1][0] is source))
+        return dump(networks, *args, **kwargs)
+
+    monkeypatch.setattr(Training, "run", train)
+    monkeypatch.setattr("atp.method.adapt.dump", watched)
+    runtime = Watched(torch.device("cpu"))
+    settings = AdaptSettings(**SHORT, seed=5, rounds=2, dump={"source_weight": share, "scales": (1.0,), "flip": False})
+    adapted = adapt(source, target, settings, runtime, tmp_path / "labels")
+    names = ["align", "teach@r01", "teach@r02", "propagate"]
+    assert jobs == [(name, part_seed(5, name)) for name in names]
+    parts = [0.75, 0.25] if share else [1.0]
+    assert labelled == [(name, parts, bool(share)) for name in ("dump@r01", "dump@r02", "split")]
+    # After each part, what the processes have must be one and the same.
+    assert len(runtime.shared) == 4
+    assert runtime.shared[-1] is adapted
+    assert all(isinstance(network, SegmentationNetwork) for network in runtime.shared)
+    assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == ["dump", "split"]

@@ -105,6 +105,32 @@ def test_table_sums_up(tmp_path: Path) -> None:
         assert row["entropy"] == pytest.approx(float(mean_entropy(probabilities[None])), rel=1e-5)
 
 
+def test_coverage_of_a_class_is_what_was_kept_of_it(tmp_path: Path) -> None:
+    # One pixel of class 1, nine of class 0, none of class 2.
+    probabilities = torch.tensor([[0.9, 0.05, 0.05]] * 9 + [[0.1, 0.8, 0.1]]).T.reshape(3, 2, 5)
+    probabilities[0, 0, 0] = 0.95
+    table = dump(tmp_path, {"a": probabilities})
+    assert [row["predicted"] for row in table["classes"]] == [9, 1, 0]
+    assert [row["coverage"] for row in table["classes"]] == [
+        row["kept"] / (9, 1, 1)[row["id"]] for row in table["classes"]
+    ]
+    assert table["classes"][1]["coverage"] == 1
+
+
+def test_every_id_can_be_kept_everywhere(tmp_path: Path) -> None:
+    """255 classes, and nothing without a label: the last ids do not occur."""
+    table = dump(tmp_path, {"a": torch.eye(255)[:3, :, None].permute(1, 0, 2)})
+    assert [row["kept"] for row in table["classes"]] == [1, 1, 1] + [0] * 252
+
+
+def test_another_number_of_names_than_of_classes_is_a_mistake(tmp_path: Path) -> None:
+    writing = writer(tmp_path)
+    add_all(writing, predictions())
+    with pytest.raises(ValueError, match="zip"):
+        writing.finish(tmp_path / "labels", space(6), SIZES, {})
+    assert not (tmp_path / "labels").exists()
+
+
 def test_masks_are_palette_pngs_in_the_classes_colors(tmp_path: Path) -> None:
     dump(tmp_path, predictions())
     with Image.open(tmp_path / "labels/positives/city/0001.png") as mask:
@@ -294,7 +320,7 @@ def test_reader_refuses_what_is_not_whole(tmp_path: Path) -> None:
     (folder / "table.json").write_text(table.replace('"version": 2', '"version": 9'))
     assert "version" in refused()
     (folder / "table.json").unlink()
-    assert "no table.json" in refused()
+    assert "no finished pseudo labels here (no table.json)" in refused()
     shutil.rmtree(folder)
     assert "run the dump stage" in refused()
 

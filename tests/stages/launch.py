@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -54,6 +54,31 @@ def set_params(project: Path, section: str, **changes: Any) -> None:
     yaml = YAML(typ="safe")
     tree = yaml.load(project / "params.yaml")
     tree[section].update(changes)
+    yaml.dump(tree, project / "params.yaml")
+
+
+CURIOUS = """
+from pathlib import Path
+from torch import nn
+def make(paths):
+    for path in paths:
+        try:
+            Path(path).read_bytes()
+            print(f"opened {path}")
+        except PermissionError as error:
+            print(f"refused {path}: {error.strerror}")
+    features = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+    return nn.Sequential(features, nn.Conv2d(8, 3, 1))
+"""
+
+
+def give_curious_network(project: Path, paths: Sequence[str]) -> None:
+    """A network of the user's own, which tries to read some files whenever it is made and prints what came of it."""
+    (project / "curious.py").write_text(CURIOUS)
+    yaml = YAML(typ="safe")
+    tree = yaml.load(project / "params.yaml")
+    tree["model"] = {"factory": "curious:make", "arguments": {"paths": list(paths)}, "classifier": "1"}
+    tree["model"]["code"] = "curious.py"
     yaml.dump(tree, project / "params.yaml")
 
 

@@ -22,7 +22,7 @@ from atp.models.checkpoint import load_checkpoint, network_from_checkpoint
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
 from atp.training.run import Run
 from atp.training.runtime import Runtime
-from tests.stages.launch import RunStage, killed_again_and_again, set_params
+from tests.stages.launch import RunStage, give_curious_network, killed_again_and_again, set_params
 
 SPACE = LabelSpace(("sky", "road", "car"), ((0, 90, 120), (80, 90, 120), (160, 90, 120)))
 FILES = ["runs/distill/model.safetensors", "runs/distill/history.csv"]
@@ -172,3 +172,24 @@ def test_pixels_without_an_answer_change_nothing(answered: Path, answers: str) -
     fresh = dict(build_network(config).named_parameters())
     assert all(torch.equal(none[name], fresh[name]) for name in none)
     assert not all(torch.equal(one[name], fresh[name]) for name in one)
+
+
+def test_it_cannot_open_what_it_must_not_see(project: Path, run_stage: RunStage) -> None:
+    """Nor can code of the user's own: neither the box nor what it answered about the test images."""
+    (project / "runs/query/test").mkdir()
+    (project / "runs/query/test/00.answer").write_bytes(b"answer")
+    (project / "box").mkdir(exist_ok=True)
+    (project / "box/key.txt").write_text("key")
+    sealed = [
+        "box/key.txt",
+        "runs/query/test/00.answer",
+        "data/target/labels/00.png",
+        "data/test/images/00.png",
+        "data/test/labels/00.png",
+    ]
+    give_curious_network(project, [*sealed, "data/target/images/00.png"])
+    ended = run_stage(project, "distill")
+    assert ended.code == 0, ended.output
+    refused = {f"refused {path}: sealed: this stage works without source data and target labels" for path in sealed}
+    assert refused | {"opened data/target/images/00.png"} <= set(ended.output.splitlines())
+    assert not [path for path in sealed if f"opened {path}" in ended.output]

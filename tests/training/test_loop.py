@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from atp.data.folder import list_samples
-from atp.data.loading import Batch, FolderLabels, ImageCache, TrainingImages
+from atp.data.loading import Batch, FolderLabels, ImageCache, PairedImages, TrainingImages
 from atp.data.settings import Augmentation
 from atp.errors import InputError
 from atp.losses.supervised import segmentation_cross_entropy
@@ -105,6 +106,39 @@ def test_the_average_is_placed_as_the_network_is(images: TrainingImages) -> None
     for each in (network, average.network):
         kernels = [parameter for parameter in each.parameters() if parameter.ndim == 4]
         assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+
+
+@pytest.mark.parametrize(
+    ("scale", "crop", "rank", "warned"),
+    [
+        ((0.5, 2.0), None, 0, True),
+        ((0.5, 2.0), (16, 16), 0, False),
+        ((1.0, 1.0), None, 0, False),
+        ((0.5, 2.0), None, 1, False),
+    ],
+)
+@pytest.mark.parametrize("paired", [False, True])
+def test_zoom_without_a_crop_is_reported(
+    images: TrainingImages,
+    caplog: pytest.LogCaptureFixture,
+    scale: tuple[float, float],
+    crop: tuple[int, int] | None,
+    rank: int,
+    warned: bool,
+    paired: bool,
+) -> None:
+    section = SECTION.model_copy(update={"epochs": 1, "augmentation": Augmentation(scale=scale)})
+    given: Any = TrainingImages(images.samples, section.augmentation, crop=crop)
+    if paired:
+        given = PairedImages(given, given)
+    job = replace(run(), runtime=Runtime(torch.device("cpu"), rank=rank))
+
+    def objective(model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        return {"loss": model((batch.easy if paired else batch).strong).sum() * 0}
+
+    Training(fresh(), section, given, job).run(objective)
+    line = "test: augmentation.scale has no effect without random crops; set data.crop"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [line] * warned
 
 
 def test_another_runs_state_is_refused(images: TrainingImages, tmp_path: Path) -> None:

@@ -25,5 +25,15 @@ def test_neither_part_is_empty(ratio: float) -> None:
 
 
 def test_one_image_cannot_be_split() -> None:
-    with pytest.raises(ValueError, match="two images"):
+    with pytest.raises(ValueError, match=r"^two images at least can be split$"):
         split({"a": 0.1}, 0.5)
+
+
+def test_two_are_one_easy_and_one_hard_image() -> None:
+    assert split({"a": 0.2, "b": 0.1}, 0.5) == (["b"], ["a"])
+
+
+@pytest.mark.parametrize(("ratio", "easy"), [(0.01, 1), (0.3, 2), (0.4, 2), (0.5, 2), (0.7, 4), (0.99, 4)])
+def test_the_share_is_rounded(ratio: float, easy: int) -> None:
+    entropies = {name: index / 10 for index, name in enumerate("abcde")}
+    assert split(entropies, ratio) == (list("abcde")[:easy], list("abcde")[easy:])
