@@ -56,7 +56,7 @@ def make(study: str, seeds: Sequence[int], jobs: int, *, run: bool, number: str 
     Args:
         jobs: experiments at a time.
         run: False shows what there is.
-        number: what it is in the paper, ``Table 5``.
+        number: the paper's table or figure whose number it has, ``Table 5``.
         camvid: where CamVid is, for a study on it.
 
     Raises:

@@ -1,8 +1,8 @@
 """The rows of studies, as data: to change a study, change its rows here.
 
 Rows are few, since each is trained for each seed; those that come to the same parameters share what is computed, in all
-studies. ``catalogue`` names the studies, and says which of them `atp table` and `atp figure` show; what the paper itself
-prints is in ``paper``, and docs/explanation/paper.md compares the two.
+studies. ``catalogue`` names the studies, and says which of them have the number of a table or figure of the paper; what
+the paper prints there is in ``paper`` and docs/explanation/paper.md.
 """
 
 import os
@@ -192,7 +192,8 @@ def parts(params: Params, oracle_epochs: int | None = None) -> Table:
     return Table(
         "The parts of the method, one by one",
         "Each row adds one part to the one above it, except for (c), which has plain diversity in place of (b)'s; (d) "
-        "continues from (b). Without photometric augmentation: no jitter and no blur in teach. The oracle is the source model's network, trained on the target's labels.",
+        "continues from (b). Without photometric augmentation: no jitter and no blur in teach. The oracle is the "
+        "source model's network, trained on the target's labels.",
         (
             row("source", SOURCE),
             *batchnorm_only(params),
@@ -368,7 +369,7 @@ def teach_sensitivity(params: Params) -> Table:
 def align_sensitivity(params: Params) -> Table:
     """How much the weights in align's losses matter."""
     assert params.align is not None, "the white-box pipeline"
-    # Without sharpness all pixels weigh the same: table 6's plain diversity.
+    # Without sharpness all pixels weigh the same, as in align-losses' plain diversity.
     plain = {"sharpness = 0": {"align.weighted": False}}
     return Table(
         "Sensitivity of align to gamma, and to the sharpness of the diversity's weights",
