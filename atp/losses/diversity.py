@@ -27,9 +27,10 @@ def diversity_loss(
         classes are equally frequent, 0 where there is but one class, or nothing valid. Images without valid pixels
         count for nothing.
 
-    Ours: p-hat is divided by the weights' sum, since as printed it is no distribution and its entropy no entropy. Ours:
-    w is a constant in the gradient, else the loss could also be lowered by making pixels of frequent classes uncertain.
-    Ours: divided by log C, so that its weight against Eq. 2 means the same for any number of classes.
+    Paper: p-hat is of one image, ``per_image``. Ours: p-hat is divided by the weights' sum, since as printed it is no
+    distribution and its entropy no entropy. Ours: w is a constant in the gradient, else the loss could also be lowered
+    by making pixels of frequent classes uncertain. Ours: divided by log C, so that its weight against Eq. 2 means
+    the same for any number of classes.
     """
     logits = in_full_precision(logits)
     tiny = torch.finfo(logits.dtype).tiny

@@ -80,7 +80,7 @@ class AlignSettings(Optimisation):
         diversity: weight of the diversity loss (Eq. 3).
         sharpness: lambda in Eq. 3's weight exp(-lambda h).
         weighted: False gives every pixel the weight 1, the paper's L*_div.
-        per_image: class distribution of each image rather than of the batch.
+        per_image: class distribution of each image (Eq. 3) rather than of the batch (authors' code).
         freeze_classifier: keep g fixed, parameters and buffers, as the paper does.
     """
 
@@ -145,7 +145,8 @@ class TeachSettings(Optimisation):
     Attributes:
         positive: weight of Eq. 5.
         negative: weight of Eq. 7.
-        negatives: ``dumped`` with the positives, or ``online`` from the network as it learns (Algorithm 1's letter).
+        negatives: ``dumped`` with the positives, in each round anew (Algorithm 1, where a round is an epoch), or
+            ``online`` from the network as it learns (authors' code).
         class_mix: paste half of the classes of one image, labels and all, onto the next of this process's batch.
         ema: decay of an average of the weights, which is then what the stage hands on; None hands on the weights.
     """
@@ -178,7 +179,8 @@ class PropagateSettings(Optimisation):
             the easy one's classes, ``cut_mix`` a box; ``reco`` is ``class_mix`` with regional contrast; ``none`` asks
             for consistency on the hard one alone, strongly augmented.
         ema: decay of the teacher's weights (authors' code, ClassMix); None takes the network itself, as the paper does.
-        confidence: the consistency loss weighs as much as the share of pixels above it.
+        confidence: the consistency loss weighs as much as the share of pixels above it (ClassMix, authors' code; the
+            paper prints none).
         consistency: weight of Eq. 10.
         contrast: weight of the loss that a mix such as ``reco`` brings.
         negative: weight of Eq. 7 on the easy images.

@@ -49,8 +49,8 @@ class NetworkConfig(BaseModel):
         class_map: of a given model with other classes, the target's id for each of its own, 255 = none; None where its
             classes are the target's.
         backbone: ``resnet_small`` is ours, for small images on a CPU; the others are torchvision's.
-        output_stride: image pixels per feature pixel; 8 is the paper's, 4 only ``resnet_small`` can.
-        aspp_dilations: one branch of the classifier each. Paper: four, 6 to 24.
+        output_stride: image pixels per feature pixel; 8 is the authors' code's, 4 only ``resnet_small`` can.
+        aspp_dilations: one branch of the classifier each. DeepLabV2 has four, 6 to 24.
         weights: before training: ``none``, the path of a state dict, or of our own backbones ``imagenet``.
         mean: of the training images' channels R, G, B, on the scale 0 to 1.
         std: the same channels' standard deviations.

@@ -15,7 +15,8 @@ def negative_labels(probabilities: Tensor, threshold: float, positives: Tensor |
         True where a class is absent, (N, C, H, W), bool.
 
     Ours: the threshold is at most 1/C and the most probable class is never absent. Eq. 6 alone, from 21 classes on
-    with the paper's threshold of .05, can call every class of an undecided pixel absent, the most probable one too.
+    with the paper's threshold of .05, can call every class of an undecided pixel absent, the most probable one too. The
+    paper's Figure 6 goes to .2; thresholds above 1/C are all 1/C here.
     """
     probabilities = probabilities.float()
     absent = probabilities < min(threshold, 1 / probabilities.shape[1])

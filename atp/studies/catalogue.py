@@ -1,4 +1,4 @@
-"""Every study by its name, and which of them are the paper's tables and figures.
+"""Every study by its name, and which of them have the number of a table or figure of the paper.
 
 A study is its rows (``contents``) and the parameters that all of them share; that is all a new one needs.
 """
@@ -142,11 +142,11 @@ NUMBERED: Mapping[str, Mapping[int, str]] = {
     },
     "figure": {4: "predictions", 5: "teach-sensitivity", 6: "align-sensitivity"},
 }
-"""The paper's tables and figures as studies."""
+"""Studies by the numbers of the paper's tables and figures; rows are ours, those of the paper are in ``paper``."""
 
 
 def numbered(what: str, number: int) -> str:
-    """The study that is a table or a figure of the paper.
+    """The study that has the number of a table or figure of the paper.
 
     Raises:
         InputError: there is none of that number.

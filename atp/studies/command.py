@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 
 FOLDER = RUNS / "studies"
 
-READING = "As we read it; the print was not at hand."
-"""Above what is a table or figure of the paper."""
+OWN_ROWS = "The rows are our own; those of the paper are in atp/studies/paper.yaml."
+"""Above what has the number of a table or figure of the paper."""
 
 ALIKE = 3
 """If the first so many cells to end all fail for one reason, the others are not tried."""
@@ -56,7 +56,7 @@ def make(study: str, seeds: Sequence[int], jobs: int, *, run: bool, number: str 
     Args:
         jobs: experiments at a time.
         run: False shows what there is.
-        number: what it is in the paper, ``Table 5``.
+        number: the paper's table or figure whose number it has, ``Table 5``.
         camvid: where CamVid is, for a study on it.
 
     Raises:
@@ -70,7 +70,7 @@ def make(study: str, seeds: Sequence[int], jobs: int, *, run: bool, number: str 
     if params.data.test.labels is None:
         raise InputError("params.yaml: data.test.labels: null; a study needs the labels of the test images")
     if number:
-        table = replace(table, title=f"{number}: {table.title}", caption=f"{READING} {table.caption}")
+        table = replace(table, title=f"{number}: {table.title}", caption=f"{OWN_ROWS} {table.caption}")
     if table.kind == "pictures":
         seeds = seeds[:1]
     planned = plan((setting for row in table.rows for setting in row.settings), seeds)

@@ -1,8 +1,8 @@
 """The rows of studies, as data: to change a study, change its rows here.
 
 Rows are few, since each is trained for each seed; those that come to the same parameters share what is computed, in all
-studies. ``catalogue`` names the studies, and says which of them are the paper's tables: those are our reading of them,
-since the print was not at hand, and docs/explanation/paper.md says what that rests on.
+studies. ``catalogue`` names the studies, and says which of them have the number of a table or figure of the paper; what
+the paper prints there is in ``paper`` and docs/explanation/paper.md.
 """
 
 import os
@@ -191,14 +191,15 @@ def parts(params: Params, oracle_epochs: int | None = None) -> Table:
     plain = {"teach.augmentation.jitter": 0.0, "teach.augmentation.blur": False}
     return Table(
         "The parts of the method, one by one",
-        "Each row adds one part to the one above it. Without photometric augmentation: no jitter and no blur in teach. "
-        "The oracle is the source model's network, trained on the target's labels.",
+        "Each row adds one part to the one above it, except for (c), which has plain diversity in place of (b)'s; (d) "
+        "continues from (b). Without photometric augmentation: no jitter and no blur in teach. The oracle is the "
+        "source model's network, trained on the target's labels.",
         (
             row("source", SOURCE),
             *batchnorm_only(params),
             row("(a) curriculum entropy", ALIGN, {"align.diversity": 0.0}),
-            row("(b) + plain diversity", ALIGN, {"align.weighted": False}),
-            row("(c) + weighted diversity = align", ALIGN),
+            row("(b) + weighted diversity = align", ALIGN),
+            row("(c) + plain diversity instead", ALIGN, {"align.weighted": False}),
             row("(d) + positive labels", teach, {"teach.negative": 0.0}),
             row("(d) without photometric augmentation", teach, {"teach.negative": 0.0, **plain}),
             row("(e) + negative labels = teach", teach),
@@ -368,7 +369,7 @@ def teach_sensitivity(params: Params) -> Table:
 def align_sensitivity(params: Params) -> Table:
     """How much the weights in align's losses matter."""
     assert params.align is not None, "the white-box pipeline"
-    # Without sharpness all pixels weigh the same: table 6's plain diversity.
+    # Without sharpness all pixels weigh the same, as in align-losses' plain diversity.
     plain = {"sharpness = 0": {"align.weighted": False}}
     return Table(
         "Sensitivity of align to gamma, and to the sharpness of the diversity's weights",

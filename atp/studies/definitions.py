@@ -1,4 +1,4 @@
-"""What a table or figure is: rows, each of them a model of the pipeline for some parameters. Those of the paper are in
+"""What a table or figure is: rows, each of them a model of the pipeline for some parameters. They are listed in
 ``contents``."""
 
 from collections.abc import Mapping

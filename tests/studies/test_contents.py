@@ -64,14 +64,14 @@ def test_what_tables_share_is_one_cell() -> None:
         return {row.name: make_cell(row.settings[0], 0)[0].name for row in rows_of(name).rows}
 
     parts = cells("parts")
-    assert cells("baselines")["ATP: align"] == parts["(c) + weighted diversity = align"]
+    assert cells("baselines")["ATP: align"] == parts["(b) + weighted diversity = align"]
     assert (
         cells("baselines")["BatchNorm only"] == cells("propagation-after")["BatchNorm only"] == parts["BatchNorm only"]
     )
     assert cells("black-box")["white box: propagate"] == parts["(f) + propagation = propagate"]
     assert cells("propagation-variants")["ClassMix, an averaged teacher"] == parts["(f) + propagation = propagate"]
-    assert cells("align-sensitivity")["gamma = 3, as in params.yaml"] == parts["(c) + weighted diversity = align"]
-    assert cells("align-sensitivity")["sharpness = 0"] == parts["(b) + plain diversity"]
+    assert cells("align-sensitivity")["gamma = 3, as in params.yaml"] == parts["(b) + weighted diversity = align"]
+    assert cells("align-sensitivity")["sharpness = 0"] == parts["(c) + plain diversity instead"]
 
 
 def test_what_later_cells_need_comes_first() -> None:
