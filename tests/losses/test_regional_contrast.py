@@ -44,14 +44,18 @@ def test_two_classes_by_hand() -> None:
     assert loss.item() == pytest.approx(math.log(1 + 3 * math.exp(-4)), rel=1e-4)
 
 
-def test_class_means_are_float32_under_autocast_too() -> None:
-    """Values that bfloat16 does not have; whatever is drawn, the loss is log(1 + n exp((cos - 1) / temperature))."""
-    first, second = [1.0, 0.3], [-0.2, 0.9]
-    representations = _pixels(first, first, second, second)
-    cosine = (-0.2 + 0.3 * 0.9) / math.hypot(*first) / math.hypot(*second)
+def test_class_means_are_float32_under_autocast_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of values that bfloat16 does not have."""
+    keys = []
+    monkeypatch.setattr(
+        "atp.losses.regional_contrast.contrast",
+        lambda queries, positive, negatives, temperature: keys.append(positive) or queries.sum() * 0,
+    )
+    representations = _pixels([1.0, 0.3], [0.7, 0.1], [-0.2, 0.9], [-0.2, 0.9])
     with torch.autocast("cpu", torch.bfloat16):
-        loss = regional_contrast_loss(representations, torch.tensor([[[0, 0, 1, 1]]]), UNSURE, negatives=3)
-    assert loss.item() == pytest.approx(math.log(1 + 3 * math.exp((cosine - 1) / 0.5)), rel=1e-6)
+        regional_contrast_loss(representations, torch.tensor([[[0, 0, 1, 1]]]), UNSURE)
+    expected = F.normalize(torch.tensor([[0.85, 0.2], [-0.2, 0.9]]), dim=1)
+    torch.testing.assert_close(torch.stack(keys), expected, rtol=1e-6, atol=0)
 
 
 def test_the_papers_numbers_of_queries_and_negatives_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
