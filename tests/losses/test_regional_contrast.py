@@ -81,6 +81,24 @@ def test_only_unsure_pixels_are_queries() -> None:
     assert moved.tolist() == [False, True, False, False]
 
 
+def test_a_class_without_queries_does_not_stop_the_next_one() -> None:
+    representations = _pixels([1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0])
+    # The first class is sure; of the second one a pixel at the very threshold is sure too.
+    confidence = torch.tensor([[[0.99, 0.99, 0.75, 0.5]]])
+    queries = representations.clone().requires_grad_()
+    loss = regional_contrast_loss(
+        queries + torch.tensor([0.0, 0.1])[None, :, None, None],
+        torch.tensor([[[0, 0, 7, 7]]]),
+        confidence,
+        hard=0.75,
+        negatives=3,
+    )
+    loss.backward()
+    assert loss > 0
+    assert queries.grad is not None
+    assert (queries.grad.abs().sum(1)[0, 0] > 0).tolist() == [False, False, False, True]
+
+
 @pytest.mark.parametrize(
     ("labels", "confidence"), [([0, 0, 0, 255], 0.0), ([255] * 4, 0.0), ([0, 1, 2, 3], 1.0)], ids=str
 )
