@@ -246,6 +246,7 @@ def test_killed_while_finishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     # Killed after the rename, before the pending files were gone: the whole is written again over itself.
     shutil.copytree(tmp_path / "killed/pending", tmp_path / "copy")
     writing.finish(tmp_path / "killed/labels", space(5), images, {"model": "abc"})
+    assert digest(tmp_path / "killed/labels") == digest(tmp_path / "plain/labels"), "what was half-written is gone"
     shutil.copytree(tmp_path / "copy", tmp_path / "killed/pending")
     writing.finish(tmp_path / "killed/labels", space(5), images, {"model": "abc"})
     assert digest(tmp_path / "killed") == digest(tmp_path / "plain")
