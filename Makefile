@@ -56,7 +56,7 @@ $(VENV)/.docs-ready: $(VENV)/.ready pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --group docs
 	@touch $@
 
-# Not in CI: half an hour. Continues where it was interrupted; docs/mutants.md explains the survivors.
+# Not in CI: takes long. Continues where it was interrupted; docs/mutants.md explains the survivors.
 mutants: setup ## Break the method, losses and pseudo labels line by line, and list what no test notices
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --group mutants
 	OMP_NUM_THREADS=1 mutmut run --max-children 2

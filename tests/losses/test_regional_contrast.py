@@ -44,6 +44,32 @@ def test_two_classes_by_hand() -> None:
     assert loss.item() == pytest.approx(math.log(1 + 3 * math.exp(-4)), rel=1e-4)
 
 
+def test_class_means_are_float32_under_autocast_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of values that bfloat16 does not have."""
+    keys = []
+    monkeypatch.setattr(
+        "atp.losses.regional_contrast.contrast",
+        lambda queries, positive, negatives, temperature: keys.append(positive) or queries.sum() * 0,
+    )
+    representations = _pixels([1.0, 0.3], [0.7, 0.1], [-0.2, 0.9], [-0.2, 0.9])
+    with torch.autocast("cpu", torch.bfloat16):
+        regional_contrast_loss(representations, torch.tensor([[[0, 0, 1, 1]]]), UNSURE)
+    expected = F.normalize(torch.tensor([[0.85, 0.2], [-0.2, 0.9]]), dim=1)
+    torch.testing.assert_close(torch.stack(keys), expected, rtol=1e-6, atol=0)
+
+
+def test_the_papers_numbers_of_queries_and_negatives_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(
+        "atp.losses.regional_contrast.contrast",
+        lambda queries, positive, negatives, temperature: (
+            drawn.append((len(queries), len(negatives), temperature)) or queries.sum() * 0
+        ),
+    )
+    regional_contrast_loss(_pixels([1.0], [1.0], [-1.0], [-1.0]), torch.tensor([[[0, 0, 1, 1]]]), UNSURE)
+    assert drawn == [(256, 512, 0.5)] * 2
+
+
 def test_only_unsure_pixels_are_queries() -> None:
     representations = _pixels([1.0, 0.0], [0.0, 1.0], [-1.0, 0.5], [-1.0, 0.0]).requires_grad_()
     labels = torch.tensor([[[0, 0, 1, 255]]])
@@ -53,6 +79,24 @@ def test_only_unsure_pixels_are_queries() -> None:
     moved = representations.grad.abs().sum(1)[0, 0] > 0
     # The second pixel alone: the others are sure, or have no label. Keys are constants.
     assert moved.tolist() == [False, True, False, False]
+
+
+def test_a_class_without_queries_does_not_stop_the_next_one() -> None:
+    representations = _pixels([1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0])
+    # The first class is sure; of the second one a pixel at the very threshold is sure too.
+    confidence = torch.tensor([[[0.99, 0.99, 0.75, 0.5]]])
+    queries = representations.clone().requires_grad_()
+    loss = regional_contrast_loss(
+        queries + torch.tensor([0.0, 0.1])[None, :, None, None],
+        torch.tensor([[[0, 0, 7, 7]]]),
+        confidence,
+        hard=0.75,
+        negatives=3,
+    )
+    loss.backward()
+    assert loss > 0
+    assert queries.grad is not None
+    assert (queries.grad.abs().sum(1)[0, 0] > 0).tolist() == [False, False, False, True]
 
 
 @pytest.mark.parametrize(

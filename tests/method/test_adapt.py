@@ -16,6 +16,7 @@ from atp.data.loading import Images
 from atp.method.adapt import adapt
 from atp.method.dump import dump
 from atp.method.settings import STRONG, AdaptSettings, PropagateSettings
+from atp.method.teach import teach
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
 from atp.pseudo_labels.store import PseudoLabelStore
 from atp.training.loop import Training
@@ -144,11 +145,15 @@ def test_every_part_has_its_stages_name_and_seed(
     source: SegmentationNetwork, target: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
     """By their names they draw as the pipeline's stages do."""
-    jobs, labelled = [], []
+    jobs, labelled, thresholds = [], [], []
 
     def train(self: Training[Any], objective: Any) -> dict[str, list[float]]:
-        jobs.append((self.job.name, self.job.seed))
+        jobs.append((self.job.name, self.job.seed, self.weights is not None))
         return {}
+
+    def taught(*args: Any) -> Any:
+        thresholds.append(args[3])
+        return teach(*args)
 
     def watched(networks: Any, *args: Any, **kwargs: Any) -> Any:
         labelled.append((kwargs["name"], [part for _, part in networks], networks[-1][0] is source))
@@ -156,11 +161,14 @@ def test_every_part_has_its_stages_name_and_seed(
 
     monkeypatch.setattr(Training, "run", train)
     monkeypatch.setattr("atp.method.adapt.dump", watched)
+    monkeypatch.setattr("atp.method.adapt.teach", taught)
     runtime = Watched(torch.device("cpu"))
-    settings = AdaptSettings(**SHORT, seed=5, rounds=2, dump={"source_weight": share, "scales": (1.0,), "flip": False})
+    settings = AdaptSettings(**SHORT, seed=5, rounds=2, dump={"source_weight": share, "negative_threshold": 0.07})
     adapted = adapt(source, target, settings, runtime, tmp_path / "labels")
     names = ["align", "teach@r01", "teach@r02", "propagate"]
-    assert jobs == [(name, part_seed(5, name)) for name in names]
+    # Propagate alone draws some images more often than others.
+    assert jobs == [(name, part_seed(5, name), name == "propagate") for name in names]
+    assert thresholds == [0.07, 0.07]
     parts = [0.75, 0.25] if share else [1.0]
     assert labelled == [(name, parts, bool(share)) for name in ("dump@r01", "dump@r02", "split")]
     # After each part, what the processes have must be one and the same.

@@ -46,6 +46,7 @@ def refused(path: Path, shape: tuple[int, int, int]) -> str:
         read_bitmaps(path, shape)
     assert "\n" not in str(error.value)
     assert str(path) in str(error.value)
+    assert "run the dump stage again" in str(error.value)
     return str(error.value)
 
 
