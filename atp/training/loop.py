@@ -35,7 +35,7 @@ class Training(Generic[AnyBatch]):
 
     Attributes:
         network: learns.
-        section: optimiser, schedule and epochs.
+        settings: optimiser, schedule and epochs.
         images: augmented training images.
         job: name, seed, machine, and where state and figures go.
         ema: trails the network, where the stage wants it.
@@ -45,7 +45,7 @@ class Training(Generic[AnyBatch]):
     """
 
     network: SegmentationNetwork
-    section: Optimisation
+    settings: Optimisation
     images: TrainingSet[AnyBatch]
     job: Run
     ema: AveragedNetwork | None = None
@@ -62,15 +62,13 @@ class Training(Generic[AnyBatch]):
         Raises:
             InputError: the loss is not finite, or the resume state is not this run's.
         """
-        runtime, section, resume = self.job.runtime, self.section, self.job.resume
-        if section.augmentation.scale != (1.0, 1.0) and not self.images.cropped and runtime.is_main:
-            logger.warning("%s: augmentation.scale has no effect without random crops; set data.crop", self.job.name)
+        runtime, settings, resume = self.job.runtime, self.settings, self.job.resume
         saved = resume.load() if resume else None
         start = int(saved["step"]) if saved else 0
         order = TrainingOrder(
             len(self.images),
-            section.batch_size,
-            section.epochs,
+            settings.batch_size,
+            settings.epochs,
             self.job.seed,
             start=start,
             rank=runtime.rank,
@@ -81,15 +79,15 @@ class Training(Generic[AnyBatch]):
         if self.ema:
             # Made of a network that was perhaps not on the device yet.
             runtime.place(self.ema.network)
-        if section.batchnorm == "eval":
+        if settings.batchnorm == "eval":
             self.network.hold_batchnorm()
-        optimizer = build_optimizer(self.network, section)
+        optimizer = build_optimizer(self.network, settings)
         if self.extra:
             runtime.place(self.extra.train())
             optimizer.add_param_group(
-                {"params": list(self.extra.parameters()), "lr": section.lr * section.classifier_lr_factor}
+                {"params": list(self.extra.parameters()), "lr": settings.lr * settings.classifier_lr_factor}
             )
-        schedule = build_schedule(optimizer, section, order.steps)
+        schedule = build_schedule(optimizer, settings, order.steps)
         # Half precision's small gradients vanish without scaling; the other types need none.
         scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype is torch.float16)
         parts = {"optimizer": optimizer, "schedule": schedule, "scaler": scaler}
