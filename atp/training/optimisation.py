@@ -8,7 +8,7 @@ from atp.training.settings import Optimisation
 
 
 def build_optimizer(network: SegmentationNetwork, settings: Optimisation) -> SGD:
-    """SGD over what is not frozen; the classifier learns ``classifier_lr_factor`` times faster."""
+    """Build SGD for all unfrozen parameters, with the classifier's learning rate times ``classifier_lr_factor``."""
     groups = parameter_groups(network, settings.lr, settings.classifier_lr_factor)
     return SGD(groups, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
