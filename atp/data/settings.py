@@ -127,7 +127,7 @@ class DataSettings(Section):
             for name in names:
                 if name not in ids:
                     near = difflib.get_close_matches(name, list(ids), n=1)
-                    hint = f"is it {near[0]}?" if near else f"there are {', '.join(ids)}"
+                    hint = f"is it {near[0]}?" if near else f"choose from {', '.join(ids)}"
                     raise InputError(f"params.yaml: data.protocols.{protocol}: {name}: no such class; {hint}")
         return {protocol: tuple(ids[name] for name in names) for protocol, names in self.protocols.items()}
 
@@ -152,7 +152,7 @@ class DataSettings(Section):
         for name, target in pairs:
             if target not in (*names, IGNORED_NAME):
                 near = difflib.get_close_matches(target, [*names, IGNORED_NAME], n=1)
-                hint = f"is it {near[0]}?" if near else f"there are {', '.join(names)}, and {IGNORED_NAME}"
+                hint = f"is it {near[0]}?" if near else f"choose from {', '.join(names)}, and {IGNORED_NAME}"
                 raise InputError(f"{where}: {name}: {target}: no such class in data.classes; {hint}")
         missing = set(names) - {target for _, target in pairs}
         if missing:

@@ -134,8 +134,7 @@ def missing(data_set: DataSet, root: Path, splits: Iterable[str]) -> list[str]:
             why = f"no {what} in it" if (root / name).is_dir() else "no such folder"
             named = f" *{wanted[0]}" if what == "labels" else ""
             lines.append(
-                f"{root / name}: {why}; put the {part.count} {what}{named} of {data_set.name} there: "
-                f"{data_set.origin}"
+                f"{root / name}: {why}; put the {part.count} {what}{named} of {data_set.name} there: {data_set.origin}"
             )
     return list(dict.fromkeys(lines))
 
@@ -167,7 +166,7 @@ def _astray(data_set: DataSet, root: Path, parts: Sequence[Part]) -> str | None:
     found = [str(folder) for folder in near if holds(folder)]
     if found:
         which = "that folder" if len(found) == 1 else "one of them"
-        return f"{root}: does not contain {data_set.name}, but {' and '.join(found)} does; use {which}"
+        return f"{root}: {data_set.name} is not in this folder but in {' and '.join(found)}; use {which}"
     return None
 
 

@@ -41,7 +41,7 @@ def _modules(room: str) -> list[str]:
 def _unknown(what: str, value: str, known: Sequence[str]) -> ValueError:
     names = {name.rpartition("/")[2]: name for name in known}
     near = difflib.get_close_matches(value.rpartition("/")[2], names, n=1)
-    hint = f"did you mean {names[near[0]]}?" if near else f"choose from {', '.join(known)}"
+    hint = f"is it {names[near[0]]}?" if near else f"choose from {', '.join(known)}"
     return ValueError(f"{what} {value}: no such {what}; {hint}")
 
 

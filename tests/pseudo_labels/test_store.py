@@ -169,7 +169,7 @@ def test_never_predicted_class_warns_and_selects_nothing(tmp_path: Path, caplog:
     probabilities = torch.tensor([0.7, 0.1, 0.2])[:, None, None].expand(3, 4, 6)
     with caplog.at_level(logging.WARNING):
         table = dump(tmp_path, {"a": probabilities})
-    assert caplog.messages == ["never predicted, so without positive labels: class 1, class 2"]
+    assert caplog.messages == ["classes without positive labels, since they are never predicted: class 1, class 2"]
     assert [row["threshold"] for row in table["classes"]][1:] == [None, None]
     assert [row["kept"] for row in table["classes"]] == [24, 0, 0]
     assert (PseudoLabelStore(tmp_path / "labels").positive("a") == 0).all()
