@@ -199,7 +199,7 @@ def predict(
         InputError: if the images or the device do not exist; for an unreadable image once it is reached.
     """
     if not isinstance(network, SegmentationNetwork):
-        raise InputError(f"predict: {type(network).__name__} is a plain module; give wrap(module), see atp.wrap")
+        raise InputError(f"predict: {type(network).__name__} is a plain module; pass atp.wrap(module) instead")
     predictor = Predictor([(network, 1.0)], Runtime(find_device(device)))
     if isinstance(images, str | Path):
         named: Iterable[tuple[str, ImageLike]] = ((each.name, each.image) for each in samples_of(Path(images)))
@@ -236,12 +236,12 @@ def opened(item: ImageLike, name: str) -> Image.Image:
         what = f"{type(item).__name__} {item.dtype} {tuple(item.shape)}"
     else:
         what = type(item).__name__
-    raise InputError(f"image {name}: {what}; give a file, a PIL image, an array uint8 (H, W, 3), or a tensor (3, H, W)")
+    raise InputError(f"image {name}: {what}; pass a file, a PIL image, an array uint8 (H, W, 3), or a tensor (3, H, W)")
 
 
 def _numbered(images: Iterable[ImageLike]) -> Iterator[tuple[str, ImageLike]]:
     if not isinstance(images, Iterable):
-        raise InputError(f"images: {type(images).__name__}; give a folder, or an iterable of images")
+        raise InputError(f"images: {type(images).__name__}; pass a folder, or an iterable of images")
     return ((f"{number:06}", item) for number, item in enumerate(images))
 
 

@@ -144,7 +144,7 @@ def needed(section: SectionType | None, name: str) -> SectionType:
         InputError: if the section is missing.
     """
     if section is None:
-        raise InputError(f"params.yaml: {name}: missing; add it, or skip this stage, which is of the other pipeline")
+        raise InputError(f"params.yaml: {name}: missing; add it, or skip the stage, which is for the other pipeline")
     return section
 
 

@@ -253,8 +253,8 @@ def with_classifier(network: nn.Module) -> nn.Module:
         (small, {"images": "nowhere"}, "nowhere: no such file or folder of images"),
         (small, {"images": drawn(1)}, "only one image: propagate needs at least two"),
         (small, {"images": []}, "images: empty"),
-        (small, {"images": 3}, "images: int; give a folder, or an iterable of images"),
-        (small, {"images": [(drawn(1)[0], 0)]}, "image 000000: tuple; give a file, a PIL image, an array uint8"),
+        (small, {"images": 3}, "images: int; pass a folder, or an iterable of images"),
+        (small, {"images": [(drawn(1)[0], 0)]}, "image 000000: tuple; pass a file, a PIL image, an array uint8"),
         (small, {"images": [torch.rand(3, 8, 8)]}, r"image 000000: Tensor torch.float32 \(3, 8, 8\); give"),
         (small, {"images": [Image.new("I;16", (8, 8))]}, "000000: has mode I;16; convert"),
         (
@@ -280,7 +280,7 @@ def test_several_sizes_with_a_crop_or_a_size() -> None:
 
 
 def test_predict_wants_a_network_that_knows_its_normalisation() -> None:
-    with pytest.raises(InputError, match=r"Small is a plain module; give wrap\(module\)"):
+    with pytest.raises(InputError, match=r"Small is a plain module; pass atp.wrap\(module\)"):
         predict(small(), drawn(1))  # type: ignore[arg-type]
 
 

@@ -105,7 +105,7 @@ class AlignSettings(Optimisation):
         if self.method not in methods:
             raise _unknown("method", self.method, methods)
         if self.method == ALIGN and self.baseline:
-            raise ValueError(f"baseline: only for a baseline's settings, but method is {ALIGN}; set these beside it")
+            raise ValueError(f"baseline: only for a baseline's settings, but method is {ALIGN}; leave it out")
         return self
 
 

@@ -74,8 +74,8 @@ class SegmentationNetwork(nn.Module, ABC):
         scores = self.scores(self.normalise(images))
         logits = F.interpolate(scores, size=images.shape[-2:], mode="bilinear", align_corners=False)
         if self._groups is not None:
-            # Their softmax sums the probabilities of each target class's group; this would not hold if interpolation
-            # came after. In float32, because lower precision would round small classes away.
+            # Their softmax is the summed probability of each group, normalised over the target's classes; this would
+            # not hold if interpolation came after. In float32, since lower precision would round small classes away.
             logits = torch.stack([logits[:, group].float().logsumexp(1) for group in self._groups], 1)
         return logits
 

@@ -58,7 +58,7 @@ def test_what_is_wrong_is_reported(camvid: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none of its 23 images belongs to camvid-dusk"):
         prepare(DAYLIGHT, camvid, DUSK, camvid, tmp_path / "out")
     (camvid / "trainannot/0006R0_f00000.png").unlink()
-    with pytest.raises(InputError, match="its label .* does not exist"):
+    with pytest.raises(InputError, match=r"its label .* does not exist"):
         prepare(DAYLIGHT, camvid, DUSK, camvid, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
