@@ -160,7 +160,7 @@ def test_label_space_from_a_file(tmp_path: Path) -> None:
 
 def test_label_space_with_a_name_twice() -> None:
     section = data_section([{"name": "road", "color": [0, 0, 0]}, {"name": "road", "color": [1, 1, 1]}])
-    with pytest.raises(InputError, match="class name 'road' stands twice"):
+    with pytest.raises(InputError, match="class name 'road' appears twice"):
         section.label_space()
 
 
@@ -239,7 +239,7 @@ def test_a_class_map_can_be_a_file(tree: Any, tmp_path: Path, monkeypatch: pytes
     ("class_map", "message"),
     [
         ([{"a": "sky"}, {"b": "rode"}, {"c": "car"}], "b: rode: no such class in data.classes; is it road?"),
-        ([{"a": "sky"}, {"b": "xyz"}, {"c": "car"}], "there are sky, road, car, and ignore"),
+        ([{"a": "sky"}, {"b": "xyz"}, {"c": "car"}], "choose from sky, road, car, and ignore"),
         (
             [{"a": "sky"}, {"b": "road"}, {"c": "ignore"}],
             "no class of the source model maps to car, which would never be",

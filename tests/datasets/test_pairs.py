@@ -231,7 +231,7 @@ def test_a_data_set_that_lies_elsewhere_is_told_in_one_line(tmp_path: Path) -> N
     # Where one of its folders is there, the others are told one by one.
     shutil.rmtree(gta5 / "labels")
     (found,) = missing(GTA5, gta5, GTA5.parts)
-    assert "GTA5/labels: no such folder; the labels *.png of gta5 belong there" in found
+    assert "GTA5/labels: no such folder; put the 24966 labels *.png of gta5 there" in found
 
 
 @pytest.mark.parametrize(

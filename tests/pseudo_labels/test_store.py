@@ -262,7 +262,7 @@ def raising(error: BaseException) -> Any:
 def test_finish_needs_every_image(tmp_path: Path) -> None:
     writing = writer(tmp_path)
     writing.add("b", predictions()["b"])
-    with pytest.raises(InputError, match=r"3 images missing, a\.b first"):
+    with pytest.raises(InputError, match=r"3 images are missing, the first is a\.b"):
         writing.finish(tmp_path / "labels", space(5), SIZES, {})
     assert writing.done() == {"b"}
 
