@@ -70,7 +70,7 @@ class TrainingSet(Protocol[_MadeBatch]):
 
     @property
     def cropped(self) -> bool:
-        """Whether the images are random crops, without which there is no random zoom."""
+        """Whether images are cropped randomly, which random scaling requires."""
         ...
 
     def __len__(self) -> int: ...

@@ -208,7 +208,7 @@ class Augmentation(Section):
 
     Attributes:
         flip: mirror half of the images.
-        scale: range of random scaling before the crop; (1, 1) disables it.
+        scale: range of random scaling before the crop; requires ``crop``; (1, 1) disables it.
         jitter: strength of colour jitter: brightness, contrast and saturation by up to this share, hue by a quarter.
         blur: apply Gaussian blur to half of the images.
     """

@@ -27,9 +27,10 @@ def diversity_loss(
         classes are equally frequent, 0 for a single class or if no pixel is valid. Images without valid pixels are
         ignored.
 
-    Ours: p-hat is divided by the sum of weights, since as printed it is not a distribution. Ours: w is a constant in
-    the gradient; otherwise, making pixels of frequent classes uncertain would also lower the loss. Ours: divided by
-    log C, so that its weight relative to Eq. 2 does not depend on the number of classes.
+    Paper: p-hat is of one image, ``per_image``. Ours: p-hat is divided by the sum of weights, since as printed it is
+    not a distribution. Ours: w is a constant in the gradient; otherwise, making pixels of frequent classes uncertain
+    would also lower the loss. Ours: divided by log C, so that its weight relative to Eq. 2 does not depend on the
+    number of classes.
     """
     logits = in_full_precision(logits)
     tiny = torch.finfo(logits.dtype).tiny

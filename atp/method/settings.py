@@ -80,7 +80,7 @@ class AlignSettings(Optimisation):
         diversity: weight of the diversity loss (Eq. 3).
         sharpness: lambda in Eq. 3's weight exp(-lambda h).
         weighted: False gives every pixel the weight 1, the paper's L*_div.
-        per_image: use each image's class distribution instead of the batch's.
+        per_image: use each image's class distribution (Eq. 3) instead of the batch's (authors' code).
         freeze_classifier: keep the classifier g fixed, parameters and buffers, as in the paper.
     """
 
@@ -145,8 +145,9 @@ class TeachSettings(Optimisation):
     Attributes:
         positive: weight of Eq. 5.
         negative: weight of Eq. 7.
-        negatives: ``dumped`` with the positives, or ``online``, recomputed every step (literally Algorithm 1).
-        class_mix: paste half of an image's classes, with their labels, onto the next image of the batch.
+        negatives: ``dumped`` with the positives in each round (Algorithm 1, where a round is an epoch), or ``online``,
+            recomputed at every step (authors' code).
+        class_mix: paste half of an image's classes, with their labels, onto the next image of this process's batch.
         ema: decay of an exponential moving average of the weights, which becomes the stage's model; None keeps the
             trained weights.
     """
@@ -179,7 +180,8 @@ class PropagateSettings(Optimisation):
             classes, ``cut_mix`` a box; ``reco`` is ``class_mix`` with regional contrast; ``none`` uses the strongly
             augmented hard image alone.
         ema: decay of the teacher's weights (authors' code, ClassMix); None uses the network itself, as in the paper.
-        confidence: probability threshold; the consistency loss is weighted by the share of pixels above it.
+        confidence: probability threshold; the consistency loss is weighted by the share of pixels above it (ClassMix,
+            authors' code; not in the paper).
         consistency: weight of Eq. 10.
         contrast: weight of the loss that a mix such as ``reco`` adds.
         negative: weight of Eq. 7 on the easy images.

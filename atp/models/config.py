@@ -50,8 +50,8 @@ class NetworkConfig(BaseModel):
         class_map: for a given model with other classes, the target's id of each of its classes, 255 = none; None if
             the classes are the same.
         backbone: ``resnet_small`` is ATP's, for small images on a CPU; the others are torchvision's.
-        output_stride: image pixels per feature pixel; 8 in the paper, 4 only for ``resnet_small``.
-        aspp_dilations: dilation of each branch of the classifier. Paper: four, 6 to 24.
+        output_stride: image pixels per feature pixel; 8 in the authors' code, 4 only for ``resnet_small``.
+        aspp_dilations: dilation of each branch of the classifier. DeepLabV2 has four, 6 to 24.
         weights: initial weights: ``none``, the path of a state dict, or for ATP's backbones ``imagenet``.
         mean: mean of the channels R, G, B of the training images, on the scale 0 to 1.
         std: standard deviation of the same channels.

@@ -15,7 +15,8 @@ def negative_labels(probabilities: Tensor, threshold: float, positives: Tensor |
         True where a class is absent, (N, C, H, W), bool.
 
     Ours: the threshold is at most 1/C and the most probable class is never absent. With 21 or more classes and the
-    paper's threshold of .05, Eq. 6 alone can mark every class of an uncertain pixel as absent.
+    paper's threshold of .05, Eq. 6 alone can mark every class of an uncertain pixel as absent. The paper's Figure 6
+    goes to .2; here, thresholds above 1/C act as 1/C.
     """
     probabilities = probabilities.float()
     absent = probabilities < min(threshold, 1 / probabilities.shape[1])

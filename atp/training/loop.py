@@ -63,6 +63,8 @@ class Training(Generic[AnyBatch]):
             InputError: if the loss is not finite, or the resume state belongs to another run.
         """
         runtime, settings, resume = self.job.runtime, self.settings, self.job.resume
+        if settings.augmentation.scale != (1.0, 1.0) and not self.images.cropped and runtime.is_main:
+            logger.warning("%s: augmentation.scale has no effect without random crops; set data.crop", self.job.name)
         saved = resume.load() if resume else None
         start = int(saved["step"]) if saved else 0
         order = TrainingOrder(
