@@ -255,7 +255,7 @@ def with_classifier(network: nn.Module) -> nn.Module:
         (small, {"images": []}, "images: empty"),
         (small, {"images": 3}, "images: int; pass a folder, or an iterable of images"),
         (small, {"images": [(drawn(1)[0], 0)]}, "image 000000: tuple; pass a file, a PIL image, an array uint8"),
-        (small, {"images": [torch.rand(3, 8, 8)]}, r"image 000000: Tensor torch.float32 \(3, 8, 8\); give"),
+        (small, {"images": [torch.rand(3, 8, 8)]}, r"image 000000: Tensor torch.float32 \(3, 8, 8\); pass"),
         (small, {"images": [Image.new("I;16", (8, 8))]}, "000000: has mode I;16; convert"),
         (
             small,

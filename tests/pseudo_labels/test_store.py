@@ -321,7 +321,7 @@ def test_reader_refuses_what_is_not_whole(tmp_path: Path) -> None:
     (folder / "table.json").write_text(table.replace('"version": 2', '"version": 9'))
     assert "version" in refused()
     (folder / "table.json").unlink()
-    assert "no finished pseudo labels here (no table.json)" in refused()
+    assert "contains no finished pseudo labels (no table.json)" in refused()
     shutil.rmtree(folder)
     assert "run the dump stage" in refused()
 
