@@ -28,8 +28,8 @@ __all__ = [
     "wrap",
 ]
 
-# Before torch loads its OpenMP library, which reads it: a waiting thread that spins takes the core that another process
-# on the machine needs, and a training step then takes twenty times as long.
+# Set before torch loads its OpenMP library, which reads it. Spinning threads occupy cores that other processes need,
+# and a training step then takes twenty times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 _HOMES = {
@@ -48,10 +48,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for then: PyTorch takes seconds that the command line and small modules need not wait."""
+    """Import public names on first use: importing PyTorch takes seconds, which the command line can do without."""
     for module, names in _HOMES.items():
         if name in names:
-            # By name, so that a registered model, which brings along what modules import, does not bring all of it.
+            # Not an import statement: a registered model ships all that its modules import, and would ship these too.
             return getattr(import_module(module), name)
     raise AttributeError(f"module 'atp' has no attribute {name!r}")
 

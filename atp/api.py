@@ -1,4 +1,4 @@
-"""The front door in Python: adapt a network to images, load an adapted model, predict with it."""
+"""The Python API: adapt a network to images, load an adapted model, predict with it."""
 
 import copy
 import logging
@@ -46,7 +46,7 @@ Triple = tuple[float, float, float]
 DEFAULTS = AdaptSettings()
 
 TRIAL = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-"""An image to try a network on."""
+"""The input of the trial run."""
 
 
 def adapt(
@@ -70,22 +70,21 @@ def adapt(
     The result equals that of the pipeline's stages with the same settings, bit for bit on the CPU.
 
     Args:
-        network: any module as ``wrap`` takes it, or a network from ``load_model``, ``wrap`` or ``adapt``. It is not
-            changed: a copy is adapted.
+        network: a plain module that ``wrap`` accepts, or a network from ``load_model``, ``wrap`` or ``adapt``. A copy
+            is adapted; the network itself does not change.
         images: a folder, or an iterable of images, which are written as PNG to the working folder.
-        settings: of each part of the method.
-        classes, classifier, mean, std, channels, divisor: of a plain module, see ``wrap``.
+        settings: settings of each part of the method.
+        classes, classifier, mean, std, channels, divisor: describe a plain module, see ``wrap``.
         device: ``auto`` is CUDA if available, else the CPU.
-        precision: of the arithmetic; ``auto`` is bf16 where the device supports it, else fp32.
-        workers: processes that load images.
-        folder: a new or empty folder for the pseudo labels; a temporary one if None. Several processes need a common
-            one.
+        precision: ``auto`` is bf16 where the device supports it, else fp32.
+        workers: number of processes that load images.
+        folder: a new or empty folder for the pseudo labels; a temporary one if None. Required with several processes.
 
     Returns:
         The adapted network, in evaluation mode, on the device; ``.given`` is the adapted copy of a plain module.
 
     Raises:
-        InputError: says in one line what is wrong with the network, the images or the settings.
+        InputError: if the network, the images or the settings are invalid.
     """
     described = _described(
         classes=classes, classifier=classifier, mean=mean, std=std, channels=channels, divisor=divisor
@@ -98,10 +97,10 @@ def adapt(
         if not isinstance(network, SegmentationNetwork):
             network = wrap(copy.deepcopy(network).cpu(), **described)
         elif described:
-            raise InputError(f"{', '.join(described)}: only for a plain module; this network knows its own")
+            raise InputError(f"{', '.join(described)}: only for a plain module; this network is wrapped, leave it out")
         samples = samples_of(Path(images)) if isinstance(images, str | Path) else _written(images, place, runtime)
         if settings.propagate is not None and len(samples) < 2:
-            raise InputError("one image only: propagate needs two at least; give more images, or propagate=None")
+            raise InputError("only one image: propagate needs at least two; pass more images, or set propagate=None")
         logger.info("adapt: %d images, %s on %s", len(samples), runtime.precision, runtime.device)
         target = Images(samples, settings.size, settings.crop, ImageCache(runtime.cache_mb))
         return run_method(network, target, settings, runtime, place)
@@ -117,20 +116,20 @@ def wrap(
     channels: Literal["rgb", "bgr"] | None = None,
     divisor: int | None = None,
 ) -> SegmentationNetwork:
-    """A module as a network that takes images as they are and returns logits at their size, in evaluation mode.
+    """Wrap a module as a network that takes unnormalised images and returns logits at their size, in evaluation mode.
 
     Args:
-        module: normalised images (N, 3, H, W) to scores (N, C, h, w): a tensor, a mapping with ``out``, or an object
-            with ``logits``. It is used, not copied.
-        classes: names in the order of their ids, perhaps with colours; numbers if None, as many as a trial run finds.
-        classifier: dotted name of the submodule that turns features into scores, which align freezes; if None the
-            smallest one that makes all of them, found by a trial run.
-        mean, std: to normalise images with, R, G, B, on the scale 0 to 1; ImageNet's if None.
-        channels: order in which the module takes them; ``rgb`` if None.
-        divisor: images are padded to multiples of this many pixels; U-Nets and the like want 32.
+        module: maps normalised images (N, 3, H, W) to logits (N, C, h, w): a tensor, a mapping with ``out``, or an
+            object with ``logits``. It is used, not copied.
+        classes: names in the order of their ids, or a label space; if None, numbers for as many as a trial run finds.
+        classifier: dotted name of the submodule that turns features into logits, which align freezes; if None, the
+            smallest submodule that computes all logits, found by a trial run.
+        mean, std: normalisation of R, G, B on the scale 0 to 1; ImageNet's if None.
+        channels: channel order of the module's input; ``rgb`` if None.
+        divisor: images are padded to multiples of this many pixels; U-Nets often need 32.
 
     Raises:
-        InputError: the module returns something else, or the trial run does not show what was not given.
+        InputError: if the module returns something else, or a trial run cannot find what was not given.
     """
     # Modules that transformers loads from its hub have names with a hyphen.
     name = re.sub(r"[^\w.]", "_", type(module).__module__) + f":{type(module).__name__}"
@@ -139,10 +138,10 @@ def wrap(
         count, found = _tried(module, name)
         space = LabelSpace.numbered(count) if space is None else space
         if space.num_classes != count:
-            raise InputError(f"{name}: scores {count} classes, but classes names {space.num_classes}")
+            raise InputError(f"{name}: has {count} classes, but classes lists {space.num_classes}; correct classes")
         if classifier is None and found is None:
             children = ", ".join(child for child, _ in module.named_children())
-            raise InputError(f"{name}: no one submodule makes all scores; give classifier, a part of it: {children}")
+            raise InputError(f"{name}: no single submodule computes all logits; set classifier, one of: {children}")
         if classifier is None:
             classifier = found
             logger.info("%s: the classifier is %s", name, classifier)
@@ -158,19 +157,19 @@ def wrap(
 
 
 def load_model(model: str | Path, *, trust: bool = False) -> SegmentationNetwork:
-    """A model that the pipeline made, in evaluation mode on the CPU; its classes are ``.label_space``.
+    """Load a model from the pipeline, in evaluation mode on the CPU; ``.label_space`` holds its classes.
 
     Args:
         model: a stage's folder such as ``runs/propagate``, a model.safetensors, or ``models:/NAME@ALIAS``.
-        trust: call the factory that the file names for its network, even if no params.yaml here names it.
+        trust: call the network factory named in the file even if params.yaml does not name it.
 
     Raises:
-        InputError: there is no such model, or its factory may not be called.
+        InputError: if the model does not exist, or its factory may not be called.
     """
     path = find_model(str(model))
     checkpoint = load_checkpoint(path)
     if ":/" in str(model):
-        # The registry's models bring code along in any case.
+        # Models in the registry always come with their code.
         use_code_of(path)
     elif not trust:
         check_callables(checkpoint.config, path)
@@ -184,23 +183,23 @@ def predict(
     size: tuple[int, int] | None = None,
     device: str = "auto",
 ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """The class of every pixel, one image after the other.
+    """Predict the class of every pixel, one image at a time.
 
     Args:
         network: from ``adapt``, ``load_model`` or ``wrap``; moves to the device.
         images: a folder, one file, or an iterable of images.
-        size: (width, height) at which the network sees each image, that of the adaptation as a rule; None keeps each
-            image's own.
+        size: (width, height) to which images are resized for the network, usually the size of the adaptation; None
+            keeps each image's own.
 
     Yields:
-        Name, and class ids at the image's own size, (H, W). Names are paths below the folder without their ending; of
-        an iterable they are numbers, ``000000``.
+        Name, and class ids at the image's original size, (H, W). Names are paths below the folder without suffix; for
+        an iterable, numbers such as ``000000``.
 
     Raises:
-        InputError: no such images, or no such device; for an unreadable image when its turn comes.
+        InputError: if the images or the device do not exist; for an unreadable image once it is reached.
     """
     if not isinstance(network, SegmentationNetwork):
-        raise InputError(f"predict: {type(network).__name__} is a plain module; give wrap(module), see atp.wrap")
+        raise InputError(f"predict: {type(network).__name__} is a plain module; pass atp.wrap(module) instead")
     predictor = Predictor([(network, 1.0)], Runtime(find_device(device)))
     if isinstance(images, str | Path):
         named: Iterable[tuple[str, ImageLike]] = ((each.name, each.image) for each in samples_of(Path(images)))
@@ -218,10 +217,10 @@ def _predicted(predictor: Predictor, image: Image.Image, size: tuple[int, int] |
 
 
 def opened(item: ImageLike, name: str) -> Image.Image:
-    """An image in whatever form it is given, as RGB.
+    """Open an image given in any supported form, as RGB.
 
     Raises:
-        InputError: it is none of the forms, or the file cannot be read.
+        InputError: if the form is not supported, or the file cannot be read.
     """
     if isinstance(item, str | Path):
         return open_image(Path(item))
@@ -237,34 +236,34 @@ def opened(item: ImageLike, name: str) -> Image.Image:
         what = f"{type(item).__name__} {item.dtype} {tuple(item.shape)}"
     else:
         what = type(item).__name__
-    raise InputError(f"image {name}: {what}; give a file, a PIL image, an array uint8 (H, W, 3), or a tensor (3, H, W)")
+    raise InputError(f"image {name}: {what}; pass a file, a PIL image, an array uint8 (H, W, 3), or a tensor (3, H, W)")
 
 
 def _numbered(images: Iterable[ImageLike]) -> Iterator[tuple[str, ImageLike]]:
     if not isinstance(images, Iterable):
-        raise InputError(f"images: {type(images).__name__}; give a folder, or an iterable of images")
+        raise InputError(f"images: {type(images).__name__}; pass a folder, or an iterable of images")
     return ((f"{number:06}", item) for number, item in enumerate(images))
 
 
 def samples_of(path: Path) -> list[Sample]:
-    """All images below a folder, or one file."""
+    """List all images below a folder, or a single file."""
     if path.is_dir():
         return list_samples(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder of images")
     if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{path}: no image; known are {', '.join(sorted(SUFFIXES))}")
+        raise InputError(f"{path}: not an image file; supported suffixes: {', '.join(sorted(SUFFIXES))}")
     return [Sample(path.stem, path, None)]
 
 
 def _written(images: Iterable[ImageLike], place: Path, runtime: Runtime) -> list[Sample]:
-    """Images on disk, without loss: every part of the method reads each of them again and again."""
+    """Write images to disk without loss, since every part of the method reads them many times."""
     if runtime.is_main:
         for name, item in _numbered(images):
             with atomic_path(place / "images" / f"{name}.png") as temporary:
                 opened(item, name).save(temporary, compress_level=1)
         if not (place / "images").exists():
-            raise InputError("images: there are none")
+            raise InputError("images: empty; pass at least one image")
     runtime.barrier()
     return list_samples(place / "images")
 
@@ -272,20 +271,20 @@ def _written(images: Iterable[ImageLike], place: Path, runtime: Runtime) -> list
 @contextmanager
 def _working_folder(folder: str | Path | None, runtime: Runtime) -> Iterator[Path]:
     if folder is None and runtime.world_size > 1:
-        raise InputError("several processes need a common folder for the pseudo labels; give adapt a folder")
+        raise InputError("several processes must share a folder for the pseudo labels; pass folder to adapt")
     with tempfile.TemporaryDirectory(prefix="atp-") if folder is None else nullcontext(folder) as name:
         place = Path(name)
         if runtime.is_main:
             place.mkdir(parents=True, exist_ok=True)
             if any(place.iterdir()):
-                raise InputError(f"{place}: not empty; give adapt a new folder")
+                raise InputError(f"{place}: not empty; pass a new folder to adapt")
         runtime.barrier()
         yield place
 
 
 @contextmanager
 def _log_shown() -> Iterator[None]:
-    """Progress on stderr where nobody has set up logging; Python would drop all but warnings."""
+    """Show progress on stderr if logging is not configured; by default, Python shows warnings only."""
     ours = logging.getLogger("atp")
     if ours.hasHandlers():
         yield
@@ -302,7 +301,7 @@ def _log_shown() -> Iterator[None]:
 
 
 def _tried(module: nn.Module, name: str) -> tuple[int, str | None]:
-    """How many classes a module scores, and the name of the smallest submodule that computes all scores."""
+    """Number of classes of a module, and the name of the smallest submodule that computes all logits."""
     first = next(module.parameters(), TRIAL)
     try:
         image = TRIAL.to(first.device)
@@ -312,8 +311,7 @@ def _tried(module: nn.Module, name: str) -> tuple[int, str | None]:
         raise
     except Exception as error:  # A user's code may raise anything.
         raise InputError(
-            f"{name}: fails on an image of 64x64 ({first_line(error)}); give classes and classifier, which are "
-            "otherwise found by a trial run"
+            f"{name}: the trial run on a 64x64 image fails ({first_line(error)}); set classes and classifier to skip it"
         ) from error
     return count, found[0].name if found else None
 

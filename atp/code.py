@@ -1,7 +1,7 @@
-"""Which code of this package a module needs: the one answer to what code decides a result.
+"""Find the code of this package that a module needs, and the part of it that affects results.
 
-The fingerprints of stages, the code that comes with a registered model and the digest of an evaluation are made of it,
-and a test compares dvc.yaml with it.
+Stage fingerprints, the code shipped with a registered model and an evaluation's digest are built from it; a test
+compares dvc.yaml with it.
 """
 
 import ast
@@ -14,48 +14,47 @@ from atp.files import digest
 PACKAGE = Path(__file__).parent
 
 WHOLE = ("black_box", "data", "evaluation/evidence", "models", "pseudo_labels", "training")
-"""Rooms that decide results and count as a whole where a module needs a part of them."""
+"""Packages that affect results, included whole if a module needs any part of them."""
 
 BY_FILE = ("baselines", "evaluation", "losses", "method", "mixing", "stages")
-"""Rooms that decide results and of which each file counts by itself."""
+"""Packages that affect results, included file by file."""
 
 
 def needed_by(*modules: str) -> list[Path]:
-    """The files of this package that modules import, directly and indirectly, wherever the import stands.
+    """Find the files of this package that modules import, directly or indirectly, including inside functions.
 
     Args:
-        modules: by their dotted names, ``atp.registry.model``.
+        modules: dotted names, such as ``atp.registry.model``.
 
     Returns:
-        Sorted, with the modules' own files and those of the packages that they lie in.
+        Sorted; includes the modules' own files and the ``__init__.py`` of their packages.
     """
     return _reached(modules, lambda path: True)
 
 
 def decisive(*modules: str) -> list[Path]:
-    """The folders and files of this package that decide what modules compute.
+    """Find the folders and files of this package that affect what modules compute.
 
-    What only brings things to the right place or shows them is left out: commands, tracking, reports. So are settings,
-    whose values count wherever results are identified.
+    Commands, tracking and reports do not. Settings are left out too, since results are identified by their values.
 
     Args:
-        modules: of stages or of the method, ``atp.stages.teach``.
+        modules: dotted names of stages or of the method, such as ``atp.stages.teach``.
 
     Returns:
-        Sorted; folders for the rooms in ``WHOLE``, files for those in ``BY_FILE``.
+        Sorted; folders for the packages in ``WHOLE``, files for those in ``BY_FILE``.
     """
     reached = _reached(modules, lambda path: _room(path) is not None)
     return sorted({room for path in reached if (room := _room(path)) is not None})
 
 
 def code_digests(*modules: str) -> dict[str, str]:
-    """Digests of the code that decides what modules compute, by path below the package."""
+    """Digests of the code that affects what modules compute, by path below the package."""
     files = (file for path in decisive(*modules) for file in (sorted(path.rglob("*.py")) if path.is_dir() else (path,)))
     return {file.relative_to(PACKAGE).as_posix(): digest(file) for file in files}
 
 
 def _room(path: Path) -> Path | None:
-    """What counts where a file is needed: its room, or itself; None where it decides nothing."""
+    """The path to include for a file: its package, or itself; None if it affects no result."""
     name = path.relative_to(PACKAGE).as_posix()
     for room in WHOLE:
         if name.startswith(f"{room}/"):
@@ -78,12 +77,12 @@ def _reached(modules: Iterable[str], follow: Callable[[Path], bool]) -> list[Pat
 
 @cache
 def imported(path: Path) -> tuple[Path, ...]:
-    """The files of this package that a file imports, itself or in its functions, and those of their packages."""
+    """The files of this package that a file imports, at any level, with the ``__init__.py`` of their packages."""
     return tuple(file for name in _names(ast.parse(path.read_bytes()).body) for file in _files(name))
 
 
 def _names(nodes: Iterable[ast.AST]) -> Iterator[str]:
-    """What statements import, but for what only type checkers see."""
+    """Names that statements import, except under ``TYPE_CHECKING``."""
     for node in nodes:
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             yield from _names(node.orelse)
@@ -91,14 +90,14 @@ def _names(nodes: Iterable[ast.AST]) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
-            # A name may be a module of that package.
+            # The name may be a submodule.
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         else:
             yield from _names(ast.iter_child_nodes(node))
 
 
 def _files(module: str) -> list[Path]:
-    """A module's file and those of the packages above it; none of another package, or of a name that is no module."""
+    """A module's file and its packages' ``__init__.py``; empty if the name is not a module of this package."""
     top, *parts = module.split(".")
     path = PACKAGE.joinpath(*parts)
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

@@ -1,4 +1,4 @@
-"""The one exception that means: the input is wrong, not the program; and how a command tells it."""
+"""The exception for invalid input, and how commands report it."""
 
 import errno
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class InputError(Exception):
-    """Bad input, told in one line: what is wrong, in which file, what to do about it.
+    """Invalid input. The message states in one line what is wrong, in which file, and what to do.
 
     Stages and the command line print it as ``error: ...`` and exit with code 2, without a traceback.
     """
@@ -16,7 +16,7 @@ class InputError(Exception):
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Bad input and a full disk end the process with one line and code 2, without a traceback."""
+    """End the process with one line and code 2 on invalid input or a full disk, without a traceback."""
     try:
         yield
     except InputError as error:

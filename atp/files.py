@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and digests that say which bytes they hold."""
+"""Atomic file writes and digests."""
 
 import hashlib
 import os
@@ -9,10 +9,10 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; on success it becomes ``path``, on any failure it is removed.
+    """Yield a temporary path beside ``path``, renamed to ``path`` on success and deleted on failure.
 
-    The process id is part of the name, so that two writers never share one, and the suffix stays last, because
-    Pillow and others choose a format by it.
+    Its name contains the process id, so that two writers do not collide, and keeps the suffix, from which Pillow and
+    others choose the format.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
@@ -24,7 +24,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's names and contents in sorted order, as 64 hex digits."""
+    """SHA-256 of a file, or of a folder's file names and contents in sorted order, as 64 hex digits."""
     if path.is_dir():
         total = hashlib.sha256()
         for file in sorted(p for p in path.rglob("*") if p.is_file()):

@@ -1,4 +1,4 @@
-"""Masks and overlays of anyone's images, as files: the command ``atp predict``."""
+"""Write masks and overlays of images to files: the command ``atp predict``."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,19 +25,19 @@ def write_predictions(
     device: str = "auto",
     trust: bool = False,
 ) -> tuple[int, list[str]]:
-    """Write ``out/masks/NAME.png``, and ``out/overlays/NAME.jpg`` if wanted, for every image.
+    """Write ``out/masks/NAME.png``, and with ``overlay`` also ``out/overlays/NAME.jpg``, for every image.
 
     Args:
         images: a file or a folder.
-        model: as for ``atp.load_model``.
-        size: ``WIDTHxHEIGHT`` at which the model sees the images; masks have the images' own sizes all the same.
-        trust: as for ``atp.load_model``.
+        model: see ``atp.load_model``.
+        size: ``WIDTHxHEIGHT`` to which images are resized for the model; masks keep the images' original sizes.
+        trust: see ``atp.load_model``.
 
     Returns:
-        How many masks were written, and a line for each image that could not be read.
+        Number of masks written, and an error line for each unreadable image.
 
     Raises:
-        InputError: no images, no such model, or a size that is none.
+        InputError: if there are no images, the model does not exist, or the size is malformed.
     """
     samples, extent = samples_of(images), _size(size)
     network = load_model(model, trust=trust)
@@ -74,7 +74,7 @@ def _size(text: str) -> tuple[int, int] | None:
 
 
 def write_overlay(path: Path, image: Image.Image, ids: NDArray[np.uint8], space: LabelSpace) -> None:
-    """The image with the classes' colours at half strength over it."""
+    """Write the image blended half and half with the class colours."""
     colors = np.frombuffer(space.palette, np.uint8).reshape(256, 3)
     with atomic_path(path) as temporary:
         Image.blend(image, Image.fromarray(colors[ids]), 0.5).save(temporary, quality=92)

@@ -1,4 +1,4 @@
-"""The whole of ``params.yaml``, typed and validated; each section stands in the room that reads it."""
+"""``params.yaml`` as a whole, typed and validated; each section is defined in the package that reads it."""
 
 import copy
 import re
@@ -23,8 +23,7 @@ from atp.training.settings import RuntimeSettings, TrainingSettings
 
 
 class Params(MethodSections):
-    """The whole of params.yaml: of a source model that is there (``source``, ``align``), or of a black box (``query``,
-    ``distill``)."""
+    """All sections of params.yaml, with ``source`` and ``align``, or for a black box ``query`` and ``distill``."""
 
     data: DataSettings
     model: NetworkConfig
@@ -37,29 +36,29 @@ class Params(MethodSections):
 
     @property
     def black_box(self) -> bool:
-        """Whether only the source model's predictions are known."""
+        """Whether only the source model's predictions are available."""
         return self.query is not None
 
     @property
     def first(self) -> Path:
-        """Where the model lies that the first round begins with."""
+        """Folder of the model from which the first round starts."""
         return DISTILL if self.black_box else ALIGN
 
     def network(self, space: LabelSpace) -> NetworkConfig:
-        """The section ``model``, for the classes of the data and those that a given model has.
+        """The section ``model``, completed with the data's number of classes and the class map.
 
         Raises:
-            InputError: a class map that does not fit.
+            InputError: if the class map does not fit.
         """
-        # The answers of a black box are mapped before they are stored.
+        # The predictions of a black box are mapped before they are stored.
         class_map = None if self.black_box else self.data.mapped_ids()
         return self.model.model_copy(update={"num_classes": space.num_classes, "class_map": class_map})
 
     def adapt_settings(self) -> AdaptSettings:
-        """What ``atp.adapt`` takes to do what the stages do.
+        """Settings with which ``atp.adapt`` computes the same as the stages.
 
         Raises:
-            InputError: the stages form another graph than Algorithm 1, which ``adapt`` follows.
+            InputError: if the stages' graph differs from Algorithm 1, which ``adapt`` follows.
         """
         rounds = {f"r{number:02}": Path("runs/teach") / f"r{number:02}" for number in range(1, len(self.rounds) + 1)}
         chain = [(key, entry.model) for key, entry in self.rounds.items()]
@@ -67,8 +66,8 @@ class Params(MethodSections):
             zip([*rounds, "split"], [self.first, *rounds.values()], strict=True)
         ):
             raise InputError(
-                "params.yaml: adapt follows Algorithm 1: a source model, rounds r01, r02, ... that each start from the "
-                "one before, and split.model from the last of them"
+                "params.yaml: rounds: differ from Algorithm 1; adapt needs a source model, rounds r01, r02, ... that "
+                "each start from the previous one, and the last one as split.model"
             )
         return AdaptSettings(
             size=self.data.size,
@@ -88,19 +87,19 @@ class Params(MethodSections):
         given = {name for name in white | black if getattr(self, name) is not None}
         if given not in (white, black):
             raise ValueError(
-                "there must be the sections source and align, or for a black box query and distill; "
-                f"there {'is' if len(given) == 1 else 'are'} {', '.join(sorted(given)) or 'none of them'}"
+                "needs the sections source and align, or for a black box query and distill; "
+                f"found {', '.join(sorted(given)) or 'none of them'}"
             )
         if self.black_box and self.dump.source_weight > 0:
-            raise ValueError("dump.source_weight: of a black box there is no model to average in; set it to 0")
+            raise ValueError("dump.source_weight: a black box has no source model to average with; set it to 0")
         return self
 
     @model_validator(mode="after")
     def _class_map_has_a_model(self) -> Self:
         if self.model.class_map is not None:
-            raise ValueError("model.class_map is worked out by ATP; give data.class_map")
+            raise ValueError("model.class_map is computed by ATP; set data.class_map instead")
         if self.data.class_map is not None and self.source is not None and self.source.checkpoint is None:
-            raise ValueError("data.class_map is for a given model; set source.checkpoint, or leave it out")
+            raise ValueError("data.class_map is only for a given model; set source.checkpoint, or leave it out")
         return self
 
     @model_validator(mode="after")
@@ -125,7 +124,7 @@ class Params(MethodSections):
 
     @model_validator(mode="after")
     def _rounds_follow(self) -> Self:
-        """Every round starts from what comes before it, and the split from something that exists."""
+        """Every round starts from an earlier model, and split.model exists."""
         made = [self.first]
         if not self.rounds:
             raise ValueError(f"rounds is empty; give at least r01: {{model: {self.first}}}")
@@ -139,32 +138,32 @@ class Params(MethodSections):
 
 
 def needed(section: SectionType | None, name: str) -> SectionType:
-    """A section that this pipeline may not have, where a stage needs it.
+    """Return the section, or fail if this pipeline lacks it.
 
     Raises:
-        InputError: it has not.
+        InputError: if the section is missing.
     """
     if section is None:
-        raise InputError(f"params.yaml: {name}: missing; the stage {name} is of the other pipeline, or add it")
+        raise InputError(f"params.yaml: {name}: missing; add it, or skip the stage, which is for the other pipeline")
     return section
 
 
 def load_params(path: Path = Path("params.yaml"), overrides: Mapping[str, Any] = EMPTY) -> Params:
-    """Read and check the whole of params.yaml.
+    """Read and validate params.yaml.
 
     Args:
-        overrides: dotted names and the values to take instead, ``{"teach.epochs": 2}``.
+        overrides: values that replace entries, by dotted name, such as ``{"teach.epochs": 2}``.
 
     Raises:
-        InputError: missing, not YAML, or an entry that is unknown, of the wrong type or out of range; all of the
-            file is checked, since DVC would drop some of it silently (integer keys of a ``foreach``).
+        InputError: if the file is missing or not YAML, or an entry is unknown, of the wrong type or out of range. The
+            whole file is checked, since DVC silently drops integer keys of a ``foreach``.
     """
     tree = read_params(path, overrides)
     rounds = tree.get("rounds")
     for key in rounds if isinstance(rounds, dict) else ():
         if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", key):
             raise InputError(
-                f"{path}: rounds.{key}: DVC drops keys that are no words without an error; call it r{key:0>2}"
+                f"{path}: rounds.{key}: DVC silently drops keys that are not words; rename it to r{key:0>2}"
             )
     try:
         params = Params.model_validate(tree)
@@ -176,7 +175,7 @@ def load_params(path: Path = Path("params.yaml"), overrides: Mapping[str, Any] =
 
 
 def read_params(path: Path, overrides: Mapping[str, Any] = EMPTY) -> dict[str, Any]:
-    """params.yaml as it stands, unchecked, with some entries replaced."""
+    """Read params.yaml without validation, with some entries replaced."""
     tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise InputError(f"{path}: must be a mapping of sections, see the example in the repository")
@@ -184,7 +183,7 @@ def read_params(path: Path, overrides: Mapping[str, Any] = EMPTY) -> dict[str, A
 
 
 def replaced(tree: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a nested mapping with dotted entries replaced."""
+    """Copy a nested mapping, replacing entries by dotted name."""
     tree = copy.deepcopy(tree)
     for dotted, value in overrides.items():
         *path, last = dotted.split(".")
@@ -192,13 +191,13 @@ def replaced(tree: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
         for part in path:
             node = node.get(part) if isinstance(node, dict) else None
         if not isinstance(node, dict):
-            raise InputError(f"{dotted}: there is no {'.'.join(path)} in the parameters to change")
+            raise InputError(f"{dotted}: cannot be set, the parameters have no {'.'.join(path)}")
         node[last] = value
     return tree
 
 
 def setting(params: Mapping[str, Any], dotted: str) -> Any:
-    """An entry of params.yaml by its dotted name; None where there is none."""
+    """Look up an entry of params.yaml by its dotted name; None if it does not exist."""
     node: Any = params
     for part in dotted.split("."):
         node = node.get(part) if isinstance(node, Mapping) else None

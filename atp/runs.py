@@ -1,6 +1,6 @@
-"""Where a pipeline's results lie, below the folder of its dvc.yaml: the one place that knows.
+"""Paths of a pipeline's results below the folder of its dvc.yaml, defined only here.
 
-A stage's folder has its name, and of a stage with rounds the round's key: ``runs/teach/r01``.
+A folder is named after its stage and, for a stage with rounds, the round's key: ``runs/teach/r01``.
 """
 
 from collections.abc import Iterable
@@ -19,49 +19,49 @@ REGISTER = RUNS / "register"
 
 RANKING = SPLIT / "ranking.json"
 SPLIT_LABELS = SPLIT / "labels"
-"""Pseudo labels of all images, by the model that ranked them."""
+"""Pseudo labels of all images, from the model that ranks them."""
 ANSWERS = RUNS / "query/target"
-"""What a black box answered about the target images."""
+"""A black box's predictions for the target images."""
 ANSWERS_ON_TEST = RUNS / "query/test"
-"""The same about the test images, for the box's own mIoU."""
+"""Its predictions for the test images, from which its own mIoU is computed."""
 METRICS = EVALUATE / "metrics.json"
 
 MODEL = "model.safetensors"
-"""A training stage's model in its folder."""
+"""File name of a training stage's model."""
 HISTORY = "history.csv"
-"""Means of its losses."""
+"""File name of its mean losses."""
 
 
 def dumped(key: str) -> Path:
-    """A round's pseudo labels."""
+    """Folder of a round's pseudo labels."""
     return folder("dump", key)
 
 
 def taught(key: str) -> Path:
-    """A round's model."""
+    """Folder of a round's model."""
     return folder("teach", key)
 
 
 def folder(stage: str, key: str | None = None) -> Path:
-    """Where a stage puts its result.
+    """Folder of a stage's results.
 
     Args:
-        key: of the round, for stages that have rounds.
+        key: the round's key, for stages with rounds.
     """
     return RUNS / stage / (key or "")
 
 
 def within(runs: Path, path: Path) -> Path:
-    """Where another folder than ``RUNS`` has what lies at ``path``."""
+    """Translate a path below ``RUNS`` to another runs folder."""
     return runs / path.relative_to(RUNS)
 
 
 def models(rounds: Iterable[str], *, black_box: bool) -> dict[str, Path]:
-    """The models of a pipeline in the order in which they are made, by the names that figures give them.
+    """Folders of a pipeline's models in training order, by the names used in metrics.
 
     Args:
-        rounds: their keys; the last round's model is called ``teach``, earlier ones ``teach_KEY``.
-        black_box: there is no source model, and a student in the place of align.
+        rounds: keys; the last round's model is named ``teach``, earlier ones ``teach_KEY``.
+        black_box: the pipeline has a distilled student instead of source and align.
     """
     *earlier, last = rounds
     first = {"distill": DISTILL} if black_box else {"source": SOURCE, "align": ALIGN}

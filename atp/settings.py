@@ -1,4 +1,4 @@
-"""What all settings are made of: checked numbers, and a section that refuses what it does not know."""
+"""Base types of all settings: validated numbers, and a section that rejects unknown keys."""
 
 import difflib
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 class Section(BaseModel):
-    """A section of params.yaml: no unknown keys, no silent conversions, read-only."""
+    """A read-only section of params.yaml that rejects unknown keys and does not convert types silently."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -49,13 +49,13 @@ SectionType = TypeVar("SectionType", bound=Section)
 
 
 def checked(kind: type[SectionType], values: Mapping[str, Any], where: str) -> SectionType:
-    """Settings that the whole of params.yaml leaves open, as a section.
+    """Validate settings whose type the schema of params.yaml leaves open.
 
     Args:
-        where: they stand, for the message.
+        where: their location, for the error message.
 
     Raises:
-        InputError: an entry is unknown, missing, of the wrong type or out of range.
+        InputError: if an entry is unknown, missing, of the wrong type or out of range.
     """
     try:
         return kind.model_validate(values)
@@ -64,7 +64,7 @@ def checked(kind: type[SectionType], values: Mapping[str, Any], where: str) -> S
 
 
 def read_yaml(path: Path) -> object:
-    # YAML 1.2, as DVC reads it: in YAML 1.1 1e-3 is a string and `no` a boolean.
+    # YAML 1.2, as in DVC: in YAML 1.1, 1e-3 is a string and `no` a boolean.
     try:
         return YAML(typ="safe", pure=True).load(path)
     except FileNotFoundError as error:
@@ -77,7 +77,7 @@ def read_yaml(path: Path) -> object:
 
 
 def explain(error: ValidationError, kind: type[BaseModel]) -> str:
-    """The first complaint in the words of params.yaml, and how many more there are."""
+    """Describe the first error in terms of params.yaml, and count the others."""
     problems = error.errors(include_url=False)
     first = problems[0]
     where = ".".join(str(part) for part in first["loc"])
@@ -99,7 +99,7 @@ def _known_keys(loc: list[str], model: type[BaseModel]) -> list[str]:
     for part in loc:
         field = next((f for n, f in model.model_fields.items() if (f.alias or n) == part), None)
         annotation = field.annotation if field else None
-        # A section that may be missing is a union with None.
+        # The type of an optional section is a union with None.
         annotation = next((a for a in get_args(annotation) if a is not type(None)), annotation)
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []

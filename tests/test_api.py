@@ -140,7 +140,7 @@ def test_the_folder_keeps_images_and_labels(tmp_path: Path) -> None:
     (tmp_path / "labels/split/table.json").stat()
     with Image.open(tmp_path / "labels/images/000003.png") as file:
         assert np.array_equal(np.array(file), images[3])
-    with pytest.raises(InputError, match="labels: not empty; give adapt a new folder"):
+    with pytest.raises(InputError, match="labels: not empty; pass a new folder to adapt"):
         adapt(small(), images, REST, device="cpu", folder=tmp_path / "labels")
 
 
@@ -237,13 +237,13 @@ def with_classifier(network: nn.Module) -> nn.Module:
         (
             lambda: foreign.Small(output="flat"),
             {},
-            r"foreign:Small gives scores of shape \(1, 3, 1024\), not \(N, C, h, w\)",
+            r"foreign:Small returns logits of shape \(1, 3, 1024\), not \(N, C, h, w\)",
         ),
-        (Bare, {}, "Bare: no one submodule makes all scores; give classifier, a part of it: stem"),
+        (Bare, {}, "Bare: no single submodule computes all logits; set classifier, one of: stem"),
         (small, {"classifier": "decode"}, "Small has no decode with parameters; is it decoder"),
-        (small, {"classes": ["a", "b"]}, "Small: scores 3 classes, but classes names 2"),
+        (small, {"classes": ["a", "b"]}, "Small: has 3 classes, but classes lists 2"),
         (small, {"mean": (123.0, 116.0, 104.0)}, "mean.0: input should be less than or equal to 1, not 123.0"),
-        (lambda: nn.Conv2d(4, 3, 1), {}, "fails on an image of 64x64 .RuntimeError: Given groups=1"),
+        (lambda: nn.Conv2d(4, 3, 1), {}, "the trial run on a 64x64 image fails .RuntimeError: Given groups=1"),
         (
             lambda: wrap(small()),
             {"divisor": 32, "std": (1, 1, 1)},
@@ -251,16 +251,16 @@ def with_classifier(network: nn.Module) -> nn.Module:
         ),
         (small, {"device": "tpu9"}, "no such device 'tpu9'"),
         (small, {"images": "nowhere"}, "nowhere: no such file or folder of images"),
-        (small, {"images": drawn(1)}, "one image only: propagate needs two at least"),
-        (small, {"images": []}, "images: there are none"),
-        (small, {"images": 3}, "images: int; give a folder, or an iterable of images"),
-        (small, {"images": [(drawn(1)[0], 0)]}, "image 000000: tuple; give a file, a PIL image, an array uint8"),
-        (small, {"images": [torch.rand(3, 8, 8)]}, r"image 000000: Tensor torch.float32 \(3, 8, 8\); give"),
-        (small, {"images": [Image.new("I;16", (8, 8))]}, "000000: images must have 8 bits a channel"),
+        (small, {"images": drawn(1)}, "only one image: propagate needs at least two"),
+        (small, {"images": []}, "images: empty"),
+        (small, {"images": 3}, "images: int; pass a folder, or an iterable of images"),
+        (small, {"images": [(drawn(1)[0], 0)]}, "image 000000: tuple; pass a file, a PIL image, an array uint8"),
+        (small, {"images": [torch.rand(3, 8, 8)]}, r"image 000000: Tensor torch.float32 \(3, 8, 8\); pass"),
+        (small, {"images": [Image.new("I;16", (8, 8))]}, "000000: has mode I;16; convert"),
         (
             small,
             {"images": [*drawn(2), *drawn(2, 40, 24)]},
-            r"images of several sizes in a batch \(40x24, 64x32\); set",
+            r"images in a batch differ in size \(40x24, 64x32\); set",
         ),
     ],
 )
@@ -280,7 +280,7 @@ def test_several_sizes_with_a_crop_or_a_size() -> None:
 
 
 def test_predict_wants_a_network_that_knows_its_normalisation() -> None:
-    with pytest.raises(InputError, match=r"Small is a plain module; give wrap\(module\)"):
+    with pytest.raises(InputError, match=r"Small is a plain module; pass atp.wrap\(module\)"):
         predict(small(), drawn(1))  # type: ignore[arg-type]
 
 

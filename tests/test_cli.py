@@ -214,10 +214,10 @@ def test_doctor_proposes_the_checkpoint_that_lies_there(project: Path) -> None:
 def test_doctor_says_how_to_do_without_labels(project: Path) -> None:
     shutil.rmtree(project / "data/test/labels")
     (project / "data/target/labels/1.png").unlink()
-    for part in ("data/test/labels: no such folder of labels", "data/target/images/1.png: no label for this image"):
-        assert told(part).text.endswith("; if there are none, set labels: null beside it in params.yaml")
+    for part in ("data/test/labels: no such folder of labels", "data/target/images/1.png: its label"):
+        assert told(part).text.endswith("; without labels, set labels: null in params.yaml")
     (project / "data/source/labels/1.png").unlink()
-    assert "labels: null" not in told("data/source/images/1.png: no label").text
+    assert "labels: null" not in told("data/source/images/1.png: its label").text
 
 
 def test_doctor_finds_every_broken_file_at_once(project: Path) -> None:
@@ -237,7 +237,7 @@ def test_doctor_finds_no_images_and_missing_labels(project: Path) -> None:
     (project / "data/source/labels/1.png").unlink()
     texts = [finding.text for finding in complaints()]
     assert any("data/target/images: no such folder" in text for text in texts)
-    assert any("data/source/images/1.png: no label for this image" in text for text in texts)
+    assert any("data/source/images/1.png: its label" in text for text in texts)
 
 
 def test_doctor_finds_wrong_parameters(project: Path) -> None:
@@ -312,7 +312,7 @@ def test_doctor_finds_more_classes_than_the_data_have(project: Path) -> None:
 def test_doctor_finds_a_checkpoint_that_needs_unpickling(project: Path) -> None:
     give(project, {"state_dict": Path("an object")})
     (finding,) = complaints()
-    assert "holds Python objects that only unpickling" in finding.text
+    assert "contains Python objects, and unpickling" in finding.text
 
 
 def test_doctor_finds_two_live_branches_of_four(project: Path) -> None:
@@ -394,9 +394,9 @@ def test_doctor_finds_the_divisor(project: Path, strict: bool) -> None:
         ({"factory": "no_such_package:make"}, "no_such_package:make cannot be imported (ModuleNotFoundError"),
         (
             {"arguments": {"classes": 4}},
-            "gives scores of shape (1, 4, 32, 32), not (N, 3, h, w); check model.arguments",
+            "returns logits of shape (1, 4, 32, 32), not (N, 3, h, w); check model.arguments",
         ),
-        ({"arguments": {"output": "tuple in training"}}, "returns tuple; it must be a tensor of scores"),
+        ({"arguments": {"output": "tuple in training"}}, "returns tuple, not a tensor of logits"),
         ({"classifier": "decode"}, "has no decode with parameters; is it decoder?"),
     ],
 )
@@ -430,7 +430,7 @@ def test_doctor_checks_the_checkpoint_of_a_network_against_the_class_map(project
     set_params(project, "data", class_map=[{"sky": "sky"}, {"road": "road"}, {"car": "car"}, {"bus": "car"}])
     assert told("fits the network").level == "ok"
     set_params(project, "data", class_map=[{"sky": "sky"}, {"road": "road"}, {"car": "car"}])
-    assert any("gives scores of shape (1, 4, 32, 32), not (N, 3" in finding.text for finding in complaints())
+    assert any("returns logits of shape (1, 4, 32, 32), not (N, 3" in finding.text for finding in complaints())
     own(project, classifier="decoder", arguments={"classes": 3})
     assert any("more classes in the checkpoint (4) than in the data (3)" in finding.text for finding in complaints())
     set_params(project, "data", class_map=[{"sky": "sky"}, {"road": "road"}, {"car": "cars"}])

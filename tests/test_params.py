@@ -101,7 +101,7 @@ def test_one_alias_for_two_things(tree: Any, tmp_path: Path) -> None:
 def test_integer_round_keys_which_dvc_would_drop(tree: Any, tmp_path: Path) -> None:
     tree["rounds"] = {1: {"model": "runs/align"}}
     assert complaint(tree, tmp_path) == (
-        "params.yaml: rounds.1: DVC drops keys that are no words without an error; call it r01"
+        "params.yaml: rounds.1: DVC silently drops keys that are not words; rename it to r01"
     )
 
 
@@ -160,7 +160,7 @@ def test_label_space_from_a_file(tmp_path: Path) -> None:
 
 def test_label_space_with_a_name_twice() -> None:
     section = data_section([{"name": "road", "color": [0, 0, 0]}, {"name": "road", "color": [1, 1, 1]}])
-    with pytest.raises(InputError, match="class name 'road' stands twice"):
+    with pytest.raises(InputError, match="class name 'road' appears twice"):
         section.label_space()
 
 
@@ -178,7 +178,7 @@ def test_a_method_that_does_not_exist(tree: Any, tmp_path: Path) -> None:
 
 def test_a_baseline_s_settings_without_a_baseline(tree: Any, tmp_path: Path) -> None:
     tree["align"]["baseline"] = {"balance": 0.1}
-    assert "align: baseline is for a baseline's settings; method is method/align" in complaint(tree, tmp_path)
+    assert "align: baseline: only for a baseline's settings, but method is method/align" in complaint(tree, tmp_path)
 
 
 def test_protocols_are_classes_by_name() -> None:
@@ -239,12 +239,12 @@ def test_a_class_map_can_be_a_file(tree: Any, tmp_path: Path, monkeypatch: pytes
     ("class_map", "message"),
     [
         ([{"a": "sky"}, {"b": "rode"}, {"c": "car"}], "b: rode: no such class in data.classes; is it road?"),
-        ([{"a": "sky"}, {"b": "xyz"}, {"c": "car"}], "there are sky, road, car, and ignore"),
+        ([{"a": "sky"}, {"b": "xyz"}, {"c": "car"}], "choose from sky, road, car, and ignore"),
         (
             [{"a": "sky"}, {"b": "road"}, {"c": "ignore"}],
-            "no class of the source model becomes car, which would never be",
+            "no class of the source model maps to car, which would never be",
         ),
-        ([{"a": "sky"}, {"b": "road"}, *[{"c": "car"}] * 254], "256 classes of the source"),
+        ([{"a": "sky"}, {"b": "road"}, *[{"c": "car"}] * 254], "the source model has 256 classes"),
     ],
 )
 def test_class_maps_that_do_not_fit(tree: Any, tmp_path: Path, class_map: object, message: str) -> None:
@@ -257,7 +257,7 @@ def test_class_maps_that_do_not_fit(tree: Any, tmp_path: Path, class_map: object
 def test_a_class_named_as_what_means_none(tree: Any, tmp_path: Path) -> None:
     data = mapped(tree, tmp_path, [{"a": "sky"}, {"b": "road"}, {"c": "car"}]).data
     entry = data.classes[0].model_copy(update={"name": "ignore"})  # type: ignore[union-attr]
-    with pytest.raises(InputError, match=r"ignore is a class of data.classes, and means none here; rename"):
+    with pytest.raises(InputError, match=r"ignore is a class in data.classes, but means no class here; rename"):
         data.model_copy(update={"classes": (*data.classes, entry)}).mapped_ids()  # type: ignore[misc]
 
 
@@ -272,8 +272,8 @@ def test_class_maps_of_the_wrong_type(tree: Any, tmp_path: Path, class_map: obje
 def test_a_class_map_is_for_a_given_model(tree: Any, tmp_path: Path) -> None:
     tree["data"]["class_map"] = [{"a": "sky"}]
     assert complaint(tree, tmp_path) == (
-        "params.yaml: data.class_map is for a given model; set source.checkpoint, or leave it out"
+        "params.yaml: data.class_map is only for a given model; set source.checkpoint, or leave it out"
     )
     tree["data"]["class_map"] = None
     tree["model"]["class_map"] = [0, 1]
-    assert complaint(tree, tmp_path) == "params.yaml: model.class_map is worked out by ATP; give data.class_map"
+    assert complaint(tree, tmp_path) == "params.yaml: model.class_map is computed by ATP; set data.class_map instead"

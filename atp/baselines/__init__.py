@@ -1,5 +1,5 @@
-"""Other methods in the place of ATP's align, one module each.
+"""Baselines that replace ATP's align, one module each.
 
-A module has ``Settings``, which say what the method needs, and ``align``, with the signature of
-``atp.method.align.align``: it changes the network in place and returns the history of its training.
+A module defines ``Settings``, which also declares the method's requirements, and ``align``, with the signature of
+``atp.method.align.align``: it trains the network in place and returns the training history.
 """

@@ -1,4 +1,4 @@
-"""Class-balanced pseudo labels by a network as it was when a round began (CBST)."""
+"""Class-balanced pseudo labels from a network's state at the start of a round (CBST)."""
 
 import copy
 from collections.abc import Callable
@@ -20,18 +20,18 @@ from atp.training.runtime import Runtime
 
 
 class ClassBalancedLabeller:
-    """Labels a batch as the network of this moment does, whatever becomes of it.
+    """Labels batches with a copy of the network, which later training does not change.
 
     Zou et al., Unsupervised Domain Adaptation for Semantic Segmentation via Class-Balanced Self-Training (2018). Ours:
-    each batch is labelled when it is drawn, by a copy of the network, where the published code writes all labels first.
+    each batch is labelled when it is drawn, where the published code writes all labels first.
 
     Attributes:
-        thresholds: exp(-k_c) of each class, float32, (C,), > 0, as the most probable class's confidence is; infinite
-            for a class that was never predicted.
+        thresholds: exp(-k_c) of each class, a confidence, float32, (C,), > 0; infinite for a class that was never
+            predicted.
     """
 
     def __init__(self, network: SegmentationNetwork, images: TrainingImages, portion: float, job: Run) -> None:
-        """One pass over the images for the thresholds that ``portion`` of each class's pixels reach."""
+        """Find the thresholds reached by ``portion`` of each class's pixels, in one pass over the images."""
         job.runtime.place(network)
         self._network = copy.deepcopy(network).eval().requires_grad_(False)
         job.runtime.share_buffers(self._network)
@@ -44,7 +44,7 @@ class ClassBalancedLabeller:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
-        """Labels of the images as they are, before their colours change; (N, H, W), int64, 255 = none."""
+        """Labels of the images without colour augmentation, (N, H, W), int64, 255 = none."""
         probabilities = self._network(batch.weak).float().softmax(1)
         return class_balanced_labels(probabilities, self.thresholds, batch.valid)
 
@@ -52,7 +52,7 @@ class ClassBalancedLabeller:
 def _confidences(
     network: SegmentationNetwork, images: TrainingImages, runtime: Runtime, name: str
 ) -> ConfidenceHistogram:
-    """Of all the images, shared among the processes."""
+    """Confidences of all images, computed in parallel by the processes."""
     histogram = ConfidenceHistogram(network.num_classes)
     predictor = Predictor([(network, 1.0)], runtime)
     mine = chunks(images.samples, images.size)[runtime.rank :: runtime.world_size]
@@ -68,15 +68,15 @@ def _confidences(
 
 
 def in_rounds(job: Run, rounds: int, train: Callable[[int, Run], History]) -> History:
-    """Train in rounds, each with a seed and a training state of its own.
+    """Train in rounds, each with its own seed and training state.
 
-    A round that is finished is not trained again: its state, kept until the stage ends, has its last step.
+    A finished round is not trained again on resume, since its final state is kept until the stage ends.
 
     Args:
-        train: from a round's number, from 0, and its execution to its history.
+        train: maps a round's number, from 0, and its run to its history.
 
     Returns:
-        The histories as one; there and where the execution records them the steps are counted on from round to round.
+        The concatenated histories; steps, also in the run's records, continue from round to round.
     """
     whole: History = {}
     for number in range(rounds):
@@ -97,37 +97,36 @@ def class_balanced_labels(probabilities: Tensor, thresholds: Tensor, valid: Tens
 
     Args:
         probabilities: predictions, (N, C, H, W), any float dtype.
-        thresholds: exp(-k_c) of each class, (C,), > 0: the confidence that a given portion of the pixels predicted as
-            that class reach; infinite for a class that shall have no labels.
+        thresholds: exp(-k_c) of each class, (C,), > 0: the confidence reached by a given portion of the pixels
+            predicted as that class; infinite for a class without labels.
         valid: False at padding, (N, H, W), bool.
 
     Returns:
-        Class ids, 255 = none, (N, H, W), int64: the class whose probability is the greatest multiple of its threshold,
-        where that is at least 1.
+        Class ids, 255 = none, (N, H, W), int64: the class with the highest ratio of probability to threshold, if the
+        ratio is at least 1.
 
-    Unlike Eq. 4's, which are the most probable class or none: a pixel that is not sure enough of a frequent class may
-    be labelled as a rare one. Ours: at least 1 where the paper has more than 1, since a threshold that saturates at 1
-    would select nothing.
+    Unlike in Eq. 4, a pixel with low confidence in a frequent class can be labelled as a rare class. Ours: at least 1,
+    where the paper requires more than 1, since a threshold that saturates at 1 would select nothing.
     """
     multiple, labels = (probabilities / thresholds[:, None, None].to(probabilities.dtype)).max(1)
     return labels.masked_fill(~valid | (multiple < 1), NO_LABEL)
 
 
 def class_balanced_loss(logits: Tensor, labels: Tensor, thresholds: Tensor, valid: Tensor) -> Tensor:
-    """Learn pseudo labels, a pixel's label being worth as much as it is above its class's threshold.
+    """Cross-entropy with pseudo labels relative to their classes' thresholds.
 
     Args:
-        logits: class scores, (N, C, H, W), any float dtype; computed in float32 at least.
+        logits: (N, C, H, W), any float dtype; computed in at least float32.
         labels: class ids below C, 255 = none, (N, H, W), int64.
-        thresholds: as for ``class_balanced_labels``, finite for every class that is labelled.
-        valid: False at padding, (N, H, W), bool; a label there does not count.
+        thresholds: see ``class_balanced_labels``; finite for every labelled class.
+        valid: False at padding, (N, H, W), bool; labels there are ignored.
 
     Returns:
-        Scalar, -log(p / threshold) of the labelled pixels, nats per valid pixel: below 0 where the labelled pixels are
-        more certain than their thresholds, 0 where nothing is labelled or valid.
+        Scalar, -log(p / threshold) of the labelled pixels, nats per valid pixel: negative if their probabilities exceed
+        the thresholds, 0 if no pixel is labelled or valid.
 
-    With the labels fixed the thresholds are constants, and its gradient is that of Eq. 5. Ours: the source domain's
-    cross-entropy, which the paper adds, is not to be had; mean over valid pixels where it sums.
+    With fixed labels, the thresholds are constants, and the gradient is that of Eq. 5. Ours: without the source
+    domain's cross-entropy, since source data is not available; mean over valid pixels where the paper sums.
     """
     loss = pixel_cross_entropy(logits, labels)
     labelled = labels != NO_LABEL

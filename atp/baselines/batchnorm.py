@@ -1,4 +1,4 @@
-"""BatchNorm's statistics re-estimated on the target, and nothing else.
+"""Re-estimation of BatchNorm's statistics on the target, without training.
 
 Li et al., Adaptive Batch Normalization for Practical Domain Adaptation (2018).
 """
@@ -13,7 +13,7 @@ from atp.training.run import Run
 
 
 class Settings(BaselineSettings):
-    """None of its own; nothing is trained, so that the others have no effect."""
+    """No settings of its own; without training, the common settings have no effect."""
 
     title = "BatchNorm only"
     needs_batchnorm = True
@@ -21,7 +21,7 @@ class Settings(BaselineSettings):
 
 
 def align(network: SegmentationNetwork, images: TrainingImages, settings: Settings, run: Run) -> History:
-    """Replace the running statistics by the mean of the batches of one pass; no history, as there is no loss."""
+    """Replace the running statistics by their mean over the batches of one pass; without a loss, history is empty."""
     batchnorm_layers(network)
     reestimate_batchnorm(network, images.samples, images.size, run.runtime)
     return {}

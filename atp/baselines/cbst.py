@@ -1,4 +1,4 @@
-"""CBST: rounds of class-balanced pseudo labels, more of them in each.
+"""CBST: rounds of training with class-balanced pseudo labels, with more labels in each round.
 
 Zou et al., Unsupervised Domain Adaptation for Semantic Segmentation via Class-Balanced Self-Training (2018).
 """
@@ -16,13 +16,13 @@ from atp.training.run import Run
 
 
 class Settings(BaselineSettings):
-    """Paper: SGD at 1e-4, of ATP's 2.5e-4, and less in each round.
+    """Paper: SGD at 1e-4, relative to ATP's 2.5e-4, decreasing in each round.
 
     Attributes:
-        epochs: of a round. Paper: 2.
-        rounds: until the portion has grown to its end. Paper: 7.
-        portion, portion_step, portion_end: share of each class's pixels that are labelled: in the first round, how much
-            more in each, and at most. Paper: .2, .05, .5.
+        epochs: epochs of each round. Paper: 2.
+        rounds: number of rounds, enough for the portion to reach its maximum. Paper: 7.
+        portion, portion_step, portion_end: share of each class's pixels that are labelled: in the first round, increase
+            per round, and maximum. Paper: .2, .05, .5.
         lr_decay: factor of the learning rate from round to round. Authors' code: 1 / sqrt(2).
     """
 
@@ -38,10 +38,10 @@ class Settings(BaselineSettings):
 
 
 def align(network: SegmentationNetwork, images: TrainingImages, settings: Settings, run: Run) -> History:
-    """Label by the network as it is, train everything on that, and again.
+    """Alternate between labelling with the current network and training the whole network on these labels.
 
-    Paper: with the source domain's images, and a prior of where classes are in it. Ours: without; and without the
-    mining of patches with rare classes, which the paper has for its last rounds.
+    Paper: with the source domain's images and a spatial prior of its classes. Ours: without these, and without the
+    paper's mining of patches with rare classes in the last rounds.
     """
 
     def train(number: int, job: Run) -> History:

@@ -1,7 +1,7 @@
 """SHOT-IM: information maximisation with a frozen classifier.
 
 Liang, Hu, Feng: Do We Really Need to Access the Source Data? Source Hypothesis Transfer for Unsupervised Domain
-Adaptation (2020), without its pseudo labels by clustering, which are of images, not of pixels.
+Adaptation (2020), without its pseudo labels by clustering, which are for images, not pixels.
 """
 
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ class Settings(BaselineSettings):
 
     Attributes:
         diversity: weight of L_div. Paper: 1.
-        weight: of both together. Paper: 1.
+        weight: weight of the sum of both terms. Paper: 1.
     """
 
     lr_factor: Positive = 4.0
@@ -32,7 +32,7 @@ class Settings(BaselineSettings):
 
 
 def align(network: SegmentationNetwork, images: TrainingImages, settings: Settings, run: Run) -> History:
-    """Train the features on the mutual information of pixels and classes; the classifier, the hypothesis, stays."""
+    """Train the backbone to maximise the mutual information of pixels and classes, with a frozen classifier."""
     network.freeze_classifier()
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -43,21 +43,21 @@ def align(network: SegmentationNetwork, images: TrainingImages, settings: Settin
 
 
 def information_maximization_loss(logits: Tensor, valid: Tensor, *, diversity: float = 1.0) -> Tensor:
-    """Entropy of the predictions less the entropy of their mean.
+    """Entropy of the predictions minus the entropy of their mean.
 
     Liang, Hu, Feng: Do We Really Need to Access the Source Data? Source Hypothesis Transfer for Unsupervised Domain
     Adaptation (2020), Eq. 3: L_ent + L_div, the negative mutual information of pixel and class.
 
     Args:
-        logits: class scores, (N, C, H, W), C >= 2, any float dtype; computed in float32 at least.
+        logits: (N, C, H, W), C >= 2, any float dtype; computed in at least float32.
         valid: False at padding, (N, H, W), bool.
         diversity: weight of L_div, >= 0. Paper: 1.
 
     Returns:
-        Scalar in [-diversity, 1], a share of log C; -1 for certain pixels of equally many classes, 0 where nothing is
-        valid.
+        Scalar in [-diversity, 1], in units of log C; -diversity for certain predictions with equally frequent classes,
+        0 if no pixel is valid.
 
-    Paper: images, here pixels; p-hat is the mean over the batch (of this process). Ours: both terms divided by log C,
-    which leaves their balance as it is.
+    Paper: for images; here for pixels. p-hat is the mean over the batch (of this process). Ours: both terms divided by
+    log C, which preserves their balance.
     """
     return entropy_loss(logits, valid) + diversity * diversity_loss(logits, valid, weighted=False)

@@ -1,4 +1,4 @@
-"""MinEnt: entropy minimisation by the whole network.
+"""MinEnt: entropy minimisation of the whole network.
 
 Vu et al., ADVENT: Adversarial Entropy Minimization for Domain Adaptation in Semantic Segmentation (2019).
 """
@@ -15,10 +15,10 @@ from atp.training.run import Run
 
 
 class Settings(BaselineSettings):
-    """Paper: SGD at 2.5e-4, as ATP's align.
+    """Paper: SGD at 2.5e-4, as in ATP's align.
 
     Attributes:
-        weight: of the entropy. Paper: .001, beside a source loss of weight 1.
+        weight: weight of the entropy. Paper: .001, with a source loss of weight 1.
     """
 
     weight: NonNegative = 0.001
@@ -27,15 +27,15 @@ class Settings(BaselineSettings):
 
     @classmethod
     def strengths(cls) -> tuple[dict[str, float], ...]:
-        """Beside a source loss the published weight is small, and slow alone."""
+        """A higher weight: the published one is small relative to a source loss, and trains slowly without it."""
         return ({"weight": 0.1},)
 
 
 def align(network: SegmentationNetwork, images: TrainingImages, settings: Settings, run: Run) -> History:
-    """Train everything on the entropy.
+    """Train the whole network to minimise entropy.
 
-    Paper: beside the source domain's cross-entropy. Ours: without it, as there is no source, so that the published
-    weight has nothing to balance and only slows the training down.
+    Paper: together with the source domain's cross-entropy. Ours: without it, since source data is not available; the
+    published weight then only slows training.
     """
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""TENT: entropy minimisation by BatchNorm's scales and shifts alone.
+"""TENT: entropy minimisation of BatchNorm's scales and shifts only.
 
 Wang et al., Tent: Fully Test-Time Adaptation by Entropy Minimization (2021).
 """
@@ -18,7 +18,7 @@ from atp.training.run import Run
 
 
 class Settings(BaselineSettings):
-    """Paper: SGD at 2.5e-4 on ImageNet, as ATP's align, without weight decay; BatchNorm normalises by the batch."""
+    """Paper: SGD at 2.5e-4 on ImageNet, as in ATP's align, without weight decay; BatchNorm normalises by the batch."""
 
     weight_decay: NonNegative = 0.0
     batchnorm: Literal["train", "eval"] = "train"
@@ -28,10 +28,10 @@ class Settings(BaselineSettings):
 
 
 def align(network: SegmentationNetwork, images: TrainingImages, settings: Settings, run: Run) -> History:
-    """Train the affine parameters of BatchNorm alone.
+    """Train only the affine parameters of BatchNorm.
 
-    Ours: as many passes as align where TENT adapts and answers in one, and answers by running statistics, which the
-    passes re-estimate, where TENT answers by the batch's.
+    Ours: as many epochs as align, where TENT adapts and predicts in a single pass; predictions use running statistics,
+    which training re-estimates, where TENT uses those of the batch.
     """
     network.requires_grad_(False)
     for layer in batchnorm_layers(network):

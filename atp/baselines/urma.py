@@ -1,4 +1,4 @@
-"""URMA: pseudo labels, entropy, and features that survive dropout.
+"""URMA: pseudo labels, entropy minimisation, and robustness of features to dropout.
 
 Sivaprasad, Fleuret: Uncertainty Reduction for Model Adaptation in Semantic Segmentation (2021).
 """
@@ -28,11 +28,11 @@ class Settings(BaselineSettings):
     """Authors' code: SGD at 5e-5, a fifth of ATP's.
 
     Attributes:
-        epochs: Authors' code: 2.
+        epochs: passes over the training images. Authors' code: 2.
         portion: share of each class's pixels that are labelled, as in CBST. Authors' code: .2.
         entropy: weight of the entropy. Authors' code: 1.
         uncertainty: weight of the decoders' disagreement. Authors' code: .1.
-        decoders, dropout: how many, and the share of the features' channels that each misses. Authors' code: 4, .5.
+        decoders, dropout: number of decoders, and share of feature channels dropped for each. Authors' code: 4, .5.
     """
 
     lr_factor: Positive = 0.2
@@ -47,10 +47,10 @@ class Settings(BaselineSettings):
 
 
 def align(network: SegmentationNetwork, images: TrainingImages, settings: Settings, run: Run) -> History:
-    """Train everything, and decoders beside it, to agree on the source model's confident labels and with each other.
+    """Train the whole network and auxiliary decoders on the source model's confident labels and mutual agreement.
 
-    Ours: the decoders begin as copies of the classifier, where the authors' code draws new ones of DeepLab's kind, so
-    that any network has them; they are compared at the classifier's own resolution.
+    Ours: the decoders start as copies of the classifier, to support any network, where the authors' code creates new
+    DeepLab classifiers; they are compared at the classifier's resolution.
     """
     decoders = nn.ModuleList(copy.deepcopy(network.head) for _ in range(settings.decoders)).requires_grad_(True)
     labeller = ClassBalancedLabeller(network, images, settings.portion, run)
@@ -78,27 +78,27 @@ def score_map(output: object) -> Tensor:
     if not isinstance(output, Tensor) or output.ndim != 4:
         told = f"the shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise InputError(
-            f"params.yaml: model.classifier: it returns {told}; urma needs one that returns scores (N, C, h, w)"
+            f"params.yaml: model.classifier: returns {told}; urma needs a classifier that returns logits (N, C, h, w)"
         )
     return output
 
 
 def uncertainty_loss(auxiliary: Sequence[Tensor], logits: Tensor, valid: Tensor) -> Tensor:
-    """Decoders on thinned-out features agree with the one on all of them.
+    """Disagreement of decoders whose features have dropout with the network's own classifier.
 
     Sivaprasad, Fleuret: Uncertainty Reduction for Model Adaptation in Semantic Segmentation (2021), Sec. 3: squared
     difference of the softmax outputs, summed over the decoders; the authors' code takes the mean over pixels and
     classes.
 
     Args:
-        auxiliary: class scores of the decoders whose features went through dropout, each (N, C, H, W), any float dtype;
-            computed in float32 at least.
-        logits: class scores of the network itself, (N, C, H, W): what to agree with, without gradient.
+        auxiliary: logits of the decoders whose features have dropout, each (N, C, H, W), any float dtype; computed in
+            at least float32.
+        logits: logits of the network itself, (N, C, H, W), the target, without gradient.
         valid: False at padding, (N, H, W), bool.
 
     Returns:
-        Scalar in [0, 2 K / C] for K decoders, without a unit, mean over valid pixels and classes; 0 where they agree or
-        nothing is valid.
+        Scalar in [0, 2 K / C] for K decoders, dimensionless, mean over valid pixels and classes; 0 if they agree or no
+        pixel is valid.
     """
     target = in_full_precision(logits).detach().softmax(1)
     losses = [mean_where(((in_full_precision(own).softmax(1) - target) ** 2).mean(1), valid) for own in auxiliary]

@@ -1,8 +1,8 @@
-"""What is stored for each pixel of an image: numpy's ``.npy`` in one zstd frame with a checksum.
+"""Storage of per-pixel arrays: numpy's ``.npy`` in one zstd frame with a checksum.
 
-``zstd -d`` and ``numpy.load`` open it anywhere. Compared with ``numpy.savez_compressed`` it takes a tenth of the time
-to write, a third of the time to read and an eighth less space; a header of our own in numpy's place would save half a
-percent more: docs/explanation/pseudo-labels.md.
+``zstd -d`` and ``numpy.load`` can open the files. Compared with ``numpy.savez_compressed``, writing takes a tenth of
+the time, reading a third, and files are an eighth smaller; a custom header instead of numpy's would save only another
+half a percent: docs/explanation/pseudo-labels.md.
 """
 
 import io
@@ -17,12 +17,12 @@ from atp.errors import InputError
 
 SUFFIX = ".npy.zst"
 
-# Level 3 makes larger files of what is stored here in more time; level 9 saves a tenth and takes several times as long.
+# For this data, level 3 is slower and makes larger files; level 9 saves a tenth and takes several times as long.
 _LEVEL = 1
 
 
 def arrays_to_bytes(*arrays: NDArray[Any]) -> bytes:
-    """A file's bytes; several arrays follow each other, as several calls of ``numpy.save`` leave them."""
+    """Serialise arrays one after another, as repeated calls of ``numpy.save`` do, and compress them."""
     buffer = io.BytesIO()
     for array in arrays:
         np.save(buffer, array, allow_pickle=False)
@@ -30,14 +30,14 @@ def arrays_to_bytes(*arrays: NDArray[Any]) -> bytes:
 
 
 def read_arrays(path: Path, stage: str, count: int = 1) -> list[NDArray[Any]]:
-    """The arrays in a file.
+    """Read the arrays in a file.
 
     Args:
-        stage: that makes such files, for the messages.
-        count: of the arrays.
+        stage: name of the stage that writes such files, for error messages.
+        count: number of arrays.
 
     Raises:
-        InputError: the file is missing, damaged, or holds fewer arrays.
+        InputError: if the file is missing or damaged, or has fewer arrays.
     """
     try:
         buffer = io.BytesIO(zstandard.ZstdDecompressor().decompress(path.read_bytes()))
@@ -49,4 +49,4 @@ def read_arrays(path: Path, stage: str, count: int = 1) -> list[NDArray[Any]]:
 
 
 def damaged(path: Path, stage: str) -> InputError:
-    return InputError(f"{path}: damaged or cut short; delete it and run the {stage} stage again")
+    return InputError(f"{path}: damaged or truncated; delete it and run the {stage} stage again")

@@ -1,9 +1,10 @@
-"""Images, and labels where there are any, in folders: the one format that every stage reads.
+"""Folders of images and optional labels: the format that every stage reads.
 
-An image and its label share their path below their folders but for the ending: ``images/a/0001.jpg`` belongs to
+An image and its label have the same relative path except for the suffix: ``images/a/0001.jpg`` belongs to
 ``labels/a/0001.png``. Labels are 8-bit PNGs of class ids (greyscale or palette), 255 = unlabelled.
 
-Without PyTorch, whose import takes seconds that the report does not need; tensors are in ``atp.data.tensors``.
+This module does not import PyTorch, which takes seconds and is not needed for the report; for tensors, see
+``atp.data.tensors``.
 """
 
 import difflib
@@ -29,9 +30,9 @@ class Sample:
     """One image on disk.
 
     Attributes:
-        name: path below the images folder without its ending, ``/`` between folders; unique in its data set.
+        name: path below the images folder without suffix, ``/`` between folders; unique in its data set.
         image: the image file.
-        label: the label file; None where there are no labels.
+        label: the label file; None without labels.
     """
 
     name: str
@@ -40,29 +41,29 @@ class Sample:
 
 
 def list_samples(images: Path, labels: Path | None = None, *, optional: bool = False) -> list[Sample]:
-    """All images below ``images``, sorted by name, each with its label from ``labels`` if that is given.
+    """List all images below ``images``, sorted by name, each with its label from ``labels`` if given.
 
     Args:
-        optional: params.yaml need not give these labels, which is told where they are missing.
+        optional: the labels are optional in params.yaml; errors about missing labels mention it.
 
     Raises:
-        InputError: no such folder, no images in it, two images of one name, or an image without its label.
+        InputError: if a folder does not exist, there are no images, two images have one name, or a label is missing.
     """
-    advice = "; if there are none, set labels: null beside it in params.yaml" if optional else ""
+    advice = "; without labels, set labels: null in params.yaml" if optional else ""
     if not images.is_dir():
-        raise InputError(f"{images}: no such folder; set its path under data in params.yaml or fetch it with dvc")
+        raise InputError(f"{images}: no such folder; set its path under data in params.yaml, or fetch it with dvc")
     if labels is not None and not labels.is_dir():
         raise InputError(f"{labels}: no such folder of labels; set its path under data in params.yaml{advice}")
     samples: dict[str, Sample] = {}
     for path in sorted(p for p in images.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")):
         name = path.relative_to(images).with_suffix("").as_posix()
         if name in samples:
-            raise InputError(f"{path}: a second image named {name!r} beside {samples[name].image}; rename one")
+            raise InputError(f"{path}: has the same name {name!r} as {samples[name].image}; rename one of them")
         label = None if labels is None else labels / f"{name}.png"
         if label is not None and not label.is_file():
             near = difflib.get_close_matches(label.name, [p.name for p in _labels_near(label)], n=1)
             hint = f"; is it {near[0]}?" if near else ""
-            raise InputError(f"{path}: no label for this image at {label}{hint}{advice}")
+            raise InputError(f"{path}: its label {label} does not exist{hint}{advice}")
         samples[name] = Sample(name, path, label)
     if not samples:
         raise InputError(f"{images}: no images here ({', '.join(sorted(SUFFIXES))}); check the path under data")
@@ -70,12 +71,12 @@ def list_samples(images: Path, labels: Path | None = None, *, optional: bool = F
 
 
 def _labels_near(label: Path) -> list[Path]:
-    """The files in a missing label's folder, for the hint what it may be called."""
+    """Files in a missing label's folder, to suggest a similar name."""
     return sorted(label.parent.iterdir()) if label.parent.is_dir() else []
 
 
 def evenly_spread(samples: Sequence[Listed], count: int) -> list[Listed]:
-    """So many of the samples, evenly spread over their order; all for 0, or where there are no more."""
+    """Select ``count`` samples at even intervals; all for 0, or if there are not more than that."""
     if not 0 < count < len(samples):
         return list(samples)
     return [samples[(2 * index + 1) * len(samples) // (2 * count)] for index in range(count)]
@@ -85,7 +86,7 @@ def open_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
     """Read an image as RGB, resized to ``size`` = (width, height) if given.
 
     Raises:
-        InputError: the file is missing, no image, cut short, or has more than 8 bits a channel.
+        InputError: if the file is missing, not an image, truncated, or has more than 8 bits per channel.
     """
     try:
         with Image.open(path) as file:
@@ -96,19 +97,19 @@ def open_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
 
 
 def as_rgb(image: Image.Image, name: object) -> Image.Image:
-    """An image of any mode as RGB.
+    """Convert an image of any mode to RGB.
 
     Raises:
-        InputError: it has more than 8 bits a channel.
+        InputError: if it has more than 8 bits per channel.
     """
     if image.mode.startswith(("I", "F")):
-        # Pillow would cut all values off at 255.
-        raise InputError(f"{name}: images must have 8 bits a channel, this one's mode is {image.mode}")
+        # Pillow would clip all values at 255.
+        raise InputError(f"{name}: has mode {image.mode}; convert the image to 8 bits per channel")
     return image.convert("RGB")
 
 
 def resized(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
-    """An image at ``size`` = (width, height); as it is for None."""
+    """Resize an image to ``size`` = (width, height); None leaves it unchanged."""
     if size is None or image.size == size:
         return image
     return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=None)
@@ -118,12 +119,12 @@ def read_ids(path: Path, num_classes: int, size: tuple[int, int] | None = None) 
     """Read class ids, uint8, (H, W), 255 = unlabelled, resized by nearest neighbour to ``size`` if given.
 
     Raises:
-        InputError: unreadable, not 8-bit single-channel, or an id that is neither a class nor 255.
+        InputError: if the file is unreadable or not 8-bit single-channel, or an id is neither a class nor 255.
     """
     try:
         with Image.open(path) as file:
             if file.mode not in ("L", "P"):
-                raise InputError(f"{path}: labels must be 8-bit class ids, this file's mode is {file.mode}")
+                raise InputError(f"{path}: has mode {file.mode}; convert the label to 8-bit class ids")
             # The raw indices of a palette image, not their colours.
             ids: NDArray[np.uint8] = np.array(file)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -139,10 +140,10 @@ def read_ids(path: Path, num_classes: int, size: tuple[int, int] | None = None) 
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) from the file's header alone.
+    """Read (width, height) from the file's header.
 
     Raises:
-        InputError: the file is no image.
+        InputError: if the file is not an image.
     """
     try:
         with Image.open(path) as file:
@@ -152,10 +153,10 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def check_sizes(samples: Sequence[Sample]) -> None:
-    """Refuse a label whose size differs from its image's; reads headers only.
+    """Check that each label has the size of its image; reads headers only.
 
     Raises:
-        InputError: names both files and both sizes.
+        InputError: if a size differs; the message names both files and both sizes.
     """
     for sample in samples:
         if sample.label is None:
@@ -164,7 +165,7 @@ def check_sizes(samples: Sequence[Sample]) -> None:
         if image != label:
             raise InputError(
                 f"{sample.label}: label is {label[0]}x{label[1]} but its image {sample.image} is "
-                f"{image[0]}x{image[1]}; they must be of one size"
+                f"{image[0]}x{image[1]}; make their sizes equal"
             )
 
 
@@ -172,5 +173,5 @@ def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, UnidentifiedImageError):
-        return "no known image format"
+        return "unknown image format"
     return str(error).splitlines()[0] if str(error) else type(error).__name__

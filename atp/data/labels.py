@@ -1,11 +1,11 @@
-"""Label spaces: which class an id means, and in which colour it is drawn."""
+"""Label spaces: names and colours of classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 IGNORE = 255
-"""Label id of pixels without a label, and of padding; no loss and no metric counts them."""
+"""Label id of unlabelled pixels and padding, which losses and metrics ignore."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class LabelSpace:
 
     @classmethod
     def named(cls, names: Sequence[str]) -> Self:
-        """Classes without colours of their own, in those of PASCAL VOC."""
+        """Classes with the colours of PASCAL VOC."""
         return cls(tuple(names), tuple(_voc_color(index) for index in range(len(names))))
 
     @classmethod
     def numbered(cls, count: int) -> Self:
-        """Classes without names."""
+        """Classes named by their ids."""
         return cls.named([str(index) for index in range(count)])
 
     @property
@@ -36,13 +36,13 @@ class LabelSpace:
 
     @property
     def palette(self) -> bytes:
-        """RGB of all 256 ids, black for those that are no class; with fewer entries Pillow packs ids into fewer bits,
-        and 255 becomes another class."""
+        """RGB of all 256 ids, black for unused ones; with fewer entries, Pillow packs ids into fewer bits, and 255
+        becomes another class."""
         return bytes(channel for color in self.colors for channel in color).ljust(3 * 256, b"\0")
 
 
 def _voc_color(index: int) -> tuple[int, int, int]:
-    """The bits of an id, three at a time, from the highest bit of red, green and blue on downwards."""
+    """PASCAL VOC's colour: the bits of an id, three at a time, fill red, green and blue from their highest bit down."""
     red, green, blue = (
         sum((index >> (3 * place + channel) & 1) << (7 - place) for place in range(3)) for channel in range(3)
     )

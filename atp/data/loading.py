@@ -1,7 +1,7 @@
-"""From samples on disk to batches in a fixed, resumable order.
+"""Loading of samples from disk as batches in a fixed, resumable order.
 
-Every item is drawn with a seed made from (seed, epoch, position), so what a batch holds depends neither on the number
-of workers nor on where a killed run continues.
+Every item has a seed derived from (seed, epoch, position), so that a batch depends neither on the number of workers nor
+on where an interrupted run resumes.
 """
 
 import sys
@@ -25,16 +25,16 @@ from atp.errors import InputError
 
 @dataclass(frozen=True)
 class Batch:
-    """Images and whatever labels the stage has.
+    """Images and the stage's labels.
 
     Attributes:
-        weak: uint8, (N, 3, H, W), geometry only.
-        strong: uint8, (N, 3, H, W), colours changed as well.
-        labels: int64, (N, H, W), class ids, 255 = none.
-        valid: bool, (N, H, W), False at padding.
-        negatives: bool, (N, C, H, W), True where a class is absent; empty where a stage has none.
-        classes: uint8, (N, k, H, W), the most probable classes, 255 = no class; empty where a stage has none.
-        probabilities: float32, (N, k, H, W), of those classes, 0 where none is named.
+        weak: images with geometric augmentation only, uint8, (N, 3, H, W).
+        strong: images with colour augmentation as well, uint8, (N, 3, H, W).
+        labels: class ids, 255 = none, int64, (N, H, W).
+        valid: False at padding, bool, (N, H, W).
+        negatives: True where a class is absent, bool, (N, C, H, W); empty if a stage has none.
+        classes: the most probable classes, 255 = no class, uint8, (N, k, H, W); empty if a stage has none.
+        probabilities: probabilities of ``classes``, 0 for no class, float32, (N, k, H, W).
     """
 
     weak: Tensor
@@ -62,15 +62,15 @@ AnyBatch = TypeVar("AnyBatch", "Batch", "PairBatch")
 _MadeBatch = TypeVar("_MadeBatch", "Batch", "PairBatch", covariant=True)
 
 Item = tuple[Tensor, ...]
-"""What a ``Batch`` holds, of one image, in its order."""
+"""The fields of a ``Batch``, in order, for one image."""
 
 
 class TrainingSet(Protocol[_MadeBatch]):
-    """What the training loop asks of a data set."""
+    """Interface of data sets for the training loop."""
 
     @property
     def cropped(self) -> bool:
-        """Whether the images are random crops, without which there is no random zoom."""
+        """Whether images are cropped randomly, which random scaling requires."""
         ...
 
     def __len__(self) -> int: ...
@@ -82,13 +82,13 @@ class TrainingSet(Protocol[_MadeBatch]):
 
 @dataclass(frozen=True)
 class Labels:
-    """What a stage knows of one image.
+    """Labels of one image.
 
     Attributes:
         ids: uint8, (H, W).
         negatives: bool, (C, H, W), if the stage has them.
-        classes, probabilities: uint8 and float32, (k, H, W), as in ``Batch``; k may differ between images. Dense
-            probabilities would be five times as much to move for 19 classes and k = 4.
+        classes, probabilities: uint8 and float32, (k, H, W), as in ``Batch``; k may differ between images. For 19
+            classes and k = 4, dense probabilities would take five times the memory.
     """
 
     ids: Tensor
@@ -98,7 +98,7 @@ class Labels:
 
 
 class ImageCache:
-    """Decoded tensors by path, up to a number of bytes; the first ones stay, since epochs visit all alike."""
+    """Cache of decoded tensors by path; keeps the first ones that fit, since every epoch reads all images."""
 
     def __init__(self, limit_mb: int) -> None:
         self._left = limit_mb * 1024 * 1024
@@ -127,7 +127,7 @@ class TrainingImages:
         labels: Callable[[Sample], Labels] | None = None,
         cache: ImageCache | None = None,
     ) -> None:
-        """``labels`` gives an image's labels at the size at which it is read; without it all labels are 255."""
+        """``labels`` returns an image's labels at the size at which it is read; without it, all labels are 255."""
         self.samples = samples
         self._augment = Augment(augmentation, crop)
         self.size = size
@@ -150,23 +150,23 @@ class TrainingImages:
         torch.manual_seed(seed)
         views = self._augment(image, (known.ids, padding, *(none if mask is None else mask for mask in perhaps)))
         ids, padding, negatives, classes, probabilities = views.masks
-        # What the crop filled names no class, and so has no probability.
+        # Padding from the crop has no class, and therefore no probability.
         probabilities = probabilities.float().masked_fill(classes == IGNORE, 0)
         return views.weak, views.strong, ids, padding == 0, negatives.bool(), classes, probabilities
 
     @staticmethod
     def collate(items: list[Item]) -> Batch:
-        """Stack items into a batch; images without changed colours are stacked once.
+        """Stack items into a batch; images without colour augmentation are stacked once.
 
         Raises:
-            InputError: images of several sizes, which only a crop or a common size can batch.
+            InputError: if images differ in size, which requires a crop or a common size.
         """
         shapes = {tuple(item[0].shape[1:]) for item in items}
         if len(shapes) > 1:
             sizes = ", ".join(sorted(f"{w}x{h}" for h, w in shapes))
             raise InputError(
-                f"images of several sizes in a batch ({sizes}); set data.size or data.crop in params.yaml, or size or "
-                "crop of AdaptSettings"
+                f"images in a batch differ in size ({sizes}); set data.size or data.crop in params.yaml, or size or "
+                "crop in AdaptSettings"
             )
         weak, strong, ids, valid, negatives, classes, probabilities = zip(*items, strict=True)
         planes = max(map(len, classes))
@@ -185,13 +185,13 @@ class TrainingImages:
 
 @dataclass(frozen=True)
 class Images:
-    """Images of one domain and how they are read.
+    """Images of one domain and how to read them.
 
     Attributes:
-        samples: on disk.
-        size: (width, height) to which each is resized; None keeps its own.
+        samples: the image files.
+        size: (width, height) to which each image is resized; None keeps its own.
         crop: (width, height) of random training crops; None trains on whole images.
-        cache: of decoded images.
+        cache: cache of decoded images.
     """
 
     samples: Sequence[Sample]
@@ -200,27 +200,27 @@ class Images:
     cache: "ImageCache" = field(default_factory=lambda: ImageCache(0))
 
     def named(self, names: Sequence[str]) -> "Images":
-        """Those of these names, in this order."""
+        """Select images by name, in this order."""
         samples = {sample.name: sample for sample in self.samples}
         return replace(self, samples=[samples[name] for name in names])
 
     def augmented(
         self, augmentation: Augmentation, labels: Callable[[Sample], Labels] | None = None
     ) -> "TrainingImages":
-        """For training; ``labels`` as for ``TrainingImages``."""
+        """The images as a training set; ``labels`` as in ``TrainingImages``."""
         return TrainingImages(
             self.samples, augmentation, size=self.size, crop=self.crop, labels=labels, cache=self.cache
         )
 
 
 def _padded(planes: Tensor, count: int, value: float) -> Tensor:
-    """Planes (k, H, W) with as many of a value behind them as make ``count``."""
+    """Pad planes (k, H, W) with ``value`` to (count, H, W)."""
     return F.pad(planes, (0, 0, 0, 0, 0, count - len(planes)), value=value) if len(planes) < count else planes
 
 
 @dataclass(frozen=True)
 class PairBatch:
-    """As many easy images as hard ones."""
+    """A batch of easy images and one of as many hard images."""
 
     easy: Batch
     hard: Batch
@@ -233,7 +233,7 @@ class PairBatch:
 
 
 class PairedImages:
-    """Every easy image with a hard one drawn at random; as long as there are easy images."""
+    """Pairs of an easy image and a random hard one; its length is the number of easy images."""
 
     def __init__(self, easy: TrainingImages, hard: TrainingImages) -> None:
         self._easy, self._hard = easy, hard
@@ -254,10 +254,10 @@ class PairedImages:
 
 
 class TrainingOrder(Sampler[list[tuple[int, int]]]):
-    """Batches of (index, seed) for the steps ``start`` .. ``steps`` - 1, this process's share of each.
+    """This process's share of the batches of (index, seed) for the steps ``start`` .. ``steps`` - 1.
 
-    Every epoch is a fresh permutation, or with ``weights`` a draw with replacement; an epoch's incomplete batch is left
-    out, and fewer images than a batch are repeated to fill one.
+    Every epoch is a new permutation, or with ``weights`` a sample with replacement. Incomplete batches are dropped; if
+    there are fewer images than a batch, they are repeated.
     """
 
     def __init__(
@@ -273,7 +273,7 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
         weights: Tensor | None = None,
     ) -> None:
         if batch_size % world_size:
-            raise InputError(f"params.yaml: batch_size {batch_size} cannot be shared by {world_size} processes evenly")
+            raise InputError(f"params.yaml: batch_size {batch_size}: must be a multiple of the {world_size} processes")
         self.steps_per_epoch = max(1, images // batch_size)
         self.steps = self.steps_per_epoch * epochs
         self._images, self._batch_size, self._seed, self._start = images, batch_size, seed, start
@@ -304,7 +304,7 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
 
 
 def mix_seed(*parts: int) -> int:
-    """One 63-bit seed from several numbers; neighbours give unrelated seeds (splitmix64's finaliser)."""
+    """Combine numbers into a 63-bit seed; adjacent numbers give unrelated seeds (splitmix64's finaliser)."""
     state = 0
     for part in parts:
         state = (state + part + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
@@ -316,9 +316,9 @@ def mix_seed(*parts: int) -> int:
 
 @dataclass(frozen=True)
 class _Told:
-    """A data set whose bad input is an item instead of an exception.
+    """A data set that returns an ``InputError`` as an item instead of raising it.
 
-    A worker's exception would reach the main process as another one, with a traceback for its message.
+    An exception raised in a worker would reach the main process as a different one, with a traceback as its message.
     """
 
     images: TrainingSet[Any]
@@ -343,20 +343,20 @@ class _Told:
 def training_loader(
     images: TrainingSet[AnyBatch], order: TrainingOrder, *, workers: int, pin_memory: bool
 ) -> Iterator[AnyBatch]:
-    """Batches in the sampler's order.
+    """Yield batches in the sampler's order.
 
     Raises:
-        InputError: in the process that iterates, whichever process met it.
+        InputError: raised in the iterating process, even if it occurred in a worker.
     """
     told = _Told(images)
     loader: DataLoader[Any] = DataLoader(
-        # PyTorch's annotations do not foresee keys that are no ints.
+        # PyTorch's annotations only allow int keys.
         cast("Dataset[Any]", told),
         batch_sampler=cast("Sampler[list[Any]]", order),
         num_workers=workers,
         collate_fn=told.collate,
         pin_memory=pin_memory,
-        # Forked, so that what a stage must not open is closed to them too; on other systems forking is not safe.
+        # Forked, so that workers inherit the ban on opening certain files; on other systems, forking is not safe.
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
     )
     for batch in loader:
@@ -367,9 +367,9 @@ def training_loader(
 
 @dataclass(frozen=True)
 class FolderLabels:
-    """Labels read from a sample's label file, resized like its image.
+    """Read labels from a sample's label file, resized like its image.
 
-    A class, not a closure: where workers are spawned rather than forked, it is pickled.
+    A class, not a closure, since it is pickled if workers are spawned instead of forked.
     """
 
     num_classes: int
@@ -379,5 +379,5 @@ class FolderLabels:
     def __call__(self, sample: Sample) -> Labels:
         path = sample.label
         if path is None:
-            raise InputError(f"{sample.image}: no label for this image")
+            raise InputError(f"{sample.image}: has no label; set the folder of labels")
         return Labels(self.cache.get(path, lambda: read_label(path, self.num_classes, self.size)))

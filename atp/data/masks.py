@@ -1,4 +1,4 @@
-"""Class ids as files that any viewer shows in the classes' colours."""
+"""Write class ids as files that image viewers show in the classes' colours."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from atp.files import atomic_path
 
 
 def write_mask(path: Path, ids: NDArray[np.uint8], label_space: LabelSpace) -> None:
-    """Class ids, uint8 (H, W), as an 8-bit palette PNG; 255 stays 255."""
+    """Write class ids, uint8 (H, W), as an 8-bit palette PNG; 255 stays 255."""
     image = Image.fromarray(ids)
     image.putpalette(label_space.palette)
     with atomic_path(path) as temporary:
@@ -19,7 +19,7 @@ def write_mask(path: Path, ids: NDArray[np.uint8], label_space: LabelSpace) -> N
 
 
 def write_classes(path: Path, label_space: LabelSpace) -> None:
-    """The classes as the YAML list that ``data.classes`` names."""
+    """Write the classes as the YAML list to which ``data.classes`` refers."""
     lines = (
         f"- {{name: {name}, color: {list(color)}}}\n"
         for name, color in zip(label_space.names, label_space.colors, strict=True)

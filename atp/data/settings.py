@@ -1,4 +1,4 @@
-"""The section ``data``, and the changes that training makes to its images."""
+"""The section ``data``, and the augmentation of training images."""
 
 import difflib
 from pathlib import Path
@@ -11,17 +11,17 @@ from atp.errors import InputError
 from atp.settings import Channel, Count, Flag, Positive, Section, Share, explain, read_yaml
 
 IGNORED_NAME = "ignore"
-"""In a class map, what a class becomes that the target does not have."""
+"""In a class map, the target of a class that the target domain lacks."""
 
 
 class SourceData(Section):
-    """What there is of the source domain: class names, and labelled images or nothing but the given checkpoint.
+    """The source domain: class names, and labelled images or only the given checkpoint.
 
     Attributes:
-        root: holds either; the stage ``source`` depends on it, and every stage after it is kept out of it.
-        images: folder; ``images`` below ``root`` if not given.
-        labels: folder; ``labels`` below ``root`` if not given.
-        size: (width, height) at which the source model is trained; None takes ``data.size``.
+        root: folder that contains either; the stage ``source`` depends on it, and later stages cannot open it.
+        images: folder of images; by default ``images`` below ``root``.
+        labels: folder of labels; by default ``labels`` below ``root``.
+        size: (width, height) at which the source model is trained; None uses ``data.size``.
     """
 
     root: Path
@@ -45,7 +45,7 @@ class SourceData(Section):
 
 
 class MaybeLabelled(Section):
-    """Folders of images and, where they exist, of their labels."""
+    """Folder of images and, optionally, of their labels."""
 
     images: Path
     labels: Path | None = None
@@ -59,21 +59,21 @@ class ClassEntry(Section):
 
 
 class DataSettings(Section):
-    """Where the images are and at which size they are read.
+    """Paths of the images, and the size at which they are read.
 
     Attributes:
-        root: the folder that ``data.dvc`` brings in; everything below lies in it.
-        source: labelled source images; read by the stage ``source`` alone.
-        target: unlabelled target images; their labels, if any, are read by ``evaluate`` alone.
-        test: held-out target images with labels; without labels only label-free figures are reported.
+        root: the folder imported by ``data.dvc``; it contains all other paths.
+        source: labelled source images; read only by the stage ``source``.
+        target: unlabelled target images; their labels, if any, are read only by ``evaluate``.
+        test: held-out target images with labels; without labels, only label-free metrics are reported.
         classes: a YAML file below ``source.root`` with a list of ``{name, color: [r, g, b]}``, or that list itself.
-        class_map: of a given model with other classes: a YAML list, or a file below ``source.root`` with that list, of
-            each of ITS classes in the order of their ids, ``- its name: the target's name``, or ``ignore``. Several of
-            its classes may be one of the target's. None where its classes are the target's.
+        class_map: maps the classes of a given model to the target's: a YAML list, or a file below ``source.root`` with
+            that list, with a line for each class of the MODEL in the order of ids, ``- its name: the target's name``,
+            or ``ignore``. Several classes may map to one. None if the classes are the same.
         size: (width, height) to which every image is resized; None keeps each image's own.
-        crop: (width, height) of random training crops; None trains on whole images, which then must be of one size.
-        protocols: names of classes by a name of theirs; ``evaluate`` also gives the mean IoU of each such set, from the
-            same confusion matrix.
+        crop: (width, height) of random training crops; None trains on whole images, which must then have one size.
+        protocols: named subsets of the classes; ``evaluate`` also reports the mIoU of each, from the same confusion
+            matrix.
     """
 
     root: Path = Path("data")
@@ -88,7 +88,7 @@ class DataSettings(Section):
 
     @property
     def source_size(self) -> tuple[int, int] | None:
-        """At which source images are read."""
+        """Size at which source images are read."""
         return self.source.size or self.size
 
     @field_validator("class_map", mode="before")
@@ -96,46 +96,46 @@ class DataSettings(Section):
     def _list_or_its_file(cls, value: Any) -> Any:
         if value is None or isinstance(value, str | Path):
             return value
-        # A list and no mapping: DVC does not see the entries of a mapping change places, and some programs sort them.
+        # A list, since DVC does not notice a changed order of a mapping's entries, and some programs sort them.
         _check_class_map(value)
         return value
 
     def label_space(self) -> LabelSpace:
-        """The classes, from the list here or from their file.
+        """The classes, from the list or its file.
 
         Raises:
-            InputError: no such file, or it is not a list of at most 255 classes with unique names.
+            InputError: if the file does not exist, or is not a list of at most 255 classes with unique names.
         """
         entries = self.classes if isinstance(self.classes, tuple) else _read_classes(self.classes)
         where = "params.yaml: data.classes" if isinstance(self.classes, tuple) else str(self.classes)
         names = tuple(entry.name for entry in entries)
         if not 2 <= len(names) <= 255:
-            raise InputError(f"{where}: {len(names)} classes; there must be 2 to 255")
+            raise InputError(f"{where}: {len(names)} classes; list 2 to 255 classes")
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise InputError(f"{where}: class name {twice[0]!r} stands twice; names must be unique")
+            raise InputError(f"{where}: class name {twice[0]!r} appears twice; make names unique")
         return LabelSpace(names, tuple(entry.color for entry in entries))
 
     def protocol_ids(self) -> dict[str, tuple[int, ...]]:
         """The class ids of every protocol.
 
         Raises:
-            InputError: a name that is no class.
+            InputError: if a name is not a class.
         """
         ids = {name: index for index, name in enumerate(self.label_space().names)}
         for protocol, names in self.protocols.items():
             for name in names:
                 if name not in ids:
                     near = difflib.get_close_matches(name, list(ids), n=1)
-                    hint = f"is it {near[0]}?" if near else f"there are {', '.join(ids)}"
+                    hint = f"is it {near[0]}?" if near else f"choose from {', '.join(ids)}"
                     raise InputError(f"params.yaml: data.protocols.{protocol}: {name}: no such class; {hint}")
         return {protocol: tuple(ids[name] for name in names) for protocol, names in self.protocols.items()}
 
     def mapped_names(self) -> list[tuple[str, str]] | None:
-        """Each class of the source model and the target's that it becomes, or ``ignore``; None if these are the same.
+        """Pairs of a source model's class and its target class or ``ignore``; None if the classes are the same.
 
         Raises:
-            InputError: no such file, a target class that does not exist, or one that no source class becomes.
+            InputError: if the file or a target class does not exist, or no source class maps to a target class.
         """
         if self.class_map is None:
             return None
@@ -147,29 +147,29 @@ class DataSettings(Section):
         names = self.label_space().names
         if IGNORED_NAME in names:
             raise InputError(
-                f"{where}: {IGNORED_NAME} is a class of data.classes, and means none here; rename the class"
+                f"{where}: {IGNORED_NAME} is a class in data.classes, but means no class here; rename the class"
             )
         for name, target in pairs:
             if target not in (*names, IGNORED_NAME):
                 near = difflib.get_close_matches(target, [*names, IGNORED_NAME], n=1)
-                hint = f"is it {near[0]}?" if near else f"there are {', '.join(names)}, and {IGNORED_NAME}"
+                hint = f"is it {near[0]}?" if near else f"choose from {', '.join(names)}, and {IGNORED_NAME}"
                 raise InputError(f"{where}: {name}: {target}: no such class in data.classes; {hint}")
         missing = set(names) - {target for _, target in pairs}
         if missing:
             first = next(name for name in names if name in missing)
             raise InputError(
-                f"{where}: no class of the source model becomes {first}, which would never be predicted; "
-                "map one to it, or take it out of data.classes"
+                f"{where}: no class of the source model maps to {first}, which would never be predicted; "
+                "map one to it, or remove it from data.classes"
             )
         if len(pairs) > 255:
-            raise InputError(f"{where}: {len(pairs)} classes of the source model; there may be 255")
+            raise InputError(f"{where}: the source model has {len(pairs)} classes; at most 255 are supported")
         return pairs
 
     def mapped_ids(self) -> tuple[int, ...] | None:
-        """For each class of the source model the target's id, 255 = none; None if its classes are the target's.
+        """Target ids of the source model's classes, 255 = none; None if the classes are the same.
 
         Raises:
-            InputError: as ``mapped_names``.
+            InputError: see ``mapped_names``.
         """
         pairs = self.mapped_names()
         ids = {name: index for index, name in enumerate(self.label_space().names)} | {IGNORED_NAME: IGNORE}
@@ -177,10 +177,10 @@ class DataSettings(Section):
 
 
 def _check_class_map(tree: object) -> list[tuple[str, str]]:
-    """The pairs in a class map's list.
+    """Return the pairs in a class map's list.
 
     Raises:
-        ValueError: it is none.
+        ValueError: if it is malformed.
     """
     entries = tree if isinstance(tree, list | tuple) else [tree]
     pairs = [pair for entry in entries if isinstance(entry, dict) and len(entry) == 1 for pair in entry.items()]
@@ -189,7 +189,7 @@ def _check_class_map(tree: object) -> list[tuple[str, str]]:
         or len(pairs) < len(entries)
         or not all(isinstance(x, str) for pair in pairs for x in pair)
     ):
-        raise ValueError("must be a list with a line for each class of the source model, - its name: ours")
+        raise ValueError("must be a list with a line for each class of the source model: - its name: target name")
     return pairs
 
 
@@ -204,17 +204,17 @@ def _read_classes(path: Path) -> tuple[ClassEntry, ...]:
 
 
 class Augmentation(Section):
-    """Random changes to training images.
+    """Random augmentation of training images.
 
     Attributes:
         flip: mirror half of the images.
-        scale: range of random zoom before the crop, without which there is none; (1, 1) is none.
+        scale: range of random scaling before the crop; requires ``crop``; (1, 1) disables it.
         jitter: strength of colour jitter: brightness, contrast and saturation by up to this share, hue by a quarter.
-        blur: Gaussian blur for half of the images.
+        blur: apply Gaussian blur to half of the images.
     """
 
     flip: Flag = True
-    # A list: DVC reads the defaults here, and would not find a tuple again in its lock file.
+    # A list, because DVC reads this default and its lock file does not preserve tuples.
     scale: tuple[Positive, Positive] = [1.0, 1.0]  # type: ignore[assignment]
     jitter: Share = 0.0
     blur: Flag = False

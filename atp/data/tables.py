@@ -1,4 +1,4 @@
-"""The table of a folder of files by image: written last, so that a folder that has one is a whole one."""
+"""The table of a folder of per-image files, written last, so that a folder with a table is complete."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,22 +13,22 @@ Table = TypeVar("Table", bound=Mapping[str, object])
 
 
 def read_table(folder: Path, table: TypeAdapter[Table], form: tuple[str, int], stage: str, what: str) -> Table:
-    """The ``table.json`` of a finished folder.
+    """Read the ``table.json`` of a finished folder.
 
     Args:
-        table: has ``format`` and ``version``.
-        form: those of the tables that this ATP reads.
-        stage: that makes such folders, for the messages.
-        what: lies in the folder, in words.
+        table: type of the table, with ``format`` and ``version``.
+        form: the expected format and version.
+        stage: name of the stage that writes such folders, for error messages.
+        what: description of the folder's contents, for error messages.
 
     Raises:
-        InputError: no such folder, an unfinished one, or one of another version.
+        InputError: if the folder does not exist, is unfinished, or has another version.
     """
     path = folder / "table.json"
     try:
         read = table.validate_json(path.read_bytes())
     except FileNotFoundError as error:
-        raise InputError(f"{folder}: no finished {what} here (no table.json); run the {stage} stage") from error
+        raise InputError(f"{folder}: contains no finished {what} (no table.json); run the {stage} stage") from error
     except ValidationError as error:
         raise damaged(path, stage) from error
     if (read["format"], read["version"]) != form:

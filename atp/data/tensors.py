@@ -1,4 +1,4 @@
-"""Images and labels from disk as tensors."""
+"""Read images and labels from disk as tensors."""
 
 from pathlib import Path
 
@@ -14,13 +14,13 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
     """Read an image as RGB, uint8, (3, H, W), resized to ``size`` = (width, height) if given.
 
     Raises:
-        InputError: the file is missing, no image, cut short, or has more than 8 bits a channel.
+        InputError: if the file is missing, not an image, truncated, or has more than 8 bits per channel.
     """
     return image_tensor(open_image(path, size))
 
 
 def image_tensor(image: Image.Image) -> Tensor:
-    """An RGB image as uint8, (3, H, W)."""
+    """Convert an RGB image to uint8, (3, H, W)."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
@@ -28,6 +28,6 @@ def read_label(path: Path, num_classes: int, size: tuple[int, int] | None = None
     """Read class ids, uint8, (H, W), 255 = unlabelled, resized by nearest neighbour to ``size`` if given.
 
     Raises:
-        InputError: unreadable, not 8-bit single-channel, or an id that is neither a class nor 255.
+        InputError: if the file is unreadable or not 8-bit single-channel, or an id is neither a class nor 255.
     """
     return torch.from_numpy(read_ids(path, num_classes, size))

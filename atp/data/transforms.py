@@ -1,4 +1,4 @@
-"""Random changes to training images: geometry moves images and labels together, photometry changes images alone."""
+"""Augmentation of training images: geometric changes of images and labels, photometric changes of images only."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,12 @@ from atp.data.settings import Augmentation
 
 @dataclass(frozen=True)
 class Views:
-    """One image as a training stage sees it.
+    """Augmented views of one image.
 
     Attributes:
-        weak: moved by the geometry alone, uint8, (3, H, W).
-        strong: ``weak`` with its colours changed, uint8, (3, H, W); the same tensor where nothing was to change.
-        masks: what was moved along with the image, (H, W) or (C, H, W), any type; padding is 255, of bool True.
+        weak: with geometric changes only, uint8, (3, H, W).
+        strong: ``weak`` with photometric changes, uint8, (3, H, W); the same tensor if there are none.
+        masks: transformed with the image, (H, W) or (C, H, W), any type; padding is 255, or True for bool.
     """
 
     weak: Tensor
@@ -27,10 +27,10 @@ class Views:
 
 
 class Augment:
-    """Apply an ``Augmentation``; all randomness comes from PyTorch's global generator of the process."""
+    """Apply an ``Augmentation`` with randomness from PyTorch's global generator."""
 
     def __init__(self, config: Augmentation, crop: tuple[int, int] | None) -> None:
-        """``crop`` is (width, height); smaller images are padded, with 255 in the labels."""
+        """``crop`` is (width, height); smaller images are padded, and their labels with 255."""
         geometry: list[torch.nn.Module] = []
         if config.flip:
             geometry.append(v2.RandomHorizontalFlip())
@@ -50,7 +50,7 @@ class Augment:
         self._photometry = v2.Compose(photometry) if photometry else None
 
     def __call__(self, image: Tensor, masks: tuple[Tensor, ...] = ()) -> Views:
-        """Image uint8 (3, H, W); masks (H, W) or (C, H, W), any type, moved by nearest neighbour."""
+        """Transform an image, uint8 (3, H, W), and masks (H, W) or (C, H, W) of any type (nearest neighbour)."""
         if self._geometry is not None:
             moved = self._geometry(tv_tensors.Image(image), *(tv_tensors.Mask(mask) for mask in masks))
             image, *rest = moved if masks else (moved,)
@@ -60,7 +60,7 @@ class Augment:
 
 
 class RandomZoom(v2.Transform):  # type: ignore[misc]
-    """Resize image and masks by one random factor, drawn evenly from a range."""
+    """Resize image and masks by one random factor, uniform in a range."""
 
     def __init__(self, scale: tuple[float, float]) -> None:
         super().__init__()
@@ -72,6 +72,6 @@ class RandomZoom(v2.Transform):  # type: ignore[misc]
         return {"size": (max(1, round(height * factor)), max(1, round(width * factor)))}
 
     def transform(self, inpt: Tensor, params: dict[str, tuple[int, int]]) -> Tensor:
-        # Masks are resized by nearest neighbour, which v2 does by their type.
+        # v2 resizes masks by nearest neighbour because of their type.
         resized: Tensor = v2.functional.resize(inpt, list(params["size"]), antialias=True)
         return resized

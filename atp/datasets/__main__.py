@@ -1,11 +1,11 @@
-"""Published data sets become a pair of domains.
+"""Prepare published data sets as a pair of domains.
 
     python -m atp.datasets --source gta5 GTA5 --target cityscapes CITYSCAPES OUT
     python -m atp.datasets --source synthia RAND_CITYSCAPES --target cityscapes CITYSCAPES OUT
     python -m atp.datasets --source cityscapes CITYSCAPES --target cross-city NTHU_Datasets/Rome OUT
     python -m atp.datasets --source camvid-daylight CAMVID --target camvid-dusk CAMVID OUT
 
-Where each data set is from, and under which terms: docs/how-to/datasets.md.
+For sources and licences of the data sets, see docs/how-to/datasets.md.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--source", nargs=2, required=True, metavar=("NAME", "FOLDER"), help=names)
     parser.add_argument("--target", nargs=2, required=True, metavar=("NAME", "FOLDER"), help=names)
     parser.add_argument(
-        "--classes", type=int, choices=CLASS_SETS, help="those that papers report on both, if not given"
+        "--classes", type=int, choices=CLASS_SETS, help="by default, the classes that papers report for both"
     )
     parser.add_argument("out", type=Path, metavar="OUT")
     arguments = parser.parse_args()

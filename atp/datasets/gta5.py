@@ -4,8 +4,8 @@ from atp.datasets.label_maps import CITYSCAPES_CLASSES, CITYSCAPES_IDS
 from atp.datasets.published import DataSet, LabelFiles, Part
 
 IDS = (*CITYSCAPES_IDS, "license plate")
-"""Cityscapes' ids and, as id 34, the licence plate, which has none there. The palette in the files differs from
-Cityscapes' colours at id 4 alone."""
+"""Cityscapes' ids and, as id 34, the licence plate, which has no id there. The palette in the files differs from
+Cityscapes' colours only at id 4."""
 
 GTA5 = DataSet(
     name="gta5",

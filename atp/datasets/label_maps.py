@@ -1,8 +1,8 @@
-"""The ids of street scenes in Cityscapes' words, and the sets of classes that papers report.
+"""Label ids of street scenes with Cityscapes' class names, and the sets of classes that papers report.
 
-Everything goes by name: a data set names its ids, a set of classes is a choice of names, and an id becomes the place of
-its name in that set, or 255 where it has no such class. The table is ``labels.py`` of the owners' cityscapesScripts,
-its names, ids, train ids and colours.
+Classes are matched by name: a data set names its ids, a class set is a selection of names, and an id maps to the index
+of its name in that set, or 255 if the set lacks it. Names, ids, train ids and colours are those of ``labels.py`` in the
+official cityscapesScripts.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -51,12 +51,12 @@ _CITYSCAPES: Mapping[str, tuple[int, int, int] | None] = {
     "motorcycle": (0, 0, 230),
     "bicycle": (119, 11, 32),
 }
-"""By name, in the order of the ids 0 to 33 in ``*_gtFine_labelIds.png``: the colour of a class that is evaluated."""
+"""Colours of the evaluated classes by name, in the order of the ids 0 to 33 in ``*_gtFine_labelIds.png``."""
 
 CITYSCAPES_IDS = tuple(_CITYSCAPES)
 
 CITYSCAPES_CLASSES = LabelSpace(
-    # The 19 classes that are evaluated have their train ids in the order of their ids.
+    # The train ids of the 19 evaluated classes have the same order as their ids.
     names=tuple(name for name, color in _CITYSCAPES.items() if color),
     colors=tuple(color for color in _CITYSCAPES.values() if color),
 )
@@ -66,32 +66,33 @@ def without(names: Iterable[str], *absent: str) -> tuple[str, ...]:
     return tuple(name for name in names if name not in absent)
 
 
-# SYNTHIA shows next to nothing of these three.
+# These three classes are very rare in SYNTHIA.
 SIXTEEN = without(CITYSCAPES_CLASSES.names, "terrain", "truck", "train")
-# Cross-City is labelled with the same ones: Chen et al., No More Discrimination (2017).
+# Cross-City is labelled with the same classes: Chen et al., No More Discrimination (2017).
 THIRTEEN = without(SIXTEEN, "wall", "fence", "pole")
 
 CLASS_SETS = {19: CITYSCAPES_CLASSES.names, 16: SIXTEEN, 13: THIRTEEN}
-"""Names of the classes by their number, as papers call these protocols."""
+"""Class names of each protocol, by the number of classes."""
 
 
 def label_space(classes: int) -> LabelSpace:
-    """One of ``CLASS_SETS`` with Cityscapes' colours."""
+    """Return one of ``CLASS_SETS`` with Cityscapes' colours."""
     colors = dict(zip(CITYSCAPES_CLASSES.names, CITYSCAPES_CLASSES.colors, strict=True))
     names = CLASS_SETS[classes]
     return LabelSpace(names, tuple(colors[name] for name in names))
 
 
 def mapped(ids: NDArray[np.integer[Any]], names: Sequence[str], space: LabelSpace, path: Path) -> NDArray[np.uint8]:
-    """Published ids as those of a class set, uint8, 255 where it has no such class, or where 255 stood.
+    """Map published ids to those of a class set, uint8, with 255 for ids without a class and for 255.
 
     Args:
-        ids: of any shape.
-        names: of the published ids, from 0.
-        path: the file, for the message.
+        ids: ids of any shape.
+        names: names of the published ids, from 0.
+        space: the class set.
+        path: the file, for error messages.
 
     Raises:
-        InputError: an id that is none of the published ones.
+        InputError: if an id is not a published one.
     """
     place = {name: index for index, name in enumerate(space.names)}
     table = np.full(IGNORE + 1, IGNORE, np.uint8)
@@ -99,7 +100,7 @@ def mapped(ids: NDArray[np.integer[Any]], names: Sequence[str], space: LabelSpac
     wrong = ids[(ids >= len(names)) & (ids != IGNORE)]
     if wrong.size:
         raise InputError(
-            f"{path}: label value {wrong.flat[0]} is none of the published ids 0 to {len(names) - 1}; unpack it anew"
+            f"{path}: label value {wrong.flat[0]} is not a published id, 0 to {len(names) - 1}; unpack the file again"
         )
     classes: NDArray[np.uint8] = table[ids]
     return classes

@@ -1,7 +1,6 @@
-"""Two data sets become a pair of domains in the ``folder`` layout.
+"""Prepare two data sets as a pair of domains in the ``folder`` layout.
 
-Images are linked, not copied: hard links, or symbolic ones from one file system to another. Only labels are written
-anew, as class ids.
+Images are linked, not copied, with hard links or, across file systems, symbolic links. Labels are written as class ids.
 """
 
 import os
@@ -26,16 +25,16 @@ from atp.errors import InputError
 
 @dataclass
 class Prepared:
-    """What ``prepare`` made.
+    """Result of ``prepare``.
 
     Attributes:
-        counts: images by split.
-        size: (width, height) at which the field trains on the target.
-        source_size: the same of the source.
+        counts: number of images by split.
+        size: (width, height) of target images in training, as in the literature.
+        source_size: (width, height) of source images in training.
         space: the classes.
         labelled: whether the target's images have labels.
-        protocols: smaller sets of classes by which papers also measure the pair.
-        notes: what is not as published, or worth a look; one line each.
+        protocols: smaller sets of classes for which papers also report mIoU.
+        notes: differences from the published data and other remarks, one line each.
     """
 
     counts: dict[str, int]
@@ -53,13 +52,14 @@ def prepare(
     """Write the ``folder`` layout: links to the images, and class ids for labels.
 
     Args:
-        source, target: data sets, and the folders where they were unpacked.
-        out: must not exist, or be empty.
-        classes: if None, those that papers report on both.
+        source, target: the data sets.
+        source_root, target_root: folders into which they were unpacked.
+        out: must be empty, or not exist.
+        classes: if None, the classes that papers report for both.
 
     Raises:
-        InputError: a data set that cannot be used so, an image without its label, a label that is not as published, or
-            an ``out`` that holds something.
+        InputError: if a data set cannot take this part, a label is missing or differs from the published format, or
+            ``out`` is not empty.
     """
     check(source, target, out)
     space = classes or common_classes(source, target)
@@ -92,14 +92,14 @@ def prepare(
 
 
 def common_classes(source: DataSet, target: DataSet) -> LabelSpace:
-    """The source's classes that the target has too."""
+    """Classes of the source that the target also has."""
     both = [
         (name, color)
         for name, color in zip(source.classes.names, source.classes.colors, strict=True)
         if name in target.classes.names
     ]
     if not both:
-        raise InputError(f"{source.name} and {target.name}: no class of the same name; their labels do not fit")
+        raise InputError(f"{source.name} and {target.name}: have no common class; choose another pair")
     names, colors = zip(*both, strict=True)
     return LabelSpace(names, colors)
 
@@ -110,25 +110,25 @@ def check(source: DataSet, target: DataSet, out: Path) -> None:
         raise InputError(f"{source.name}: its training images have no labels; a source can be {known}")
     if "target" not in target.parts:
         known = ", ".join(name for name, each in data_sets().items() if "target" in each.parts)
-        raise InputError(f"{target.name}: has no test images of its own; a target can be {known}")
+        raise InputError(f"{target.name}: has no test images; use one of these as target: {known}")
     if source is target:
-        raise InputError(f"{source.name}: source and target are the same data set; give two")
+        raise InputError(f"{source.name}: source and target are the same data set; choose two different ones")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: not an empty folder; give a new one")
+        raise InputError(f"{out}: not an empty folder; choose a new one")
     dvc_file = out.with_name(f"{out.name}.dvc")
     if dvc_file.exists():
-        raise InputError(f"{dvc_file}: brings in other data at {out}; run: dvc remove {dvc_file}")
+        raise InputError(f"{dvc_file}: imports other data to {out}; run: dvc remove {dvc_file}")
 
 
 def _write_split(
     pairs: Sequence[Pair], folder: Path, space: LabelSpace, split: str, progress: "tqdm[None]"
 ) -> list[str]:
-    """Link the images and convert the labels, several at a time; returns what is worth telling."""
+    """Link the images and convert the labels in parallel; returns notes."""
     for kind in ("images", "labels") if pairs[0].label else ("images",):
         (folder / kind).mkdir(parents=True)
     pixels = np.zeros(IGNORE + 1, np.int64)
     resized: list[Path] = []
-    # Decoding and encoding leave Python's lock.
+    # Decoding and encoding release the GIL.
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         for pair, counts, fitted in pool.map(lambda pair: _write(pair, folder, space), pairs):
@@ -137,13 +137,13 @@ def _write_split(
                 resized.append(pair.label)
             progress.update()
     finally:
-        # After an error, not to go through all the others first.
+        # After an error, do not wait for the remaining images.
         pool.shutdown(cancel_futures=True)
     return _remarks(pixels, resized, split, space)
 
 
 def _write(pair: Pair, folder: Path, space: LabelSpace) -> tuple[Pair, NDArray[np.int64], bool]:
-    """One image and its label; returns pixels by class, and whether the label had to be fitted to its image."""
+    """Write one image and its label; returns pixels by class, and whether the label was resized to its image."""
     _link(pair.image, folder / "images" / f"{pair.name}{pair.image.suffix}")
     size = image_size(pair.image)
     if pair.label is None:
@@ -158,10 +158,10 @@ def _write(pair: Pair, folder: Path, space: LabelSpace) -> tuple[Pair, NDArray[n
 
 def _link(path: Path, link: Path) -> None:
     try:
-        # The file itself, should the download consist of links.
+        # Link to the file itself, in case the download consists of links.
         link.hardlink_to(path.resolve())
     except OSError:
-        # Another file system, or one that knows no hard links.
+        # Another file system, or one without hard links.
         link.symlink_to(path.resolve())
 
 
@@ -169,15 +169,15 @@ def _remarks(pixels: NDArray[np.int64], resized: Sequence[Path], split: str, spa
     notes = []
     if resized:
         notes.append(
-            f"{split}: {len(resized)} labels were not of their image's size and were fitted to it, as all code that "
-            f"resizes both does: {', '.join(path.name for path in resized[:3])}{', ...' if len(resized) > 3 else ''}"
+            f"{split}: {len(resized)} labels differed in size from their images and were resized to them: "
+            f"{', '.join(path.name for path in resized[:3])}{', ...' if len(resized) > 3 else ''}"
         )
     total = int(pixels.sum())
     if not total:
         return notes
     absent = [name for name, count in zip(space.names, pixels.tolist(), strict=False) if not count]
     if absent:
-        notes.append(f"{split}: no pixel of {', '.join(absent)}")
+        notes.append(f"{split}: no pixels of {', '.join(absent)}")
     unlabelled = pixels[IGNORE] / total
     if unlabelled > 0.5:
         notes.append(f"{split}: {unlabelled:.0%} of the pixels have no class; are these the published labels?")
@@ -185,7 +185,7 @@ def _remarks(pixels: NDArray[np.int64], resized: Sequence[Path], split: str, spa
 
 
 def settings(prepared: Prepared, out: Path) -> str:
-    """The section ``data`` of params.yaml for a prepared folder."""
+    """Format the section ``data`` of params.yaml for a prepared folder."""
     lines = [
         "data:",
         f"  root: {out}",

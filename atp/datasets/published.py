@@ -1,7 +1,7 @@
-"""Data sets as they are published: where images and labels lie, and what the ids in the labels are called.
+"""Data sets as published: locations of images and labels, and names of the label ids.
 
-Each data set is one or more ``DataSet`` in a file of this folder, and the listing of the folder is the only list of
-them. ``atp.datasets.pairs`` makes a pair of domains of two; sources and terms: docs/how-to/datasets.md.
+Each data set is defined as one or more ``DataSet`` in a file in this folder; there is no other list of them.
+``atp.datasets.pairs`` combines two into a pair of domains; for sources and licences, see docs/how-to/datasets.md.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,19 +21,19 @@ from atp.errors import InputError
 
 
 def read_ids_as_published(path: Path) -> NDArray[np.uint8]:
-    """A greyscale or palette PNG of ids, uint8 (H, W).
+    """Read a greyscale or palette PNG of ids, uint8 (H, W).
 
     Raises:
-        InputError: unreadable, or of colours instead of ids.
+        InputError: if the file is unreadable, or contains colours instead of ids.
     """
     try:
         with Image.open(path) as file:
             if file.mode not in ("L", "P"):
-                raise InputError(f"{path}: labels must be 8-bit ids, this file's mode is {file.mode}; unpack it anew")
+                raise InputError(f"{path}: has mode {file.mode}, not 8-bit ids; unpack the labels again")
             ids: NDArray[np.uint8] = np.array(file)
             return ids
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path}: cannot be read as a label ({error}); unpack it anew") from error
+        raise InputError(f"{path}: cannot be read as a label ({error}); unpack it again") from error
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class LabelFiles:
     """One kind of label file.
 
     Attributes:
-        ending: follows the image's stem.
-        names: of the ids in it, from 0; 255 is always no label.
-        read: the ids, (H, W).
+        ending: what follows the image's stem.
+        names: names of the ids, from 0; 255 always means no label.
+        read: function that reads the ids, (H, W).
     """
 
     ending: str
@@ -56,10 +56,10 @@ class Part:
     """One split of a data set as published.
 
     Attributes:
-        images, labels: folders; ``labels`` is None where there are none.
-        count: of images, as published; fewer are reported, not refused.
-        more: further folders of images and of labels, which may be absent.
-        chosen: which of the images below these folders belong to the split, by their sorted names; None takes all.
+        images, labels: folders; ``labels`` is None without labels.
+        count: published number of images; fewer are noted, but allowed.
+        more: additional, optional folders of images and labels.
+        chosen: selects the images of the split from the sorted names; None selects all.
     """
 
     images: str
@@ -71,17 +71,17 @@ class Part:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set as published; one download may hold several, each with parts of its own.
+    """A data set as published; one download may contain several, each with its own parts.
 
     Attributes:
-        name: on the command line.
-        parts: ``source``, if it can be one; ``target`` and ``test``, if it can be the target.
-        files: of its labels; the first kind that is there counts.
-        classes: that papers report on it. A pair of domains has those of its source that its target has too.
-        size: (width, height) at which the field trains on it.
-        origin: what to download from where.
-        stem_ending: ends the stem of its image files.
-        protocols: smaller sets of classes by which papers also measure models that were trained on it.
+        name: name on the command line.
+        parts: ``source`` if it can be a source; ``target`` and ``test`` if it can be a target.
+        files: kinds of label files; the first that exists is used.
+        classes: classes that papers report. A pair of domains has those of the source that the target also has.
+        size: (width, height) of images in training, as in the literature.
+        origin: what to download, and from where.
+        stem_ending: suffix of the stem of its image files.
+        protocols: smaller sets of classes for which papers also report the mIoU of models trained on it.
     """
 
     name: str
@@ -96,22 +96,22 @@ class DataSet:
 
 @cache
 def data_sets() -> Mapping[str, DataSet]:
-    """Every data set by its name: what the files of this folder define."""
+    """All data sets defined in this folder, by name."""
     modules = [import_module(f"{__package__}.{path.stem}") for path in sorted(Path(__file__).parent.glob("[!_]*.py"))]
     found = (value for module in modules for value in vars(module).values() if isinstance(value, DataSet))
     return {data_set.name: data_set for data_set in found}
 
 
 def named(name: str) -> DataSet:
-    """Raises InputError if there is none of that name."""
+    """Return the data set of that name; raises InputError if it does not exist."""
     if name not in data_sets():
-        raise InputError(f"{name}: no such data set; there are {', '.join(data_sets())}")
+        raise InputError(f"{name}: no such data set; choose from {', '.join(data_sets())}")
     return data_sets()[name]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its label as published, and the name that they get; ``names`` and ``read`` as in ``LabelFiles``."""
+    """An image and its label as published, and their name in the prepared folder."""
 
     name: str
     image: Path
@@ -120,10 +120,7 @@ class Pair:
 
 
 def missing(data_set: DataSet, root: Path, splits: Iterable[str]) -> list[str]:
-    """What of a data set is not where it is published to be: a line for each folder, and what belongs there.
-
-    One line where it is all somewhere else.
-    """
+    """Describe the missing parts of a data set, one line per folder, or one line if it is in another folder."""
     parts = [data_set.parts[split] for split in splits]
     astray = _astray(data_set, root, parts)
     if astray:
@@ -137,8 +134,7 @@ def missing(data_set: DataSet, root: Path, splits: Iterable[str]) -> list[str]:
             why = f"no {what} in it" if (root / name).is_dir() else "no such folder"
             named = f" *{wanted[0]}" if what == "labels" else ""
             lines.append(
-                f"{root / name}: {why}; the {what}{named} of {data_set.name} belong there, {part.count} as published: "
-                f"{data_set.origin}"
+                f"{root / name}: {why}; put the {part.count} {what}{named} of {data_set.name} there: {data_set.origin}"
             )
     return list(dict.fromkeys(lines))
 
@@ -148,11 +144,11 @@ def _folders(parts: Iterable[Part]) -> set[str]:
 
 
 def _astray(data_set: DataSet, root: Path, parts: Sequence[Part]) -> str | None:
-    """Why none of the folders is there, if one can tell."""
+    """Explain why none of the folders exists, if the reason can be found."""
     if not root.exists():
         return f"{root}: no such folder"
     if not root.is_dir():
-        return f"{root}: not a folder; give the one into which {data_set.name} was unpacked"
+        return f"{root}: not a folder; use the folder into which {data_set.name} was unpacked"
     folders = _folders(parts)
 
     def holds(folder: Path, wanted: set[str] = folders) -> bool:
@@ -163,22 +159,22 @@ def _astray(data_set: DataSet, root: Path, parts: Sequence[Part]) -> str | None:
     for other in data_sets().values():
         if other is not data_set and holds(root, _folders(other.parts.values())):
             return (
-                f"{root}: has the folders of {other.name}, not those of {data_set.name}; name that data set, or give "
+                f"{root}: has the folders of {other.name}, not those of {data_set.name}; choose that data set, or "
                 "another folder"
             )
     near = [*sorted(root.glob("*/")), *sorted(root.glob("*/*/")), *root.absolute().parents[:2]]
     found = [str(folder) for folder in near if holds(folder)]
     if found:
-        which = "that one" if len(found) == 1 else "one of them"
-        return f"{root}: the folders of {data_set.name} are not in it but in {' and in '.join(found)}; give {which}"
+        which = "that folder" if len(found) == 1 else "one of them"
+        return f"{root}: {data_set.name} is not in this folder but in {' and '.join(found)}; use {which}"
     return None
 
 
 def list_pairs(data_set: DataSet, root: Path, split: str) -> list[Pair]:
-    """All images of a split with their labels, sorted by name.
+    """List the images of a split with their labels, sorted by name.
 
     Raises:
-        InputError: no images, two of one name, or an image without its label.
+        InputError: if there are no images, two images have one name, or a label is missing.
     """
     pairs: dict[str, Pair] = {}
     bare: list[tuple[Path, Path]] = []
@@ -187,7 +183,7 @@ def list_pairs(data_set: DataSet, root: Path, split: str) -> list[Pair]:
         stem = sample.name.removesuffix(data_set.stem_ending)
         name = Path(stem).name
         if name in pairs:
-            raise InputError(f"{sample.image}: a second image named {name!r} beside {pairs[name].image}; remove one")
+            raise InputError(f"{sample.image}: has the same name {name!r} as {pairs[name].image}; remove one of them")
         if labels is None:
             pairs[name] = Pair(name, sample.image, None, data_set.files[0])
             continue
@@ -199,14 +195,14 @@ def list_pairs(data_set: DataSet, root: Path, split: str) -> list[Pair]:
     if bare:
         image, label = bare[0]
         raise InputError(
-            f"{image}: no label for this image at {label}; {len(bare)} of {len(samples)} images have none; unpack the "
+            f"{image}: its label {label} does not exist; {len(bare)} of {len(samples)} images have none; unpack the "
             f"labels too: {data_set.origin}"
         )
     return [pairs[name] for name in sorted(pairs)]
 
 
 def _samples(data_set: DataSet, root: Path, split: str) -> list[tuple[Sample, str | None]]:
-    """The images of a split, each with the folder of its label."""
+    """List the images of a split, each with the folder of its label."""
     part = data_set.parts[split]
     folders = [(part.images, part.labels), *(more for more in part.more if (root / more[0]).is_dir())]
     samples = [(sample, labels) for images, labels in folders for sample in list_samples(root / images)]
@@ -214,5 +210,5 @@ def _samples(data_set: DataSet, root: Path, split: str) -> list[tuple[Sample, st
         return samples
     chosen = set(part.chosen(sorted(sample.name for sample, _ in samples)))
     if not chosen:
-        raise InputError(f"{root}: none of its {len(samples)} images is one of {data_set.name}; {data_set.origin}")
+        raise InputError(f"{root}: none of its {len(samples)} images belongs to {data_set.name}; {data_set.origin}")
     return [(sample, labels) for sample, labels in samples if sample.name in chosen]

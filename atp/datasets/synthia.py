@@ -36,18 +36,18 @@ IDS = (
     "wall",
     "lanemarking",
 )
-"""Names of the ids 0 to 22 in the first channel of ``GT/LABELS``, in Cityscapes' words (SYNTHIA says pedestrian), as
-the README of its archive has them."""
+"""Names of the ids 0 to 22 in the first channel of ``GT/LABELS``, from the README of its archive, with Cityscapes'
+class names (SYNTHIA says pedestrian)."""
 
 
 def read_first_channel(path: Path) -> NDArray[np.integer[Any]]:
-    """The first channel of a PNG of 8 or 16 bits a channel, uint16 (H, W).
+    """Read the first channel of a PNG with 8 or 16 bits per channel, uint16 (H, W).
 
-    Pillow keeps the upper 8 of 16 bits, and in those every id is 0. The upper byte is stored first, so that an unpacker
-    that takes the lower one to be first hands over the lower 8.
+    Pillow keeps only the upper 8 of 16 bits, where every id is 0. Bytes are stored in big-endian order, so reading the
+    file as little-endian gives the lower 8.
 
     Raises:
-        InputError: unreadable, or not of three channels.
+        InputError: if the file is unreadable, or does not have three channels.
     """
     try:
         with Image.open(path) as upper, Image.open(path) as lower:
@@ -56,14 +56,14 @@ def read_first_channel(path: Path) -> NDArray[np.integer[Any]]:
                 return high
             tiles = [tile for tile in lower.tile if tile.args in ("RGB", "RGB;16B")]
             if len(tiles) != 1:
-                raise InputError(f"{path}: labels must be three channels of 16 bits; unpack it anew")
+                raise InputError(f"{path}: does not have three channels of 16 bits; unpack the labels again")
             if tiles[0].args == "RGB":
                 return high[..., 0]
             lower.tile = [tiles[0]._replace(args="RGB;16L")]
             low: NDArray[np.uint8] = np.array(lower)
             return high[..., 0].astype(np.uint16) << 8 | low[..., 0]
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path}: cannot be read as a label ({error}); unpack it anew") from error
+        raise InputError(f"{path}: cannot be read as a label ({error}); unpack it again") from error
 
 
 SYNTHIA = DataSet(

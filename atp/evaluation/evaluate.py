@@ -1,4 +1,4 @@
-"""Predictions compared with labels: of a model, of a black box, of pseudo labels."""
+"""Comparison of predictions with labels, for models, black boxes and pseudo labels."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,12 +27,12 @@ from atp.training.runtime import Runtime
 
 @dataclass
 class Evaluation:
-    """What one model does on the test images.
+    """Results of one model on the test images.
 
     Attributes:
-        confusion: over all labelled pixels.
-        miou: per image, percent over the classes that it shows; empty without labels.
-        entropy: per image, normalised, in [0, 1].
+        confusion: confusion matrix over all labelled pixels.
+        miou: mIoU of each image over the classes in its labels, in percent; empty without labels.
+        entropy: mean normalised entropy of each image, in [0, 1].
     """
 
     confusion: ConfusionMatrix
@@ -40,14 +40,14 @@ class Evaluation:
     entropy: dict[str, float] = field(default_factory=dict)
 
     def add(self, sample: Sample, probabilities: Tensor, answered: Tensor | None = None) -> Tensor:
-        """Count one image, at its label's size, or at its own where there is none.
+        """Count one image at its label's size, or its own size without a label.
 
         Args:
-            probabilities: of all classes, (C, H, W).
-            answered: where there are any, bool, (H, W); None is everywhere.
+            probabilities: (C, H, W).
+            answered: True where a black box gave a prediction, bool, (H, W); None means everywhere.
 
         Returns:
-            Predicted ids at that size, uint8 on the CPU, 255 where there is no answer.
+            Predicted ids at that size, uint8 on the CPU, 255 where there is no prediction.
         """
         num_classes = len(probabilities)
         valid = None if answered is None else answered[None]
@@ -77,11 +77,11 @@ def evaluate(
     label_space: LabelSpace | None = None,
     name: str = "evaluate",
 ) -> Evaluation:
-    """Predict every image, and compare with its labels at their own size where there are any.
+    """Predict every image, and compare with its labels, if any, at their own size.
 
     Args:
-        predictions: folder for the predicted ids, at the labels' size, or the images' where there are no labels.
-        label_space: colours of those files' palette.
+        predictions: folder for the predicted ids, at the labels' size, or at the images' size without labels.
+        label_space: colours of the files' palette.
     """
     result = Evaluation(ConfusionMatrix(network.num_classes))
     predictor = Predictor([(network, 1.0)], runtime, flip=flip)
@@ -98,7 +98,7 @@ def evaluate(
 
 
 def evaluate_answers(store: AnswerStore, samples: Sequence[Sample], predictions: Path) -> Evaluation:
-    """The same of a black box that answered about these images; no answer is a wrong one.
+    """Evaluate a black box by its stored predictions; a missing prediction counts as wrong.
 
     Args:
         predictions: folder for the predicted ids.
@@ -128,11 +128,11 @@ def _resized(probabilities: Tensor, shape: Sequence[int]) -> Tensor:
 def label_accuracy(
     store: PseudoLabelStore, samples: Sequence[Sample], size: tuple[int, int] | None, label_space: LabelSpace
 ) -> dict[str, Any]:
-    """How right a round's pseudo labels are, in percent of those pixels that have a true label.
+    """Accuracy of a round's pseudo labels on labelled pixels, in percent.
 
     Returns:
         ``accuracy`` of the positive labels, ``accuracy_per_class`` by predicted class, ``negative_accuracy``: share of
-        the negative labels whose class is indeed absent.
+        the negative labels whose class is absent.
     """
     confusion = ConfusionMatrix(label_space.num_classes)
     wrong = total = 0
@@ -144,7 +144,7 @@ def label_accuracy(
         confusion.update(positives[positives != IGNORE], labels[positives != IGNORE])
         labelled = labels != IGNORE
         total += int((negatives & labelled).sum())
-        # A negative label is wrong where it names the true class.
+        # A negative label is wrong if it names the true class.
         wrong += int(negatives.gather(0, labels.where(labelled, 0).long()[None])[0][labelled].sum())
     hits, said = confusion.counts.diagonal().double(), confusion.counts.sum(0).double()
     return {
@@ -157,7 +157,7 @@ def label_accuracy(
 
 
 def percent(share: float) -> float | None:
-    """Share in [0, 1] to percent with two decimals; JSON knows no NaN."""
+    """Convert a share in [0, 1] to percent with two decimals; None for NaN, which JSON lacks."""
     return None if math.isnan(share) else round(100 * share, 2)
 
 
@@ -168,10 +168,10 @@ def per_class(names: Sequence[str], shares: Tensor) -> dict[str, float | None]:
 def summary(
     results: Mapping[str, Evaluation], space: LabelSpace, protocols: Mapping[str, Sequence[int]]
 ) -> dict[str, Any]:
-    """The figures of all models; without labels only entropies.
+    """Metrics of all models; without labels, only entropies.
 
     Args:
-        protocols: class ids by name, each with a mean of its own from the same confusion matrix.
+        protocols: subsets of the class ids by name; the mIoU of each is computed from the same confusion matrix.
     """
     labelled = {name: result for name, result in results.items() if result.miou}
     return {

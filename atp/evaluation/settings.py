@@ -6,12 +6,12 @@ from atp.settings import Flag, Section, Whole
 
 
 class EvidenceSettings(Section):
-    """What is measured on the target without labels after each training stage, and what a collapse does.
+    """Label-free measurements on the target after each training stage, and the reaction to a collapse.
 
     Attributes:
-        images: target images it is measured on, evenly spread; 0 takes all.
-        on_collapse: ``stop`` ends the stage with what was seen and leaves nothing, ``revert`` hands on the model that
-            the stage began with, ``warn`` says it and goes on.
+        images: number of target images to measure, at even intervals; 0 uses all.
+        on_collapse: ``stop`` fails the stage with the measurements and saves nothing, ``revert`` keeps the model from
+            which the stage started, ``warn`` logs a warning and continues.
     """
 
     images: Whole = 64
@@ -19,12 +19,12 @@ class EvidenceSettings(Section):
 
 
 class EvaluateSettings(Section):
-    """What is measured on the test images.
+    """Measurements on the test images.
 
     Attributes:
-        batchnorm_only: also the source model with nothing but its BatchNorm statistics re-estimated on the target;
-            has no meaning for a black box.
-        flip: predict with the mirrored image averaged in, for every model alike.
+        batchnorm_only: also evaluate the source model with only its BatchNorm statistics re-estimated on the target;
+            ignored for a black box.
+        flip: for every model, average the prediction with that of the mirrored image.
     """
 
     batchnorm_only: Flag = True

@@ -1,4 +1,4 @@
-"""Distillation from a source model of which only the predictions are known (Eq. 11)."""
+"""Distillation from a source model that is available only through its predictions (Eq. 11)."""
 
 import torch
 from torch import Tensor
@@ -7,40 +7,40 @@ from atp.losses.pixels import NO_LABEL, in_full_precision, mean_where
 
 
 def distillation_loss(logits: Tensor, target_probabilities: Tensor, valid: Tensor) -> Tensor:
-    """Predict what the source model predicts: KL(source || target) (Eq. 11).
+    """KL divergence of the target model's predictions from the source model's, KL(source || target) (Eq. 11).
 
     Args:
-        logits: class scores of the target model, (N, C, H, W), any float dtype; computed in float32 at least.
-        target_probabilities: the source model's predictions, which are what to learn, (N, C, H, W), any float dtype,
-            >= 0 and summing to 1 over C, without gradient. Soft, the k greatest scaled to sum to 1, or one-hot, which
-            makes the loss cross-entropy.
+        logits: logits of the target model, (N, C, H, W), any float dtype; computed in at least float32.
+        target_probabilities: the source model's predictions, the targets to learn, (N, C, H, W), any float dtype,
+            >= 0 and summing to 1 over C, without gradient. Soft, the top k scaled to sum to 1, or one-hot, which
+            reduces the loss to cross-entropy.
         valid: False at padding or where the source gave no prediction, (N, H, W), bool.
 
     Returns:
-        Scalar >= 0, nats per valid pixel; 0 where the predictions are equal or nothing is valid.
+        Scalar >= 0, nats per valid pixel; 0 if the predictions are equal or no pixel is valid.
 
-    Ours: mean over valid pixels. PyTorch's ``batchmean`` divides by N alone and is H * W too large.
+    Ours: mean over valid pixels. PyTorch's ``batchmean`` divides only by N, which is too large by a factor H * W.
     """
     log_p = in_full_precision(logits).log_softmax(1)
     target = in_full_precision(target_probabilities)
-    # xlogy knows that 0 log 0 = 0.
+    # xlogy defines 0 log 0 = 0.
     return mean_where((torch.xlogy(target, target) - target * log_p).sum(1), valid)
 
 
 def dense_probabilities(classes: Tensor, probabilities: Tensor, num_classes: int) -> Tensor:
-    """Probabilities of all classes from those of the most probable ones.
+    """Expand top-k probabilities to probabilities of all classes.
 
     Args:
-        classes: ids, each at most once a pixel, (..., k, H, W), any integer type; 255 names no class.
-        probabilities: of those, (..., k, H, W), >= 0, each pixel's sum <= 1.
+        classes: ids, each at most once per pixel, (..., k, H, W), any integer type; 255 = no class.
+        probabilities: their probabilities, (..., k, H, W), >= 0, with a sum <= 1 per pixel.
         num_classes: C.
 
     Returns:
-        (..., C, H, W), each pixel's sum 1: what is missing to 1 is spread evenly over the classes that are not named,
-        or where all are over them as they stand. Zeros where no class is named.
+        (..., C, H, W), with a sum of 1 per pixel: the remaining probability is spread evenly over the other classes;
+        if k covers all classes, their probabilities are rescaled. Zeros where no class is given.
     """
     named = classes != NO_LABEL
-    # One plane more, for what names no class.
+    # One more plane, for entries without a class.
     index = classes.long().where(named, num_classes)
     shape = (*classes.shape[:-3], num_classes + 1, *classes.shape[-2:])
     known = torch.zeros(shape, dtype=torch.bool, device=classes.device).scatter_(-3, index, True)

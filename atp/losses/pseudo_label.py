@@ -8,46 +8,46 @@ from atp.losses.supervised import pixel_cross_entropy
 
 
 def positive_pseudo_label_loss(logits: Tensor, positives: Tensor, valid: Tensor) -> Tensor:
-    """Teach confident pixels the class they show (Eq. 5).
+    """Cross-entropy with positive pseudo labels (Eq. 5).
 
     Args:
-        logits: class scores, (N, C, H, W), any float dtype; computed in float32 at least.
+        logits: (N, C, H, W), any float dtype; computed in at least float32.
         positives: class ids below C (Eq. 4), 255 = none, (N, H, W), int64.
-        valid: False at padding, (N, H, W), bool; a label there does not count.
+        valid: False at padding, (N, H, W), bool; labels there are ignored.
 
     Returns:
-        Scalar >= 0, nats per valid pixel; 0 where nothing is labelled or valid.
+        Scalar >= 0, nats per valid pixel; 0 if no pixel is labelled or valid.
 
-    Ours: mean over VALID pixels, labelled or not, where Eq. 5 sums: the pixel count of Eq. 7. A mean over the labelled
-    ones would let each positive label weigh more the fewer of them a crop happens to hold, and so shift Eq. 8's balance
-    between positive and negative labels from crop to crop.
+    Ours: mean over VALID pixels, labelled or not, where Eq. 5 sums: the same pixel count as in Eq. 7. A mean over
+    labelled pixels would give each positive label more weight in crops with few of them, and Eq. 8's balance between
+    positive and negative labels would vary with the crop.
     """
     return mean_where(pixel_cross_entropy(logits, positives), valid)
 
 
 def negative_pseudo_label_loss(logits: Tensor, negatives: Tensor, valid: Tensor) -> Tensor:
-    """Teach each pixel which classes it does not show (Eq. 7).
+    """Negative log-likelihood of the absence of classes, with negative pseudo labels (Eq. 7).
 
     Args:
-        logits: class scores, (N, C, H, W), C >= 2, any float dtype; computed in float32 at least.
+        logits: (N, C, H, W), C >= 2, any float dtype; computed in at least float32.
         negatives: True where a class is absent (Eq. 6), (N, C, H, W), bool.
-        valid: False at padding, (N, H, W), bool; labels there do not count.
+        valid: False at padding, (N, H, W), bool; labels there are ignored.
 
     Returns:
-        Scalar >= 0, sum of -log(1 - p) over the negative labels, nats per valid pixel; 0 where nothing is valid.
+        Scalar >= 0, sum of -log(1 - p) over the negative labels, nats per valid pixel; 0 if no pixel is valid.
 
-    Ours: mean over valid pixels where Eq. 7 sums, with the pixel count of Eq. 5, so that crop size does not set Eq. 8's
-    balance. Ours: above p = 3/4, log(1 - p) is taken from the other classes' logits. There p soon rounds to 1, and
-    log1p(-p) is infinite or, clamped, without slope just where a negative label has most to say: about a class that the
-    network came to be sure of after the labels were dumped. As with cross-entropy, the loss then grows with the logit,
-    and the gradient with respect to each logit stays within [-1, 1] per label.
+    Ours: mean over valid pixels where Eq. 7 sums, with the pixel count of Eq. 5, so that Eq. 8's balance does not
+    depend on the crop size. Ours: above p = 3/4, log(1 - p) is computed from the other classes' logits. There, p soon
+    rounds to 1, and log1p(-p) is infinite or, clamped, has no gradient where a negative label matters most: for a class
+    of which the network became certain after the labels were dumped. As in cross-entropy, the loss then grows with the
+    logit, and the gradient with respect to each logit stays within [-1, 1] per label.
     """
     log_p = in_full_precision(logits).log_softmax(1)
     p = log_p.exp()
-    # At most one class of a pixel. Below 3/4, log1p(-p) loses no digits and its slope is at most 4.
+    # True for at most one class per pixel. Below 3/4, log1p(-p) is accurate and its derivative is at most 4.
     sure = p.detach() > 0.75
-    # log(1 - p) of that class is what the others hold together.
+    # 1 - p of that class is the sum of the others.
     log_others = log_p.masked_fill(sure, -torch.inf).logsumexp(1)  # (N, H, W)
-    # Masked before the log, so that the log of 0 is never taken.
+    # Masked before the log to avoid log 0.
     log_absent = torch.log1p(-p.where(negatives & ~sure, 0)).sum(1) + log_others.where((negatives & sure).any(1), 0)
     return mean_where(-log_absent, valid)

@@ -1,4 +1,4 @@
-"""Cross-entropy with labels that are taken as true: source training (Eq. 1), and what the other losses build on."""
+"""Cross-entropy with labels: the loss of source training (Eq. 1), and the basis of other losses."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,27 +10,27 @@ def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of each pixel.
 
     Args:
-        logits: class scores, (N, C, H, W), any float dtype; computed in float32 at least.
+        logits: (N, C, H, W), any float dtype; computed in at least float32.
         labels: class ids below C, 255 = none, (N, H, W), int64.
 
     Returns:
-        (N, H, W), >= 0, nats; 0 where there is no label.
+        (N, H, W), >= 0, nats; 0 at unlabelled pixels.
     """
-    # Summed by the caller: on CUDA the summing kernels are not deterministic, this one is.
+    # Not reduced here, because PyTorch's reducing kernels are not deterministic on CUDA.
     return F.cross_entropy(in_full_precision(logits), labels, ignore_index=NO_LABEL, reduction="none")
 
 
 def segmentation_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Learn the labels (Eq. 1).
+    """Mean cross-entropy over labelled pixels (Eq. 1).
 
     Args:
-        logits: class scores, (N, C, H, W), any float dtype; computed in float32 at least.
+        logits: (N, C, H, W), any float dtype; computed in at least float32.
         labels: class ids below C, 255 = none, (N, H, W), int64.
 
     Returns:
         Scalar >= 0, nats per labelled pixel.
 
-    Ours: 0, with a gradient of zeros, where no pixel is labelled; PyTorch's own mean is NaN there, and one unlabelled
-    crop would end the training.
+    Ours: 0 with zero gradient if no pixel is labelled. PyTorch's mean is then NaN, and a single unlabelled crop would
+    end the training.
     """
     return pixel_cross_entropy(logits, labels).sum() / (labels != NO_LABEL).sum().clamp_min(1)

@@ -25,15 +25,15 @@ def adapt(
 ) -> SegmentationNetwork:
     """Adapt a network to a domain with that domain's unlabelled images (Algorithm 1).
 
-    The pipeline of dvc.yaml does the same, a stage for each line, and ends with the same bits.
+    The pipeline in dvc.yaml runs the same steps as stages, with bit-identical results.
 
     Args:
-        network: the source model; its weights stay as they are.
+        network: the source model; its weights do not change.
         target: images of the new domain.
-        folder: for the pseudo labels, ``dump/r01`` and so on, and ``split``; must not hold any of an earlier call.
+        folder: for the pseudo labels, ``dump/r01`` and so on, and ``split``; must not contain those of another call.
 
     Returns:
-        The adapted network, in evaluation mode, nothing frozen.
+        The adapted network, in evaluation mode, with nothing frozen.
     """
     source, network = network, copy.deepcopy(network)
     network.release()
@@ -42,12 +42,12 @@ def adapt(
         return Run.of(name, settings.seed, runtime)
 
     def hand_on() -> None:
-        """Leave the network as the next part would read it from a file."""
+        """Put the network into the state in which a stage would load it from a file."""
         network.release()
         runtime.share_buffers(network)
 
     def labels(name: str) -> PseudoLabelStore:
-        """What the network of this moment labels (Eqs. 4 and 6)."""
+        """Dump the current network's pseudo labels (Eqs. 4 and 6)."""
         share = settings.dump.source_weight
         networks = [(network, 1 - share), *([(source, share)] if share > 0 else [])]
         written = folder / name.replace("@", "/")

@@ -17,8 +17,8 @@ def align(network: SegmentationNetwork, images: TrainingImages, settings: AlignS
     """Align the target's features with the source classifier.
 
     Args:
-        network: changes in place; its classifier stays, bit by bit, if ``settings.freeze_classifier``.
-        images: of the target.
+        network: trained in place; with ``settings.freeze_classifier`` its classifier stays bit-identical.
+        images: images of the target domain.
     """
     if settings.freeze_classifier:
         network.freeze_classifier()

@@ -1,4 +1,4 @@
-"""A student that learns what a black box answered about the target images (Sec. 3.4, Eq. 11)."""
+"""Distillation of a black box's predictions for the target images into a student (Sec. 3.4, Eq. 11)."""
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from atp.training.run import Run
 
 
 def distill(network: SegmentationNetwork, images: TrainingImages, settings: DistillSettings, run: Run) -> History:
-    """Learn the answers; ``network`` changes in place."""
+    """Train the student ``network`` in place on the black box's predictions."""
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits = model(batch.strong)
@@ -21,7 +21,7 @@ def distill(network: SegmentationNetwork, images: TrainingImages, settings: Dist
         if settings.answers == "hard":
             classes = batch.labels[:, None]
             probabilities = torch.ones_like(classes, dtype=torch.float32)
-        # On the device: dense probabilities are not moved there.
+        # Computed on the device, to avoid copying dense probabilities to it.
         target = dense_probabilities(classes, probabilities, network.num_classes)
         return {"loss": distillation_loss(logits, target, batch.valid & (batch.labels != IGNORE))}  # Eq. 11
 

@@ -1,4 +1,4 @@
-"""Positive and negative pseudo labels by one pass over the target images (Sec. 3.2, Eqs. 4 and 6)."""
+"""Positive and negative pseudo labels from one pass over the target images (Sec. 3.2, Eqs. 4 and 6)."""
 
 import logging
 from collections.abc import Sequence
@@ -29,16 +29,16 @@ def dump(
     name: str = "dump",
     extra: dict[str, Any] | None = None,
 ) -> Table | None:
-    """Label every image; continues from ``pending`` and shares the images among the processes.
+    """Write pseudo labels for every image; resumes from ``pending`` and splits the images between processes.
 
     Args:
-        networks: each with its share of the averaged prediction.
-        pending: where half-done work lies.
-        folder: where the labels go once they are complete.
-        extra: what else the table shall say.
+        networks: pairs of a network and its share of the averaged prediction.
+        pending: folder of unfinished work.
+        folder: destination of the labels once they are complete.
+        extra: additional entries of the table.
 
     Returns:
-        The table beside the labels on the main process, None on others.
+        The table stored with the labels; None on processes other than the main one.
     """
     writer = PseudoLabelWriter(
         pending,
@@ -48,7 +48,7 @@ def dump(
     )
     predictor = Predictor(networks, runtime, flip=settings.flip, scales=settings.scales)
     done = writer.done()
-    # Whole chunks, even where only one of their images is missing: see ``chunks``.
+    # Whole chunks, even if only one of their images is missing: see ``chunks``.
     mine = chunks(target.samples, target.size)[runtime.rank :: runtime.world_size]
     left = [part for part in mine if any(sample.name not in done for sample in part)]
     total = sum(len(part) for part in mine)

@@ -1,4 +1,4 @@
-"""From easy to hard target images, as semi-supervised learning does (Sec. 3.3, Eq. 10)."""
+"""Semi-supervised learning from easy to hard target images (Sec. 3.3, Eq. 10)."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -25,12 +25,12 @@ from atp.training.run import Run
 def paired_images(
     target: Images, easy: Sequence[str], hard: Sequence[str], labels: PseudoLabelStore, settings: PropagateSettings
 ) -> tuple[PairedImages, Tensor | None]:
-    """Easy images with their pseudo labels, hard ones without, and how often each easy one is drawn.
+    """Pair easy images, which have pseudo labels, with hard ones, and compute the easy images' sampling weights.
 
     Args:
-        easy: names of the target images of low entropy.
+        easy: names of the target images with low entropy.
         hard: names of the others.
-        labels: at least of the easy ones.
+        labels: pseudo labels of at least the easy images.
     """
     stored = StoredLabels(labels, negatives=settings.negative > 0)
     pairs = PairedImages(
@@ -46,13 +46,13 @@ def propagate(
     run: Run,
     weights: Tensor | None = None,
 ) -> tuple[SegmentationNetwork, History]:
-    """Learn easy images from their pseudo labels and hard ones by agreement with a teacher; changes ``network``.
+    """Train ``network`` in place on easy images by their pseudo labels and hard ones by consistency with a teacher.
 
     Args:
-        weights: how often each easy image is drawn, relative; None draws all evenly.
+        weights: relative sampling weights of the easy images; None samples uniformly.
 
     Returns:
-        What the stage hands on, the teacher or the network, and the history.
+        The adapted model, which is the teacher or the network (``settings.hand_on``), and the history.
     """
     ema = AveragedNetwork(network, settings.ema) if settings.ema else None
     teacher = ema.network if ema else network
@@ -64,7 +64,7 @@ def propagate(
     def objective(model: nn.Module, batch: PairBatch) -> dict[str, Tensor]:
         easy, hard = batch.easy, batch.hard
         with torch.no_grad():
-            # Eq. 10's M': without gradient, on the image as it is, by running statistics.
+            # Eq. 10's M': without gradient, on the image without colour augmentation, in evaluation mode.
             was_training = teacher.training
             probabilities = teacher.eval()(hard.weak).float().softmax(1)
             teacher.train(was_training)
@@ -77,9 +77,9 @@ def propagate(
             masks = masks.to(taught.device)
             strong, taught = mix(masks, easy.strong, strong), mix(masks, easy.labels, taught)
             reliable = mix(masks, easy.labels, reliable)
-            # The pasted pixels' labels are as good as the easy image's: they count in full.
+            # Pasted pixels have the easy image's pseudo labels, which have full weight.
             share = mix(masks, torch.ones_like(share), share)
-        # One forward pass over both: one set of batch statistics, and one pass costs less than two.
+        # A single forward pass shares the batch statistics and costs less than two.
         logits = model(torch.cat([easy.strong, strong]))
         logits_easy, logits_hard = logits.chunk(2)
         supervised = segmentation_cross_entropy(logits_easy, easy.labels)
@@ -105,7 +105,7 @@ def propagate(
 def contrast_head(
     make: Callable[[int], nn.Module], network: SegmentationNetwork, images: PairedImages, tap: ClassifierTap, run: Run
 ) -> nn.Module:
-    """A variant's own module, as wide as the features that the classifier is given."""
+    """Build a mix's contrast module for the number of channels of the classifier's input."""
     run.runtime.place(network)
     example = images.collate([images[0, 0]]).to(run.runtime.device, run.runtime.memory_format)
     with tap:
@@ -115,26 +115,26 @@ def contrast_head(
 
 
 def label_counts(store: PseudoLabelStore, name: str) -> Tensor:
-    """Positively labelled pixels of each class, int64, (C,)."""
+    """Number of positively labelled pixels of each class, int64, (C,)."""
     return torch.bincount(store.positive(name).flatten(), minlength=256)[: len(store.table["classes"])]
 
 
 def rarity_weights(counts: Sequence[Tensor], balance: float) -> Tensor | None:
-    """How often to draw each image so that rare classes come up more often.
+    """Sampling weights of images that favour rare classes.
 
     Args:
-        counts: labelled pixels of each class, (C,), for every image.
-        balance: 0 draws evenly, 1 in proportion to the sum over an image's classes of their share in the image
+        counts: for every image, the labelled pixels of each class, (C,).
+        balance: 0 samples uniformly, 1 in proportion to the sum over an image's classes of their share in the image
             divided by their share in all images.
 
     Returns:
-        Relative frequencies, float64, (images,), mean 1; None for an even draw.
+        Relative weights, float64, (images,), mean 1; None for uniform sampling.
     """
     if balance == 0:
         return None
     pixels = torch.stack(list(counts)).double()
     own = pixels / pixels.sum(1, keepdim=True).clamp_min(1)
     overall = pixels.sum(0) / pixels.sum()
-    # A class without a single labelled pixel is in no image's share either.
+    # The clamp avoids 0 / 0 for a class without any labelled pixel.
     rarity = (own / overall.clamp_min(1e-12)).sum(1)
     return 1 - balance + balance * rarity / rarity.mean()

@@ -1,7 +1,7 @@
-"""The settings of each part of the method, one class a section of params.yaml.
+"""Settings of each part of the method, one class per section of params.yaml.
 
-Without PyTorch, whose import takes seconds: bad parameters are reported before that. dvc.yaml tracks the defaults of
-each class as parameters of the stages that use it, so that changing one makes exactly these run again.
+This module does not import PyTorch, which takes seconds, so that bad parameters are reported at once. dvc.yaml tracks
+each class's defaults as parameters of the stages that use it: changing one reruns exactly these stages.
 """
 
 import difflib
@@ -16,11 +16,11 @@ from atp.settings import Count, Decay, Flag, NonNegative, Positive, Section, Sha
 from atp.training.settings import Optimisation
 
 ALIGN = "method/align"
-"""The paper's own, among the methods that can take its place."""
+"""The paper's method, the default of ``align.method``."""
 
 
 def align_methods() -> list[str]:
-    """What ``align.method`` can name: modules below ``atp``. The listing of atp/baselines is the only list of them."""
+    """Valid values of ``align.method``: modules below ``atp``. Baselines are the files in atp/baselines."""
     return [ALIGN, *(f"baselines/{name}" for name in _modules("baselines"))]
 
 
@@ -30,7 +30,7 @@ def module_named(name: str) -> str:
 
 
 def mixes() -> list[str]:
-    """What ``propagate.mix`` can name: the files of atp/mixing, whose listing is the only list of them."""
+    """Valid values of ``propagate.mix``: the files in atp/mixing."""
     return _modules("mixing")
 
 
@@ -41,7 +41,7 @@ def _modules(room: str) -> list[str]:
 def _unknown(what: str, value: str, known: Sequence[str]) -> ValueError:
     names = {name.rpartition("/")[2]: name for name in known}
     near = difflib.get_close_matches(value.rpartition("/")[2], names, n=1)
-    hint = f"is it {names[near[0]]}?" if near else f"there are {', '.join(known)}"
+    hint = f"is it {names[near[0]]}?" if near else f"choose from {', '.join(known)}"
     return ValueError(f"{what} {value}: no such {what}; {hint}")
 
 
@@ -49,39 +49,39 @@ STRONG = Augmentation(flip=True, jitter=0.3, blur=True)
 
 
 class SourceSettings(Optimisation):
-    """The source model: given, or trained here with cross-entropy (Eq. 1).
+    """The source model: given, or trained with cross-entropy (Eq. 1).
 
     Attributes:
-        checkpoint: a given model; training is skipped.
+        checkpoint: a given model; if set, nothing is trained.
     """
 
     checkpoint: Path | None = None
 
 
 class DistillSettings(Optimisation):
-    """A student that learns what the source model predicted (Eq. 11); its network is the section ``model``.
+    """Distillation of the source model's predictions into a student (Eq. 11), whose network is the section ``model``.
 
     Attributes:
-        answers: ``soft`` learns all that is known of each pixel, ``hard`` the most probable class alone.
+        answers: ``soft`` learns all stored probabilities of a pixel, ``hard`` only the most probable class.
     """
 
     answers: Literal["soft", "hard"] = "soft"
 
 
 class AlignSettings(Optimisation):
-    """Implicit feature alignment (Sec. 3.1), or another method in its place.
+    """Implicit feature alignment (Sec. 3.1), or a baseline in its place.
 
     Attributes:
-        method: ``method/align``, the paper's, or a baseline in its place: ``baselines/tent``, a module below ``atp``.
-        baseline: the baseline's settings, where they differ from the published ones: see ``Settings`` in its module.
-        alpha: weight of the curriculum entropy (Eq. 2).
-        gamma: its exponent.
-        weight_grad: whether the gradient passes through its weight (1 - h) ** gamma.
+        method: a module below ``atp``: ``method/align``, the paper's, or a baseline such as ``baselines/tent``.
+        baseline: a baseline's settings that differ from the published ones: see ``Settings`` in its module.
+        alpha: weight of the curriculum entropy loss (Eq. 2).
+        gamma: exponent of the curriculum weight (1 - h) ** gamma.
+        weight_grad: whether the gradient passes through the curriculum weight (``full``) or not (``detach``).
         diversity: weight of the diversity loss (Eq. 3).
         sharpness: lambda in Eq. 3's weight exp(-lambda h).
         weighted: False gives every pixel the weight 1, the paper's L*_div.
-        per_image: class distribution of each image (Eq. 3) rather than of the batch (authors' code).
-        freeze_classifier: keep g fixed, parameters and buffers, as the paper does.
+        per_image: use each image's class distribution (Eq. 3) instead of the batch's (authors' code).
+        freeze_classifier: keep the classifier g fixed, parameters and buffers, as in the paper.
     """
 
     method: str = "method/align"
@@ -105,7 +105,7 @@ class AlignSettings(Optimisation):
         if self.method not in methods:
             raise _unknown("method", self.method, methods)
         if self.method == ALIGN and self.baseline:
-            raise ValueError(f"baseline is for a baseline's settings; method is {ALIGN}, whose are beside it")
+            raise ValueError(f"baseline: only for a baseline's settings, but method is {ALIGN}; leave it out")
         return self
 
 
@@ -113,28 +113,28 @@ class Round(Section):
     """One round of dump and teach.
 
     Attributes:
-        model: folder of the model that labels and is then taught: ``runs/align`` (``runs/distill`` of a black box), or
-            an earlier ``runs/teach/rNN``.
+        model: folder of the model that writes the pseudo labels and then trains on them: ``runs/align`` (black box:
+            ``runs/distill``), or an earlier ``runs/teach/rNN``.
     """
 
     model: Path
 
 
 class DumpSettings(Section):
-    """Pseudo labels on disk (Sec. 3.2), written by one pass over the target images.
+    """Pseudo labels on disk (Sec. 3.2), written in one pass over the target images.
 
     Attributes:
         keep_ratio: K of Eq. 4, the share of each class's pixels that become positive labels.
         negative_threshold: lambda_neg of Eq. 6.
         flip: average the prediction with that of the mirrored image.
-        scales: average predictions over these zooms.
+        scales: average predictions over the image at these scales (multi-scale test-time augmentation).
         source_weight: share of the source model's prediction in the average.
     """
 
     keep_ratio: Annotated[float, Field(gt=0.0, le=1.0, strict=True)] = 0.65
     negative_threshold: Share = 0.05
     flip: Flag = False
-    # A list: DVC reads the defaults here, and would not find a tuple again in its lock file.
+    # A list, because DVC reads this default and its lock file does not preserve tuples.
     scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = [1.0]  # type: ignore[assignment]
     source_weight: Annotated[float, Field(ge=0.0, lt=1.0, strict=True)] = 0.0
 
@@ -145,10 +145,11 @@ class TeachSettings(Optimisation):
     Attributes:
         positive: weight of Eq. 5.
         negative: weight of Eq. 7.
-        negatives: ``dumped`` with the positives, in each round anew (Algorithm 1, where a round is an epoch), or
-            ``online`` from the network as it learns (authors' code).
-        class_mix: paste half of the classes of one image, labels and all, onto the next of this process's batch.
-        ema: decay of an average of the weights, which is then what the stage hands on; None hands on the weights.
+        negatives: ``dumped`` with the positives in each round (Algorithm 1, where a round is an epoch), or ``online``,
+            recomputed at every step (authors' code).
+        class_mix: paste half of an image's classes, with their labels, onto the next image of this process's batch.
+        ema: decay of an exponential moving average of the weights, which becomes the stage's model; None keeps the
+            trained weights.
     """
 
     positive: NonNegative = 1.0
@@ -162,8 +163,8 @@ class SplitSettings(Section):
     """Easy and hard target images by mean entropy (Eq. 9).
 
     Attributes:
-        model: folder of the model that ranks and labels: the last round's ``runs/teach/rNN``, or that of the first
-            round's beginning.
+        model: folder of the model that ranks and labels the images: a round's ``runs/teach/rNN``, or the model from
+            which the first round starts.
         easy_ratio: share of the images that count as easy.
     """
 
@@ -172,19 +173,19 @@ class SplitSettings(Section):
 
 
 class PropagateSettings(Optimisation):
-    """From easy to hard images, as semi-supervised learning does (Eq. 10).
+    """Semi-supervised learning from easy to hard images (Eq. 10).
 
     Attributes:
-        mix: how an easy and a hard image become one training image, a file of atp/mixing: ``class_mix`` pastes half of
-            the easy one's classes, ``cut_mix`` a box; ``reco`` is ``class_mix`` with regional contrast; ``none`` asks
-            for consistency on the hard one alone, strongly augmented.
-        ema: decay of the teacher's weights (authors' code, ClassMix); None takes the network itself, as the paper does.
-        confidence: the consistency loss weighs as much as the share of pixels above it (ClassMix, authors' code; the
-            paper prints none).
+        mix: how an easy and a hard image are mixed, a file in atp/mixing: ``class_mix`` pastes half of the easy image's
+            classes, ``cut_mix`` a box; ``reco`` is ``class_mix`` with regional contrast; ``none`` uses the strongly
+            augmented hard image alone.
+        ema: decay of the teacher's weights (authors' code, ClassMix); None uses the network itself, as in the paper.
+        confidence: probability threshold; the consistency loss is weighted by the share of pixels above it (ClassMix,
+            authors' code; not in the paper).
         consistency: weight of Eq. 10.
-        contrast: weight of the loss that a mix such as ``reco`` brings.
+        contrast: weight of the loss that a mix such as ``reco`` adds.
         negative: weight of Eq. 7 on the easy images.
-        balance: 0 draws easy images evenly, 1 by the rarity of the classes that they show.
+        balance: 0 samples easy images uniformly, 1 by the rarity of their classes.
         hand_on: the ``ema`` teacher or the trained ``student`` becomes the adapted model.
     """
 
@@ -210,12 +211,12 @@ class PropagateSettings(Optimisation):
     @model_validator(mode="after")
     def _ema_exists(self) -> Self:
         if self.hand_on == "ema" and self.ema is None:
-            raise ValueError("hand_on is ema but ema is null; set ema or hand_on: student")
+            raise ValueError("hand_on is ema but ema is null; set ema, or hand_on: student")
         return self
 
 
 class MethodSections(Section):
-    """The sections of params.yaml that the method reads, each of the stage of its name."""
+    """The sections of params.yaml that the method reads, each named after its stage."""
 
     source: SourceSettings | None = None
     align: AlignSettings | None = None
@@ -228,20 +229,20 @@ class MethodSections(Section):
 
 
 class AdaptSettings(Section):
-    """The whole of Algorithm 1, as ``atp.adapt`` takes it; the sections are those of params.yaml.
+    """Settings of Algorithm 1 for ``atp.adapt``; the sections are those of params.yaml.
 
-    A section can be a mapping of what shall differ from its default here: ``AdaptSettings(teach={"epochs": 2})``.
+    A section can be a mapping that overrides some of its defaults here: ``AdaptSettings(teach={"epochs": 2})``.
 
-    Ours: learning rates for a network that comes trained, lower than those of params.yaml, whose small network is
-    trained from nothing.
+    Ours: learning rates for a pretrained network, lower than those in params.yaml, whose small network is trained from
+    scratch.
 
     Attributes:
         size: (width, height) to which every image is resized; None keeps each image's own.
-        crop: (width, height) of random training crops; None trains on whole images, which then must be of one size.
-        align, propagate: None leaves the part out.
-        rounds: of dump and teach; 0 leaves them out.
+        crop: (width, height) of random training crops; None trains on whole images, which must then have one size.
+        align, propagate: None skips the part.
+        rounds: number of rounds of dump and teach; 0 skips them.
         easy_ratio: share of the images that count as easy (Eq. 9).
-        seed: of everything random.
+        seed: random seed.
     """
 
     size: tuple[Count, Count] | None = None
@@ -270,7 +271,7 @@ class AdaptSettings(Section):
 
 
 def _over(default: object, value: object) -> object:
-    """A section's values where a mapping changes some of them; any other value as it is."""
+    """Merge a mapping into a section's default values; return any other value unchanged."""
     if not (isinstance(default, Section) and isinstance(value, dict)):
         return value
     return dict(default) | {name: _over(getattr(default, name, None), changed) for name, changed in value.items()}

@@ -1,4 +1,4 @@
-"""Training on labelled images with cross-entropy (Eq. 1): the source model, where none is given."""
+"""Training of the source model on labelled images with cross-entropy (Eq. 1), if none is given."""
 
 from torch import Tensor, nn
 
@@ -11,7 +11,7 @@ from atp.training.run import Run
 
 
 def train_source(network: SegmentationNetwork, images: TrainingImages, settings: SourceSettings, run: Run) -> History:
-    """Train on labelled images; ``network`` changes in place."""
+    """Train ``network`` in place on labelled images."""
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"loss": segmentation_cross_entropy(model(batch.strong), batch.labels)}

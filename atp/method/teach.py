@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def taught_images(target: Images, labels: PseudoLabelStore, settings: TeachSettings) -> TrainingImages:
-    """The target's images with their pseudo labels, as ``teach`` wants them."""
+    """Combine the target's images with the pseudo labels that ``teach`` needs."""
     negatives = settings.negative > 0 and settings.negatives == "dumped"
     return target.augmented(settings.augmentation, StoredLabels(labels, negatives=negatives))
 
@@ -31,10 +31,10 @@ def teach(
     negative_threshold: float,
     run: Run,
 ) -> tuple[SegmentationNetwork, History]:
-    """Train on pseudo labels; ``network`` changes in place.
+    """Train ``network`` in place on pseudo labels.
 
     Returns:
-        What the stage hands on, the network or its average, and the history.
+        The taught model, which is the network or its moving average, and the history.
     """
     if settings.class_mix and settings.batch_size == run.runtime.world_size and run.runtime.is_main:
         logger.warning("%s: class_mix has no effect with one image per process; raise teach.batch_size", run.name)

@@ -1,7 +1,7 @@
-"""Ways in which propagate makes one image of an easy and a hard one: ``propagate.mix`` names a file of this folder.
+"""Mixing of an easy and a hard image in propagate: ``propagate.mix`` names a file in this folder.
 
-Each has a function ``masks`` from the labels of the easy images, class ids, 255 = none, (N, H, W), int64, to where
-these images are pasted onto the hard ones, bool, (N, H, W); None pastes nothing. It draws from PyTorch's own CPU
-generator, so that a seed means the same masks on every device. A file may also have ``Contrast``, a module that learns
-beside the network: see ``atp.training.contrast``.
+Each file has a function ``masks`` that maps the easy images' labels (class ids, 255 = none, (N, H, W), int64) to masks
+of the pixels to paste onto the hard images (bool, (N, H, W)), or to None, which pastes nothing. It draws from PyTorch's
+CPU generator, so that a seed gives the same masks on every device. A file may also define ``Contrast``, a module
+trained jointly with the network: see ``atp.training.contrast``.
 """

@@ -1,4 +1,4 @@
-"""ClassMix: half of the classes that the easy image shows.
+"""ClassMix: paste half of the classes in the easy image.
 
 Olsson et al., ClassMix: Segmentation-Based Data Augmentation for Semi-Supervised Learning (2021).
 """

@@ -1,4 +1,4 @@
-"""Nothing is mixed: the hard image alone, strongly augmented."""
+"""No mixing: the strongly augmented hard image alone."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Feature extractors: torchvision's ResNets and VGG-16 with denser output, and a light ResNet for CPUs."""
+"""Backbones: torchvision's ResNets and VGG-16 with a lower output stride, and a small ResNet for CPUs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ from atp.models.state import load_user_state, tell
 
 IMAGENET: Mapping[BackboneName, WeightsEnum] = {
     "resnet18": ResNet18_Weights.IMAGENET1K_V1,
-    # V1, as torchvision's own segmentation models take: V2's recipe is tuned to classification.
+    # V1, as in torchvision's segmentation models; V2's recipe is tuned for classification.
     "resnet50": ResNet50_Weights.IMAGENET1K_V1,
     "resnet101": ResNet101_Weights.IMAGENET1K_V1,
     "vgg16": VGG16_Weights.IMAGENET1K_V1,
@@ -44,7 +44,7 @@ class Backbone(nn.Module):
 
 
 class ResNetBackbone(Backbone):
-    """A ResNet without its pooling and classifier, under torchvision's names, so that its weights fit."""
+    """A ResNet without global pooling and classifier, with torchvision's names so that its weights fit."""
 
     def __init__(
         self, conv1: nn.Conv2d, bn1: nn.Module, maxpool: nn.Module, layers: list[nn.Sequential], out_channels: int
@@ -66,7 +66,7 @@ class ResNetBackbone(Backbone):
 
 
 class VGGBackbone(Backbone):
-    """VGG-16's convolutions and poolings, under torchvision's names."""
+    """VGG-16's convolutions and pooling layers, with torchvision's names."""
 
     def __init__(self, features: nn.Sequential) -> None:
         super().__init__()
@@ -79,17 +79,17 @@ class VGGBackbone(Backbone):
 
 
 def build_backbone(name: BackboneName, output_stride: int, weights: str, resnet_style: ResNetStyle) -> Backbone:
-    """A backbone with features at 1 / ``output_stride`` of the image's size, rounded up (VGG-16: down).
+    """Build a backbone with features at 1 / ``output_stride`` of the image size, rounded up (VGG-16: down).
 
     Args:
-        name: which.
+        name: name of the backbone.
         output_stride: one of ``OUTPUT_STRIDES[name]``.
-        weights: ``none`` for random ones, ``imagenet`` for torchvision's, else the path of a state dict with
-            torchvision's names (a whole classification model will do).
+        weights: ``none`` for random weights, ``imagenet`` for torchvision's, or the path of a state dict with
+            torchvision's names (also of a whole classification model).
         resnet_style: see ``NetworkConfig``.
 
     Raises:
-        InputError: the weights cannot be downloaded or read, or do not fit.
+        InputError: if the weights cannot be downloaded or read, or do not fit.
     """
     backbone: Backbone
     if name == "vgg16":
@@ -111,32 +111,32 @@ def build_backbone(name: BackboneName, output_stride: int, weights: str, resnet_
 
 
 def dilate_resnet(backbone: ResNetBackbone, native_stride: int, output_stride: int) -> None:
-    """Replace the last strides by dilations, in place, so that features come denser and see as far as before.
+    """Replace the last strides by dilations, in place: features become denser, with the same receptive field.
 
-    A convolution that loses its stride keeps the dilation of what feeds it; all 3x3 convolutions behind it are spread
-    by the lost factor. Every ``factor``-th output pixel is then exactly the undilated network's. For ``Bottleneck``
-    this is torchvision's ``replace_stride_with_dilation``, which refuses ``BasicBlock``.
+    A convolution that loses its stride keeps the dilation of its input; all later 3x3 convolutions are dilated by the
+    lost factor. Every ``factor``-th output pixel then equals the undilated network's. For ``Bottleneck``, this is
+    torchvision's ``replace_stride_with_dilation``, which does not support ``BasicBlock``.
     """
     layers = backbone.layers
     lost = native_stride // output_stride
     dilation = 1
-    # Strides are 2 each, so the last log2(lost) stages lose theirs.
+    # Each stride is 2, so the last log2(lost) stages lose theirs.
     for layer in layers[len(layers) - lost.bit_length() + 1 :]:
         for conv in (module for module in layer.modules() if isinstance(module, nn.Conv2d)):
             strided = conv.stride[0] > 1
             conv.stride = (1, 1)
             if conv.kernel_size == (3, 3):
-                # The strided 3x3 convolution is the first of its stage, still at the density of the stage before.
+                # The strided 3x3 convolution is the first of its stage and keeps the previous stage's dilation.
                 spread = dilation if strided else 2 * dilation
                 conv.dilation = conv.padding = (spread, spread)
         dilation *= 2
 
 
 def _as_in_caffe(backbone: ResNetBackbone) -> None:
-    """The first block of each stage as in the Caffe model, from which DeepLabV2 and its PyTorch ports descend.
+    """Change a backbone in place to the Caffe model on which DeepLabV2 and its PyTorch ports are based.
 
-    It strides in the first 1x1 convolution, where torchvision strides in the 3x3; its first dilated 3x3 is as wide
-    as the others of the stage; and its max pooling rounds sizes up. Same names and shapes, other results.
+    In the first block of each stage, the stride is in the first 1x1 convolution (torchvision: in the 3x3), and the 3x3
+    has the dilation of the stage's other blocks; max pooling rounds sizes up. Names and shapes are the same.
     """
     assert isinstance(backbone.maxpool, nn.MaxPool2d)
     backbone.maxpool.ceil_mode = True
@@ -156,7 +156,7 @@ def _headless(resnet: ResNet) -> ResNetBackbone:
 def _resnet_small() -> ResNetBackbone:
     """BasicBlocks of ``SMALL_WIDTHS``; strides 2 (stem), 1, 2, 2, 2; 0.47 M parameters, 0.50 M with a head.
 
-    A second stride in place of ResNet's max pooling keeps thin things (poles, people) alive at small image sizes.
+    A second stride instead of ResNet's max pooling preserves thin objects (poles, people) in small images.
     """
     width = SMALL_WIDTHS[0]
     stem = nn.Conv2d(3, width, kernel_size=3, stride=2, padding=1, bias=False)
@@ -175,11 +175,11 @@ def _resnet_small() -> ResNetBackbone:
 
 
 def _vgg16(output_stride: int) -> VGGBackbone:
-    """VGG-16 as in DeepLabV2: pool5, and for output stride 8 also pool4, without stride, conv5 then dilated by 2."""
+    """VGG-16 as in DeepLabV2: no stride in pool5; for output stride 8 none in pool4 either, and conv5 dilated by 2."""
     features = make_layers(cfgs["D"], batch_norm=False)
     pools = [index for index, module in enumerate(features) if isinstance(module, nn.MaxPool2d)]
     for index in pools[3:] if output_stride == 8 else pools[4:]:
-        # 3x3, as in DeepLabV2: without a stride, 2x2 would shift the features by half a pixel.
+        # 3x3, as in DeepLabV2: without stride, 2x2 would shift the features by half a pixel.
         features[index] = nn.MaxPool2d(kernel_size=3, stride=1, padding=1)
     if output_stride == 8:
         for conv in features[pools[3] :]:
@@ -191,7 +191,7 @@ def _vgg16(output_stride: int) -> VGGBackbone:
 
 
 def _initialise(backbone: Backbone) -> None:
-    """As torchvision initialises its own."""
+    """Initialise weights as torchvision does."""
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -202,28 +202,28 @@ def _initialise(backbone: Backbone) -> None:
 def _download(name: BackboneName) -> Mapping[str, Tensor]:
     weights = IMAGENET[name]
     try:
-        # weights_only: torch.hub would unpickle.
+        # weights_only, because torch.hub unpickles by default.
         state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"model.weights: imagenet: {weights.url} cannot be downloaded ({reason}); "
-            "download it elsewhere and give its path as model.weights"
+            "download it elsewhere and set model.weights to its path"
         ) from error
     return state
 
 
 def _load_backbone(backbone: Backbone, state: Mapping[str, Tensor], source: str, name: BackboneName) -> None:
-    """Load what the backbone needs; the rest is a classification model's own head."""
+    """Load the backbone's weights; ignore others, such as a classification model's head."""
     own = backbone.state_dict()
-    # Old files have no step counters, and nothing here reads them.
+    # Old files lack step counters, which are not used here.
     needed = [key for key in own if not key.endswith("num_batches_tracked")]
     missing = [key for key in needed if key not in state]
     if missing:
         raise InputError(
-            f"{source}: no weights for {name}: it lacks {tell(missing, needed)}; give a state dict of {name}"
+            f"{source}: not weights of {name}: lacks {tell(missing, needed)}; set it to a state dict of {name}"
         )
     wrong = [key for key in needed if state[key].shape != own[key].shape]
     if wrong:
-        raise InputError(f"{source}: weights of another network than {name}: other shapes in {tell(wrong, needed)}")
+        raise InputError(f"{source}: not weights of {name}: shapes differ in {tell(wrong, needed)}")
     backbone.load_state_dict({key: state[key] for key in own if key in state}, strict=False)

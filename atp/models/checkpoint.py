@@ -1,4 +1,4 @@
-"""Checkpoints: weights with the network, the classes and the origin that they belong to; never unpickled."""
+"""Checkpoints: weights with their network's configuration, classes and origin; read without unpickling."""
 
 import json
 import logging
@@ -35,13 +35,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint's contents.
+    """Contents of a checkpoint.
 
     Attributes:
-        config: the network that the weights are of.
+        config: configuration of the network.
         label_space: its classes.
         state: its state dict, on the CPU.
-        made_by: whatever the writer wanted known: stage, fingerprint, version.
+        made_by: origin, as recorded by the writer: stage, fingerprint, version.
     """
 
     config: NetworkConfig
@@ -57,8 +57,8 @@ def save_checkpoint(
     label_space: LabelSpace,
     made_by: Mapping[str, Any],
 ) -> None:
-    """Write a safetensors file, whole or not at all; equal contents give equal bytes."""
-    # Copies, since two names may share a tensor, which safetensors refuses; it knows no channels-last either.
+    """Write a safetensors file atomically; equal contents give equal bytes."""
+    # Contiguous copies, because safetensors supports neither shared tensors nor channels-last.
     given = network.given.state_dict()
     state = {key: value.cpu().clone(memory_format=torch.contiguous_format) for key, value in given.items()}
     metadata = {
@@ -72,7 +72,7 @@ def save_checkpoint(
 
 
 def _ordered(blob: bytes) -> bytes:
-    """The same safetensors file with a sorted header: its writer's hash map shuffles the metadata at every call."""
+    """Sort the header of a safetensors file, whose writer stores metadata in random order."""
     end = 8 + int.from_bytes(blob[:8], "little")
     header = json.loads(blob[8:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -83,21 +83,21 @@ def _ordered(blob: bytes) -> bytes:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read what ``save_checkpoint`` wrote.
+    """Read a file written by ``save_checkpoint``.
 
     Raises:
-        InputError: no such file, not whole, or not one of ours.
+        InputError: if the file does not exist, is incomplete, or was not written by ATP.
     """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; run the stage that makes it") from error
+        raise InputError(f"{path}: no such file; run the stage that writes it") from error
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a whole safetensors file ({error}); make it again") from error
+        raise InputError(f"{path}: not a complete safetensors file ({error}); create it again") from error
     if metadata.get("format") != "atp":
-        raise InputError(f"{path}: holds weights that ATP did not write; give it as source.checkpoint instead")
+        raise InputError(f"{path}: not written by ATP; set source.checkpoint to it instead")
     try:
         classes = json.loads(metadata["classes"])
         colors = tuple((red, green, blue) for red, green, blue in classes["colors"])
@@ -108,26 +108,26 @@ def load_checkpoint(path: Path) -> Checkpoint:
             made_by=json.loads(metadata["made_by"]),
         )
     except (KeyError, TypeError, ValueError, ValidationError) as error:
-        raise InputError(f"{path}: written by another version of ATP; make it again with this one") from error
+        raise InputError(f"{path}: written by another version of ATP; create it again with this one") from error
 
 
 def network_from_checkpoint(path: Path) -> tuple[SegmentationNetwork, LabelSpace]:
-    """The network of a checkpoint, in evaluation mode on the CPU, and its classes.
+    """Load the network of a checkpoint, in evaluation mode on the CPU, and its classes.
 
     Raises:
-        InputError: as ``load_checkpoint``, or the weights do not fit the network that the file names.
+        InputError: see ``load_checkpoint`` and ``restored``.
     """
     checkpoint = load_checkpoint(path)
     return restored(checkpoint, path).eval(), checkpoint.label_space
 
 
 def restored(checkpoint: Checkpoint, path: Path) -> SegmentationNetwork:
-    """The network of a checkpoint; of the user's own kind, its factory is called.
+    """Build the network of a checkpoint, calling the factory if it is the user's own.
 
     Raises:
-        InputError: the weights of ``path`` do not fit the network that it names.
+        InputError: if the weights in ``path`` do not fit its network.
     """
-    # The weights are all here: nothing needs downloading, and a path may be gone.
+    # All weights are in the checkpoint: no download is needed, and a path may no longer exist.
     network = build_network(checkpoint.config.model_copy(update={"weights": "none"}))
     load_into(network, checkpoint.state, path)
     network.label_space = checkpoint.label_space
@@ -135,15 +135,15 @@ def restored(checkpoint: Checkpoint, path: Path) -> SegmentationNetwork:
 
 
 def load_into(network: SegmentationNetwork, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load a state dict with the names that the network's author gave, or of public DeepLabV2 code, in place.
+    """Load a state dict in place, with the names of the network or of public DeepLabV2 code.
 
     Args:
-        network: changes only if all of it fits.
-        state: names to tensors.
-        path: where it came from, for the messages.
+        network: changes only if the whole state dict fits.
+        state: state dict.
+        path: its file, for error messages.
 
     Raises:
-        InputError: another number of classes, missing or unexpected names (all told), or other shapes.
+        InputError: if the number of classes or a shape differs, or names are missing or unexpected (all are listed).
     """
     public = is_public_deeplab(state)
     own = network.given.state_dict()
@@ -153,8 +153,8 @@ def load_into(network: SegmentationNetwork, state: Mapping[str, Tensor], path: P
     copy_state(own, state, path)
     if public and isinstance(network, DeepLabV2) and not _is_caffe_style(network):
         logger.warning(
-            "%s: has the names of Caffe's DeepLabV2 in PyTorch; if it is one, set in model resnet_style: caffe, "
-            "channels: bgr, mean: [0.4811, 0.4575, 0.4079], std: [0.00392157, 0.00392157, 0.00392157]",
+            "%s: has the names of a PyTorch port of Caffe's DeepLabV2; if it is one, set under model resnet_style: "
+            "caffe, channels: bgr, mean: [0.4811, 0.4575, 0.4079], std: [0.00392157, 0.00392157, 0.00392157]",
             path,
         )
 
@@ -162,7 +162,7 @@ def load_into(network: SegmentationNetwork, state: Mapping[str, Tensor], path: P
 def _check_classes(
     network: SegmentationNetwork, own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path
 ) -> None:
-    """The last tensor of the classifier has one row per class, as a rule."""
+    """Check the number of classes, usually the number of rows of the classifier's last tensor."""
     last = next(key for key in reversed(list(own)) if key.startswith(f"{network.head_name}."))
     classes = len(own[last]) if own[last].ndim else 0
     found = len(state[last]) if last in state and state[last].ndim else classes
@@ -171,7 +171,7 @@ def _check_classes(
         where = "the data" if network.num_scores == network.num_classes else "data.class_map"
         raise InputError(
             f"{path}: {more} classes in the checkpoint ({found}) than in {where} ({classes}); "
-            "list the checkpoint's classes, in its order, in data.classes, or map them by data.class_map"
+            "list the checkpoint's classes, in its order, in data.classes, or map them with data.class_map"
         )
 
 

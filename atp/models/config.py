@@ -1,4 +1,4 @@
-"""What a network is made of, as settings; without PyTorch, whose import takes seconds that not every command has."""
+"""Settings of a network; does not import PyTorch, which takes seconds and is not needed by every command."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +17,10 @@ OUTPUT_STRIDES: Mapping[BackboneName, tuple[int, ...]] = {
     "resnet101": (8, 16),
     "vgg16": (8, 16),
 }
-"""Image pixels per feature pixel that a backbone can be built for."""
+"""Supported output strides (image pixels per feature pixel) of each backbone."""
 
 OURS = ("backbone", "output_stride", "aspp_dilations", "resnet_style")
-"""Settings of our own networks alone."""
+"""Settings that only apply to ATP's own networks."""
 
 Level = Annotated[float, Field(ge=0.0, le=1.0)]
 Spread = Annotated[float, Field(gt=0.0)]
@@ -29,34 +29,35 @@ Dilation = Annotated[int, Field(ge=1, strict=True)]
 
 DottedName = Annotated[str, Field(pattern=r"^\w+(\.\w+)*$")]
 IGNORED = 255
-"""Target id of a class that the target does not have."""
+"""Target id of a class that the target domain lacks."""
 
 
 class NetworkConfig(BaseModel):
-    """DeepLabV2 on a backbone, or a network of the user's own; everything that is needed to build it anew.
+    """DeepLabV2 on a backbone, or the user's own network; contains everything needed to build it again.
 
     Attributes:
-        factory: ``package.module:callable`` that returns a network of the user's own, images to scores: a tensor, a
-            mapping with ``out``, or an object with ``logits``, at any stride. Of what follows, the settings of our own
-            networks then have no meaning and are refused.
-        arguments: keyword arguments of that callable. An object among them is given as what makes it, a mapping of a
-            ``factory`` and perhaps ``arguments`` of its own.
-        classifier: dotted name of its submodule that turns features into scores: frozen in align, faster later.
-        divisor: its images are padded at the right and at the bottom to multiples of this many pixels; encoders with
-            skip connections want 32.
-        code: file or folder of the factory, if it is no installed package: what DVC watches. Of a black box's student
-            also the folder of its weights, if a path is given for these.
-        class_map: of a given model with other classes, the target's id for each of its own, 255 = none; None where its
-            classes are the target's.
-        backbone: ``resnet_small`` is ours, for small images on a CPU; the others are torchvision's.
-        output_stride: image pixels per feature pixel; 8 is the authors' code's, 4 only ``resnet_small`` can.
-        aspp_dilations: one branch of the classifier each. DeepLabV2 has four, 6 to 24.
-        weights: before training: ``none``, the path of a state dict, or of our own backbones ``imagenet``.
-        mean: of the training images' channels R, G, B, on the scale 0 to 1.
-        std: the same channels' standard deviations.
-        channels: order in which the backbone wants them; models with a Caffe ancestor want ``bgr``.
-        resnet_style: ``caffe`` builds ResNet-50 and -101 as DeepLabV2's Caffe model and its PyTorch ports do
-            (AdaptSegNet and its kin): they share names and shapes with torchvision's and compute something else.
+        factory: ``package.module:callable`` that returns the user's own network, which maps images to logits at any
+            stride: a tensor, a mapping with ``out``, or an object with ``logits``. Settings of ATP's own networks are
+            then rejected.
+        arguments: keyword arguments of the factory. An object is given as a mapping with its ``factory`` and optional
+            ``arguments``.
+        classifier: dotted name of its submodule that turns features into logits; align freezes it, and later stages
+            can train it at a higher learning rate.
+        divisor: images are padded at the right and bottom to multiples of this many pixels; encoders with skip
+            connections often need 32.
+        code: file or folder of the factory's code, tracked by DVC, unless it is an installed package. For a black
+            box's student, also the folder of its weights, if they are given by path.
+        class_map: for a given model with other classes, the target's id of each of its classes, 255 = none; None if
+            the classes are the same.
+        backbone: ``resnet_small`` is ATP's, for small images on a CPU; the others are torchvision's.
+        output_stride: image pixels per feature pixel; 8 in the authors' code, 4 only for ``resnet_small``.
+        aspp_dilations: dilation of each branch of the classifier. DeepLabV2 has four, 6 to 24.
+        weights: initial weights: ``none``, the path of a state dict, or for ATP's backbones ``imagenet``.
+        mean: mean of the channels R, G, B of the training images, on the scale 0 to 1.
+        std: standard deviation of the same channels.
+        channels: channel order of the backbone's input; models derived from Caffe need ``bgr``.
+        resnet_style: ``caffe`` builds ResNet-50 and -101 like DeepLabV2's Caffe model and its PyTorch ports
+            (AdaptSegNet and others), which have torchvision's names and shapes but compute different features.
             Their images are BGR, 0 to 255, minus a mean: channels bgr, mean (0.4811, 0.4575, 0.4079), std three times
             0.00392157.
         num_classes: C; 0 until the data's label space sets it.
@@ -82,17 +83,17 @@ class NetworkConfig(BaseModel):
 
     @property
     def own_code(self) -> tuple[Path, ...]:
-        """``code`` where it decides a result; of an installed package there is none to watch."""
+        """``code`` if it affects results and exists; an installed package has none."""
         return (self.code,) if self.factory is not None and self.code.exists() else ()
 
     @property
     def callables(self) -> tuple[str, ...]:
-        """All that has to be imported and called for the network: the factory, and those of its arguments."""
+        """All callables needed to build the network: the factory, and those of its arguments."""
         return () if self.factory is None else (self.factory, *_factories_in(self.arguments))
 
     @property
     def num_scores(self) -> int:
-        """Classes that the network itself tells apart, before ``class_map``."""
+        """Number of the network's own classes, before ``class_map``."""
         return self.num_classes if self.class_map is None else len(self.class_map)
 
     @model_validator(mode="after")
@@ -101,15 +102,15 @@ class NetworkConfig(BaseModel):
         if self.factory is None:
             for name in ("arguments", "classifier", "divisor"):
                 if getattr(self, name) != defaults[name].default:
-                    raise ValueError(f"{name} is for a network of your own; give factory too, or leave {name} out")
+                    raise ValueError(f"{name} is only for your own network; set factory too, or leave {name} out")
             return self
         for name in OURS:
             if getattr(self, name) != defaults[name].default:
                 raise ValueError(
-                    f"{name} is for ATP's own networks; beside factory leave it out, or put it in arguments"
+                    f"{name} is only for ATP's own networks; with factory, leave it out or put it in arguments"
                 )
         if self.weights == "imagenet":
-            raise ValueError("weights: imagenet is for ATP's own backbones; a factory takes such things as arguments")
+            raise ValueError("weights: imagenet is only for ATP's own backbones; set it in the factory's arguments")
         return self
 
     @model_validator(mode="after")
@@ -117,16 +118,16 @@ class NetworkConfig(BaseModel):
         strides = OUTPUT_STRIDES[self.backbone]
         if self.output_stride not in strides:
             known = ", ".join(map(str, strides))
-            raise ValueError(f"output_stride {self.output_stride} is not for {self.backbone}; it has {known}")
+            raise ValueError(f"output_stride {self.output_stride}: not available for {self.backbone}; use {known}")
         if self.weights == "imagenet" and self.backbone == "resnet_small":
-            raise ValueError(f"weights: there are no ImageNet weights for {self.backbone}; give none or a path")
+            raise ValueError(f"weights: {self.backbone} has no ImageNet weights; set none or a path")
         if self.resnet_style == "caffe" and self.backbone not in ("resnet50", "resnet101"):
-            raise ValueError(f"resnet_style: caffe is for resnet50 and resnet101, not {self.backbone}")
+            raise ValueError(f"resnet_style: caffe is only for resnet50 and resnet101, not {self.backbone}")
         return self
 
 
 def is_made(argument: object) -> bool:
-    """Whether an argument is no mapping of its own but says what makes an object."""
+    """Whether an argument is a mapping that describes an object by its factory."""
     return isinstance(argument, Mapping) and "factory" in argument and argument.keys() <= {"factory", "arguments"}
 
 

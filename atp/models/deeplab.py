@@ -1,4 +1,4 @@
-"""The classifier of DeepLabV2: one score map per class from dilated convolutions side by side."""
+"""The classifier of DeepLabV2: logits from parallel dilated convolutions."""
 
 from collections.abc import Sequence
 
@@ -6,19 +6,18 @@ from torch import Tensor, nn
 
 
 class DeepLabV2Head(nn.Module):
-    """Atrous spatial pyramid pooling as DeepLabV2 has it: the SUM of 3x3 convolutions with different dilations.
+    """Atrous spatial pyramid pooling of DeepLabV2: the SUM of 3x3 convolutions with different dilations.
 
     Chen et al., DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution, and Fully
     Connected CRFs, Sec. 3.2; four branches with dilations 6, 12, 18 and 24, weights drawn from N(0, 0.01), bias 0.
 
-    Much public PyTorch code for it returns inside the loop over the branches and so adds up the first two alone. A
-    model that was trained so has two live branches and two that still hold their initial noise; see
-    ``atp.models.inspection``.
+    Much public PyTorch code returns inside the loop over the branches and so sums only the first two. A model trained
+    with it has two live branches, and two that still contain their initial noise; see ``atp.models.inspection``.
 
     Args:
-        in_channels: D, of the backbone's features.
+        in_channels: D, the number of channels of the backbone's features.
         num_classes: C.
-        dilations: one branch each, in feature pixels.
+        dilations: dilation of each branch, in feature pixels.
     """
 
     def __init__(self, in_channels: int, num_classes: int, dilations: Sequence[int] = (6, 12, 18, 24)) -> None:
@@ -34,7 +33,7 @@ class DeepLabV2Head(nn.Module):
             nn.init.zeros_(branch.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (N, D, h, w) to scores (N, C, h, w)."""
+        """Map features (N, D, h, w) to logits (N, C, h, w)."""
         scores: Tensor = self.branches[0](features)
         for branch in self.branches[1:]:
             scores = scores + branch(features)

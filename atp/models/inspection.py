@@ -1,4 +1,4 @@
-"""What a checkpoint's numbers give away about how it was made."""
+"""Detection of untrained classifier branches in a checkpoint."""
 
 import math
 from collections.abc import Mapping
@@ -10,29 +10,29 @@ from atp.models.layouts import to_our_names
 from atp.models.network import NetworkConfig
 
 LIVE_SIGMAS = 6.0
-"""So far from what independent noise does by chance (about 2 in 10**9) counts as trained."""
+"""Deviation from independent noise, in standard errors, that counts as trained (probability about 2 in 10**9)."""
 
 
 def live_aspp_branches(state: Mapping[str, Tensor], config: NetworkConfig) -> list[int]:
-    """Branches of the classifier that have been trained, by index; the others still hold their initial noise.
+    """Indices of the classifier's trained branches; the others still contain their initial noise.
 
-    Public DeepLabV2 code that returns inside its loop over the branches never uses the third and fourth: a checkpoint
-    made by it says [0, 1], and adding up all four then only adds noise to its scores. An untrained head says [].
+    Public DeepLabV2 code that returns inside its loop over the branches never uses the third and fourth. Its
+    checkpoints give [0, 1], and summing all four branches only adds noise to the logits. An untrained head gives [].
 
-    Initial weights are drawn one by one, trained ones are not independent: a dilated convolution's nine inputs look
-    alike, so its updates do as well, and a class that is rarer than the noise predicts gets lower weights throughout.
-    A branch is live if one of these two deviates from independence by more than ``LIVE_SIGMAS`` standard errors:
+    Initial weights are independent, trained ones are not: the nine inputs of a dilated convolution are similar, and so
+    are its updates, and a class that is rarer than the noise predicts gets lower weights throughout. A branch is live
+    if one of these deviates from independence by more than ``LIVE_SIGMAS`` standard errors:
 
-    - the sums over the nine taps have nine times a single weight's variance (more, where taps move together);
-    - the mean weight of every class is zero (each class tested, on its own standard error).
+    - the sums over the nine taps have nine times a single weight's variance (more if taps are correlated);
+    - the mean weight of every class is zero (each class tested with its own standard error).
 
-    Neither asks how large the weights are or how they were drawn, so that weight decay, half precision and other
-    initialisations change nothing. With C * D = 40 000 pairs of class and feature (ResNet-101, 19 classes) training is
-    seen once its updates reach 7 % of the initial noise, with 1 000 (the small network) 17 %.
+    Neither depends on the scale or distribution of the weights, and so not on weight decay, half precision or the
+    initialisation. With C * D = 40 000 pairs of class and feature (ResNet-101, 19 classes), training is detected once
+    updates reach 7 % of the initial noise, with 1 000 pairs (the small network) 17 %.
 
     Args:
-        state: ours, or one of public code in the layouts that ``load_into`` takes.
-        config: says how many branches there are.
+        state: state dict of ATP, or of public code in a layout that ``load_into`` accepts.
+        config: configuration with the number of branches.
     """
     ours = to_our_names(state)
     weights = {n: ours.get(f"classifier.branches.{n}.weight") for n in range(len(config.aspp_dilations))}
@@ -40,7 +40,7 @@ def live_aspp_branches(state: Mapping[str, Tensor], config: NetworkConfig) -> li
 
 
 def _is_trained(weight: Tensor) -> bool:
-    """Weight (C, D, 3, 3) is not independent noise."""
+    """Whether a weight (C, D, 3, 3) differs from independent noise."""
     taps = weight.detach().to("cpu", torch.float64).flatten(2)
     classes, channels, count = taps.shape
     variance = float(taps.square().mean())

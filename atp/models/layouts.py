@@ -1,4 +1,4 @@
-"""Names that public code gives to a DeepLabV2's tensors, and ours."""
+"""Conversion of public DeepLabV2 code's tensor names to ATP's."""
 
 import re
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ TRUNK = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")
 
 
 def is_public_deeplab(state: Mapping[str, Tensor]) -> bool:
-    """Whether the names are those of the PyTorch ports of Caffe's DeepLabV2 (AdaptSegNet, ADVENT, CRST and kin)."""
+    """Whether the names are those of a PyTorch port of Caffe's DeepLabV2 (AdaptSegNet, ADVENT, CRST and others)."""
     names = [key.removeprefix("Scale.") for key in state]
     return any(HEAD.fullmatch(name) for name in names) and any(name == "conv1.weight" for name in names)
 
 
 def to_our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict with our names if its own are the public ports', else as it is.
+    """Rename a public port's state dict to ATP's names; return any other unchanged.
 
-    ``conv1, bn1, layer1 .. layer4`` become ``backbone.*``; ``layer6.conv2d_list.N``, or ``layer5`` where there is no
-    ``layer6``, becomes ``classifier.branches.N``. Where there are both, ``layer5`` is AdaptSegNet's auxiliary
-    classifier on the features of ``layer3``, which only its own training uses, and is left out.
+    ``conv1, bn1, layer1 .. layer4`` become ``backbone.*``; ``layer6.conv2d_list.N``, or ``layer5`` without a
+    ``layer6``, becomes ``classifier.branches.N``. With both, ``layer5`` is AdaptSegNet's auxiliary classifier on the
+    features of ``layer3``, used only in its training, and is dropped.
     """
     if not is_public_deeplab(state):
         return dict(state)

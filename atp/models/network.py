@@ -1,4 +1,4 @@
-"""A segmentation network: a backbone (the paper's f) and a classifier (g), or a network of the user's own."""
+"""Segmentation networks: a backbone (the paper's f) with a classifier (g), or the user's own network."""
 
 from typing import Any
 
@@ -17,8 +17,8 @@ class DeepLabV2(SegmentationNetwork):
     """A backbone, the paper's f, and DeepLabV2's classifier, g.
 
     Args:
-        backbone: normalised images (N, 3, H, W) to features (N, D, h, w).
-        classifier: features to scores (N, C', h, w).
+        backbone: maps normalised images (N, 3, H, W) to features (N, D, h, w).
+        classifier: maps features to logits (N, C', h, w).
     """
 
     def __init__(self, backbone: nn.Module, classifier: nn.Module, config: NetworkConfig) -> None:
@@ -32,10 +32,10 @@ class DeepLabV2(SegmentationNetwork):
 
 
 def build_network(config: NetworkConfig) -> SegmentationNetwork:
-    """The network of a configuration; random weights come from torch's global generator.
+    """Build the network of a configuration; random weights come from PyTorch's global generator.
 
     Raises:
-        InputError: the weights cannot be had, or a network of the user's own cannot be made.
+        InputError: if the weights cannot be loaded, or the user's own network cannot be built.
     """
     if config.num_classes < 1:
         raise ValueError("num_classes is not set; take it from the data's label space")
@@ -47,9 +47,9 @@ def build_network(config: NetworkConfig) -> SegmentationNetwork:
 
 
 def parameter_groups(network: SegmentationNetwork, lr: float, classifier_factor: float) -> list[dict[str, Any]]:
-    """What an optimiser shall change, the classifier ``classifier_factor`` times as fast; nothing that is frozen.
+    """Parameter groups of all unfrozen parameters, with the classifier's learning rate times ``classifier_factor``.
 
-    Frozen parameters are left out rather than left without gradient: an optimiser's weight decay may still move them.
+    Frozen parameters are left out, since weight decay may change parameters even without a gradient.
     """
     head = {id(p) for p in network.head.parameters()}
     learning = [p for p in network.parameters() if p.requires_grad]

@@ -1,4 +1,4 @@
-"""A network of the user's own: made by a callable of theirs, used as it is."""
+"""The user's own network, built by the user's factory and used unchanged."""
 
 import difflib
 import sys
@@ -17,24 +17,24 @@ from atp.models.segmentation import SegmentationNetwork
 from atp.models.state import copy_state, load_user_state, tell
 
 COARSEST = 32
-"""Image pixels per feature pixel at which nearly every encoder ends."""
+"""Output stride (image pixels per feature pixel) of almost every encoder's last stage."""
 
 
 class OwnNetwork(SegmentationNetwork):
-    """Any module that makes scores out of normalised images.
+    """Wraps any module that maps normalised images to logits.
 
     Args:
-        model: normalised images (N, 3, H, W) to a tensor (N, C', h, w), to a mapping that holds one under ``out``, or
-            to an object that has one as ``logits``.
-        config: names its classifier.
+        model: maps normalised images (N, 3, H, W) to a tensor (N, C', h, w), a mapping with the tensor as ``out``, or
+            an object with it as ``logits``.
+        config: configuration that names the classifier.
     """
 
-    # An auxiliary classifier, for one, has no part in them.
+    # The logits do not depend on an auxiliary classifier, for example.
     uses_all = False
 
     def __init__(self, model: nn.Module, config: NetworkConfig) -> None:
         super().__init__(config)
-        assert config.classifier is not None, "whoever made the model has looked"
+        assert config.classifier is not None, "checked by the caller"
         self.model = model
         self.head_name = config.classifier
         self._factory = config.factory
@@ -50,7 +50,7 @@ class OwnNetwork(SegmentationNetwork):
         if not (down or right):
             return self._called(images)
         padded = F.pad(images, (0, right, 0, down), mode="replicate")
-        # Cut at the images' own resolution: at the scores' stride the edge may fall between two of them.
+        # Cropped at the images' resolution, since the edge may lie within a pixel of the logits.
         scores = F.interpolate(self._called(padded), padded.shape[-2:], mode="bilinear", align_corners=False)
         return scores[..., :height, :width]
 
@@ -65,20 +65,20 @@ class OwnNetwork(SegmentationNetwork):
                 raise
             raise InputError(
                 f"model.factory: {self._factory} fails on images of {width}x{height} ({first_line(error)}); "
-                f"if it wants multiples of {COARSEST}, set model.divisor: {COARSEST}"
+                f"if it needs multiples of {COARSEST}, set model.divisor: {COARSEST}"
             ) from error
         return as_scores(output, str(self._factory), self.num_scores)
 
 
 def as_scores(output: object, name: str, num_scores: int | None) -> Tensor:
-    """The scores in what a network returns: a tensor, a mapping's ``out``, or an object's ``logits``.
+    """Extract the logits from a network's output: a tensor, a mapping's ``out``, or an object's ``logits``.
 
     Args:
-        name: of the network's factory, for messages.
-        num_scores: C', how many classes it should tell apart; None where that is to be found out.
+        name: name of the network's factory, for error messages.
+        num_scores: C', the expected number of classes; None accepts any number.
 
     Raises:
-        InputError: none of these, or not (N, C', h, w).
+        InputError: if the output is none of these, or its shape is not (N, C', h, w).
     """
     if isinstance(output, Mapping) and "out" in output:
         output = output["out"]
@@ -86,23 +86,22 @@ def as_scores(output: object, name: str, num_scores: int | None) -> Tensor:
         output = output.logits
     if not isinstance(output, Tensor):
         raise InputError(
-            f"model.factory: {name} returns {type(output).__name__}; it must be a tensor of scores, a mapping with "
-            "out, or an object with logits: wrap it in a module that returns one"
+            f"model.factory: {name} returns {type(output).__name__}, not a tensor of logits, a mapping with out, or "
+            "an object with logits; wrap it in a module that returns one"
         )
     if output.ndim != 4 or num_scores not in (None, output.shape[1]):
         raise InputError(
-            f"model.factory: {name} gives scores of shape {tuple(output.shape)}, not (N, {num_scores or 'C'}, h, w); "
+            f"model.factory: {name} returns logits of shape {tuple(output.shape)}, not (N, {num_scores or 'C'}, h, w); "
             "check model.arguments, data.classes and data.class_map"
         )
     return output
 
 
 def make_own(config: NetworkConfig) -> nn.Module:
-    """Call the factory, and read the weights; random ones come from torch's global generator.
+    """Call the factory and load the weights; random weights come from PyTorch's global generator.
 
     Raises:
-        InputError: it cannot be imported or called, returns no module, has no such classifier, or the weights do not
-            fit.
+        InputError: if the factory fails, the classifier does not exist, or the weights do not fit.
     """
     model = call_factory(config)
     check_classifier(model, config)
@@ -112,12 +111,12 @@ def make_own(config: NetworkConfig) -> nn.Module:
 
 
 def call_factory(config: NetworkConfig) -> nn.Module:
-    """The module that the factory makes.
+    """Call the factory and return its module.
 
     Raises:
-        InputError: it cannot be imported or called, or returns no module.
+        InputError: if the factory cannot be imported or called, or does not return a module.
     """
-    assert config.factory is not None, "the caller has looked"
+    assert config.factory is not None, "checked by the caller"
     model = _make(config.factory, config.arguments)
     where = f"model.factory: {config.factory}"
     if not isinstance(model, nn.Module):
@@ -125,14 +124,14 @@ def call_factory(config: NetworkConfig) -> nn.Module:
     state = model.state_dict()
     other = [key for key, value in state.items() if not isinstance(value, Tensor)]
     if other:
-        raise InputError(f"{where}: its state_dict() holds other things than tensors: {tell(other, state)}; wrap it")
+        raise InputError(f"{where}: its state_dict() has entries that are not tensors: {tell(other, state)}; wrap it")
     return model
 
 
 def _make(address: str, arguments: object) -> Any:
     factory = import_callable(address, "model.factory")
     if not isinstance(arguments, Mapping):
-        raise InputError(f"model.factory: {address}: its arguments are {arguments!r}; they must be a mapping of names")
+        raise InputError(f"model.factory: {address}: its arguments are {arguments!r}; set them as a mapping of names")
     try:
         return factory(**{name: _argument(value) for name, value in arguments.items()})
     except InputError:
@@ -155,19 +154,19 @@ def _argument(value: object) -> object:
 
 
 def first_line(error: Exception) -> str:
-    """An exception of somebody else's code, for a message of one line."""
+    """Summarise an exception from third-party code in one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def import_callable(address: str, setting: str) -> Any:
-    """What ``package.module:callable`` names.
+    """Import the callable named ``package.module:callable``.
 
     Args:
-        setting: of params.yaml, for the messages.
+        setting: its setting in params.yaml, for error messages.
 
     Raises:
-        InputError: there is none.
+        InputError: if it does not exist.
     """
     where = f"{setting}: {address}"
     module_name, _, name = address.partition(":")
@@ -186,15 +185,15 @@ def import_callable(address: str, setting: str) -> Any:
 
 
 def check_classifier(model: nn.Module, config: NetworkConfig) -> None:
-    """The setting ``classifier`` names a submodule with parameters.
+    """Check that the setting ``classifier`` names a submodule with parameters.
 
     Raises:
-        InputError: it does not.
+        InputError: if it does not.
     """
     if config.classifier is None:
         raise InputError(
-            "model.classifier: missing; give the dotted name of the submodule that makes the scores; "
-            "atp doctor proposes one"
+            "model.classifier: missing; set the dotted name of the submodule that computes the logits; "
+            "atp doctor suggests one"
         )
     names = [name for name, module in model.named_modules() if name and any(True for _ in module.parameters())]
     if config.classifier not in names:
@@ -204,10 +203,10 @@ def check_classifier(model: nn.Module, config: NetworkConfig) -> None:
 
 
 def check_code(config: NetworkConfig) -> None:
-    """Modules of the project's own folder that the network needs must lie where DVC watches.
+    """Check that the network's modules in the project's folder are tracked by DVC.
 
     Raises:
-        InputError: they do not, or a callable cannot be imported.
+        InputError: if they are not, or a callable cannot be imported.
     """
     if config.factory is None:
         return
@@ -220,15 +219,15 @@ def check_code(config: NetworkConfig) -> None:
         raise InputError(
             f"params.yaml: model.code: {unseen[0].relative_to(here)} is part of {config.factory}'s code and not "
             f"{'below' if code.is_dir() else 'the file'} {config.code}; set model.code to the file or folder that "
-            "holds all of it, so that DVC sees it change"
+            "contains all of it, so that DVC tracks it"
         )
 
 
 def project_modules() -> Iterator[Path]:
-    """Files of the imported modules that lie below the working folder and are neither installed nor ATP's own."""
+    """Files of imported modules below the working folder that are neither installed nor part of ATP."""
     here = Path.cwd().resolve()
     for name, module in sorted(sys.modules.items()):
-        # Some of PyTorch's have a file that does not exist.
+        # Some of PyTorch's modules name a file that does not exist.
         file = Path(getattr(module, "__file__", None) or "")
         if not file.is_absolute() or name.partition(".")[0] in ("atp", "flows", "__main__", "__mp_main__"):
             continue

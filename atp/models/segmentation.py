@@ -1,4 +1,4 @@
-"""What adaptation asks of a segmentation network, whatever it is made of."""
+"""The interface of segmentation networks for adaptation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 
 class SegmentationNetwork(nn.Module, ABC):
-    """Images to class scores for every pixel; what it is made of is its subclasses' business.
+    """Base class of networks that map images to logits of every pixel.
 
     Args:
         config: number of classes, normalisation, channel order, class map.
 
     Attributes:
-        num_classes: C, of the target.
-        num_scores: C', that the network itself tells apart; C unless its classes are mapped.
-        label_space: names and colours of the C classes; numbers until whoever makes the network knows better.
-        head_name: dotted name of the classifier, as the network's author has it.
-        uses_all: whether every parameter has a part in the scores.
+        num_classes: C, the target's number of classes.
+        num_scores: C', the network's own number of classes; C unless its classes are mapped.
+        label_space: names and colours of the C classes; numbers until it is set.
+        head_name: dotted name of the classifier within ``given``.
+        uses_all: whether the logits depend on every parameter.
     """
 
     head_name = "classifier"
@@ -37,50 +37,50 @@ class SegmentationNetwork(nn.Module, ABC):
         self.num_scores = config.num_scores
         self.label_space = LabelSpace.numbered(config.num_classes)
         self.channels = config.channels
-        # The source model's classes that become each of the target's.
+        # The source model's classes that map to each of the target's.
         self._groups = None if config.class_map is None else grouped(config.class_map, config.num_classes)
         self._classifier_frozen = False
         self._batchnorm_held = False
         self.mean: Tensor
         self.std: Tensor
-        # Part of the configuration, not of the weights: a user's checkpoint has none.
+        # Not persistent: they are part of the configuration, and a user's checkpoint lacks them.
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
     @property
     def given(self) -> nn.Module:
-        """The network as its author has it: its names are those of checkpoints."""
+        """The network without this wrapper; checkpoints use its names."""
         return self
 
     @property
     def head(self) -> nn.Module:
-        """The classifier, the paper's g: what align freezes."""
+        """The classifier, the paper's g, which align freezes."""
         return self.given.get_submodule(self.head_name)
 
     @abstractmethod
     def scores(self, images: Tensor) -> Tensor:
-        """Normalised images (N, 3, H, W) to scores (N, C', h, w) of the classes that the network itself knows."""
+        """Map normalised images (N, 3, H, W) to logits (N, C', h, w) of the network's own classes."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images to logits.
+        """Compute logits at the images' size.
 
         Args:
             images: RGB, (N, 3, H, W), uint8, or floating point in [0, 1].
 
         Returns:
-            Logits (N, C, H, W), interpolated from (N, C', h, w), in the floating type that autocast picks; in float32
-            where classes are mapped.
+            Logits (N, C, H, W), interpolated from (N, C', h, w), in the dtype chosen by autocast; in float32 if classes
+            are mapped.
         """
         scores = self.scores(self.normalise(images))
         logits = F.interpolate(scores, size=images.shape[-2:], mode="bilinear", align_corners=False)
         if self._groups is not None:
-            # softmax of these is the sum of the probabilities, of the classes that the target has; of scores that were
-            # interpolated later it would not be. In float32: autocast's types would round a small class away.
+            # Their softmax is the summed probability of each group, normalised over the target's classes; this would
+            # not hold if interpolation came after. In float32, since lower precision would round small classes away.
             logits = torch.stack([logits[:, group].float().logsumexp(1) for group in self._groups], 1)
         return logits
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images as for ``forward`` to what the backbone takes, (N, 3, H, W)."""
+        """Normalise images, given as in ``forward``, for the backbone, (N, 3, H, W)."""
         scaled = images.to(self.mean.dtype)
         if images.dtype == torch.uint8:
             scaled = scaled / 255
@@ -88,13 +88,13 @@ class SegmentationNetwork(nn.Module, ABC):
         return normal.flip(1) if self.channels == "bgr" else normal
 
     def freeze_classifier(self) -> None:
-        """Keep the classifier as it is, parameters and buffers, also under ``train()``, until ``unfreeze()``."""
+        """Freeze the classifier's parameters and buffers, even in training mode, until ``unfreeze()``."""
         self._classifier_frozen = True
         self.head.requires_grad_(False)
         self.train(self.training)
 
     def hold_batchnorm(self) -> None:
-        """Normalise by the running statistics and leave them, also under ``train()``, until ``unfreeze()``."""
+        """Keep BatchNorm in evaluation mode, even in training mode, until ``unfreeze()``."""
         self._batchnorm_held = True
         self.train(self.training)
 
@@ -106,14 +106,14 @@ class SegmentationNetwork(nn.Module, ABC):
         self.train(self.training)
 
     def release(self) -> None:
-        """Undo whatever a method froze, so that the next one finds the network as if it were read from a file."""
+        """Undo everything that a method froze, as if the network had just been loaded from a file."""
         self.unfreeze()
         self.requires_grad_(True)
 
     def train(self, mode: bool = True) -> Self:
-        """Training or evaluation mode; what is frozen stays in evaluation mode.
+        """Set training or evaluation mode; frozen parts stay in evaluation mode.
 
-        Without this the next ``train()`` would wake a frozen classifier: ``requires_grad`` stops neither BatchNorm's
+        Otherwise ``train()`` would affect a frozen classifier, since ``requires_grad`` stops neither BatchNorm's
         running statistics nor dropout.
         """
         super().train(mode)
@@ -127,5 +127,5 @@ class SegmentationNetwork(nn.Module, ABC):
 
 
 def grouped(class_map: Sequence[int], num_classes: int) -> list[list[int]]:
-    """For each of the target's classes the ids of the source model's that become it."""
+    """For each target class, the ids of the source model's classes that map to it."""
     return [[own for own, target in enumerate(class_map) if target == index] for index in range(num_classes)]

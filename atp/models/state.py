@@ -1,4 +1,4 @@
-"""State dicts from files of any origin, without ever running code out of them."""
+"""Read state dicts from untrusted files without executing code in them."""
 
 import pickle
 import warnings
@@ -13,22 +13,22 @@ from torch import Tensor
 from atp.errors import InputError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""Keys under which training code commonly puts the state dict beside its epoch and optimiser."""
+"""Keys under which training code commonly stores the state dict, beside epoch and optimiser."""
 
 
 PREFIXES = ("module.", "_orig_mod.")
-"""What wrapping a network puts before all of its names."""
+"""Prefixes that wrappers add to all names of a network."""
 
 
 def load_user_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in a safetensors or PyTorch file, on the CPU.
+    """Read the state dict in a safetensors or PyTorch file, on the CPU.
 
-    Unwraps ``{"state_dict": ...}`` and its like, and takes off the ``module.`` of DataParallel and the
+    Unwraps ``{"state_dict": ...}`` and similar, and removes the prefixes ``module.`` of DataParallel and
     ``_orig_mod.`` of ``torch.compile``.
 
     Raises:
-        InputError: no such file, not a whole file of these kinds, a file that only unpickling could read (which
-            would run whatever code its author put there), or one without a state dict.
+        InputError: if the file does not exist, is incomplete or of another format, requires unpickling (which could
+            execute arbitrary code), or has no state dict.
     """
     try:
         with path.open("rb") as stream:
@@ -36,18 +36,18 @@ def load_user_state(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
         raise InputError(f"{path}: cannot be read: {reason}; check the path") from error
-    # A safetensors file is a length of 8 bytes, then JSON. The name does not matter.
+    # A safetensors file starts with an 8-byte length, followed by JSON. The suffix is ignored.
     state = _read_safetensors(path) if start[8:] == b"{" else _read_torch(path, start)
-    # Twice: either may lie in the other.
+    # Twice, since wrappers may be nested in either order.
     for key in WRAPPERS * 2:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(
-            f"{path}: holds no state dict (a mapping of names to tensors, or one under {' or '.join(WRAPPERS)}); "
+            f"{path}: contains no state dict (a mapping of names to tensors, or one under {' or '.join(WRAPPERS)}); "
             "save it with torch.save(model.state_dict(), ...)"
         )
-    # Twice: either may wrap the other.
+    # Twice, since prefixes may be nested in either order.
     for prefix in PREFIXES * 2:
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
@@ -58,40 +58,40 @@ def _read_safetensors(path: Path) -> object:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise InputError(f"{path}: not a whole safetensors file ({error}); copy it again") from error
+        raise InputError(f"{path}: not a complete safetensors file ({error}); copy it again") from error
 
 
 def _read_torch(path: Path, start: bytes) -> object:
-    corrupt = f"{path}: not a whole PyTorch or safetensors file; copy it again"
-    # A zip archive, or a pickle as PyTorch wrote it before 1.6; anything else would fail inside the unpickler.
+    corrupt = f"{path}: not a complete PyTorch or safetensors file; copy it again"
+    # A zip archive, or a pickle from PyTorch before 1.6; anything else would fail inside the unpickler.
     if not start.startswith((b"PK\x03\x04", b"\x80")):
         raise InputError(corrupt)
     try:
         with warnings.catch_warnings():
-            # It warns about TorchScript archives before it refuses them.
+            # PyTorch warns about TorchScript archives before rejecting them.
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         if not (isinstance(error, pickle.UnpicklingError) or "TorchScript" in str(error)):
             raise InputError(corrupt) from error
         raise InputError(
-            f"{path}: holds Python objects that only unpickling, which runs code, could read; "
-            "re-save its weights alone where you trust it: torch.save(model.state_dict(), ...)"
+            f"{path}: contains Python objects, and unpickling them can execute code; if you trust the file, load it "
+            "yourself and save only its weights: torch.save(model.state_dict(), ...)"
         ) from error
 
 
 def copy_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: object) -> None:
-    """Copy a state dict into a network's own, in place; all of it fits, or nothing changes.
+    """Copy a state dict into a network's own in place; nothing changes unless all of it fits.
 
     Args:
         own: the network's ``state_dict()``.
-        state: names to tensors.
-        source: where it came from, for the message.
+        state: the state dict to copy.
+        source: its origin, for error messages.
 
     Raises:
-        InputError: missing or unexpected names, all told, or other shapes.
+        InputError: if names are missing or unexpected (all are listed), or shapes differ.
     """
-    # Files of old PyTorch versions have no step counters, and nothing here reads them.
+    # Files from old PyTorch versions lack step counters, which are not used here.
     needed = [key for key in own if not key.endswith("num_batches_tracked")]
     missing = [key for key in needed if key not in state]
     unexpected = [key for key in state if key not in own]
@@ -103,7 +103,7 @@ def copy_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: o
     if wrong:
         shown = f"{wrong[0]} is {_shape(state[wrong[0]])}, not {_shape(own[wrong[0]])}"
         raise InputError(
-            f"{source}: does not fit the network: other shapes in {tell(wrong, needed)} ({shown}); "
+            f"{source}: does not fit the network: shapes differ in {tell(wrong, needed)} ({shown}); "
             "check the section model"
         )
     with torch.no_grad():
@@ -116,7 +116,7 @@ def _shape(tensor: Tensor) -> str:
 
 
 def tell(keys: Collection[str], among: Collection[str]) -> str:
-    """All of ``keys`` in one short line: a prefix whose every key in ``among`` is meant stands for them."""
+    """List ``keys`` in one short line, replacing all keys in ``among`` with a common prefix by that prefix."""
     chosen = set(keys)
     told: dict[str, int] = {}
     for key in keys:

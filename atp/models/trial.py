@@ -1,4 +1,4 @@
-"""What a network of the user's own shows when it is run once: where its scores are made, and at which stride."""
+"""Inspection of the user's own network by a trial run: its classifier, number of classes and stride."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,12 +11,12 @@ from atp.models.own import as_scores
 
 @dataclass(frozen=True)
 class Part:
-    """A submodule, as something to freeze.
+    """A submodule that could be frozen.
 
     Attributes:
-        name: dotted; empty for the whole.
-        tensors: parameters and buffers.
-        parameters: single numbers that learn.
+        name: dotted name; empty for the whole network.
+        tensors: number of parameter and buffer tensors.
+        parameters: number of scalar parameters.
     """
 
     name: str
@@ -25,27 +25,27 @@ class Part:
 
 
 def part(model: nn.Module, name: str = "") -> Part:
-    """The submodule ``name`` in figures."""
+    """Describe the submodule ``name``."""
     module = model.get_submodule(name)
     return Part(name, len(module.state_dict()), sum(each.numel() for each in module.parameters()))
 
 
 def classifiers(model: nn.Module, images: Tensor, num_scores: int, name: str) -> list[Part]:
-    """Submodules that could be the classifier: the smallest that makes all of the scores, then those around it.
+    """Find submodules that could be the classifier: the smallest that computes all logits, then those around it.
 
-    A layer makes scores if it has one output a class, and each class's score depends on that one alone. Auxiliary
-    classifiers make none, as no score depends on them; neither does a layer within that happens to be as wide.
+    A layer computes logits if it has one output per class, and each class's logit depends only on that output. This
+    excludes auxiliary classifiers, on which no logit depends, and inner layers that happen to have as many channels.
 
     Args:
-        images: normalised, (N, 3, H, W).
-        num_scores: classes that the network tells apart.
-        name: of its factory, for messages.
+        images: normalised images, (N, 3, H, W).
+        num_scores: number of the network's classes.
+        name: name of its factory, for error messages.
 
     Returns:
-        None of them where there are no such layers, or no one submodule holds all.
+        Empty if there are no such layers, or no single submodule contains them all.
 
     Raises:
-        InputError: the network returns something else than scores.
+        InputError: if the network does not return logits.
     """
     outputs: dict[str, Tensor] = {}
 
@@ -65,7 +65,7 @@ def classifiers(model: nn.Module, images: Tensor, num_scores: int, name: str) ->
     ]
     handles = [module.register_forward_hook(keep(path)) for path, module in layers]
     try:
-        # Of an image that has a gradient everything has one, also what the factory froze; not what it computes without.
+        # An image with gradient gives all activations one, even of frozen layers, except under ``no_grad``.
         with torch.enable_grad():
             scores = as_scores(model.eval()(images.clone().requires_grad_()), name, num_scores)
             if not outputs or not scores.requires_grad:
@@ -78,7 +78,7 @@ def classifiers(model: nn.Module, images: Tensor, num_scores: int, name: str) ->
     makers = [path for path, slope in zip(outputs, gradients, strict=True) if _first_alone(slope, num_scores)]
     held = _common(makers)
     parts = [part(model, ".".join(held[:length])) for length in range(len(held), 0, -1)]
-    # Of two that hold the same the outer one has the name that people know.
+    # Of two with the same contents, the outer one has the familiar name.
     return [one for one, outer in pairwise(parts) if not _same(one, outer)] + parts[-1:]
 
 
@@ -87,7 +87,7 @@ def _same(one: Part, other: Part) -> bool:
 
 
 def _first_alone(gradient: Tensor | None, num_scores: int) -> bool:
-    """Whether the first class's score has a gradient with respect to a layer's first output, and to no other."""
+    """Whether the first class's logit has a gradient with respect to a layer's first output only."""
     if gradient is None:
         return False
     for dim in {1, gradient.ndim - 1}:
@@ -99,7 +99,7 @@ def _first_alone(gradient: Tensor | None, num_scores: int) -> bool:
 
 
 def _common(names: list[str]) -> list[str]:
-    """The parts that all dotted names begin with."""
+    """The common leading parts of all dotted names."""
     common = names[0].split(".") if names else []
     for name in names:
         parts = name.split(".")
@@ -110,21 +110,21 @@ def _common(names: list[str]) -> list[str]:
 
 @torch.no_grad()
 def num_scores(model: nn.Module, images: Tensor, name: str) -> int:
-    """How many classes a network tells apart, in evaluation mode.
+    """Number of classes of a network, from a run in evaluation mode.
 
     Raises:
-        InputError: the network returns something else than scores.
+        InputError: if the network does not return logits.
     """
     return as_scores(model.eval()(images), name, None).shape[1]
 
 
 @torch.no_grad()
 def scores_size(model: nn.Module, size: tuple[int, int], num_scores: int, name: str) -> tuple[int, int]:
-    """Height and width of the scores for an image of that height and width, in evaluation mode.
+    """Height and width of the logits for an image of the given (height, width), in evaluation mode.
 
     Raises:
-        InputError: the network returns something else than scores.
-        Exception: whatever the network itself raises.
+        InputError: if the network does not return logits.
+        Exception: any exception that the network raises.
     """
     scores = as_scores(model.eval()(torch.zeros(1, 3, *size)), name, num_scores)
     return scores.shape[-2], scores.shape[-1]

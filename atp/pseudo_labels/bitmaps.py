@@ -1,7 +1,7 @@
-"""Files of negative labels: multi-label bitmaps, one bit for each class of each pixel, lossless.
+"""Files of negative labels: lossless multi-label bitmaps with one bit per class and pixel.
 
-A file (see ``atp.data.arrays``) holds uint8, (C, H, ceil(W / 8)): planes of the classes, rows padded to whole bytes, a
-byte's lowest bit leftmost. Other containers were measured: docs/explanation/pseudo-labels.md.
+A file (see ``atp.data.arrays``) contains uint8, (C, H, ceil(W / 8)): one plane per class, rows padded to whole bytes,
+with the lowest bit leftmost. For measurements of other formats, see docs/explanation/pseudo-labels.md.
 """
 
 from pathlib import Path
@@ -15,18 +15,18 @@ from atp.data.arrays import damaged, read_arrays
 
 
 def pack(labels: Tensor) -> Tensor:
-    """Eight pixels of a row to a byte, on the tensor's device: bool, (C, H, W), to uint8, (C, H, ceil(W / 8))."""
+    """Pack eight pixels of a row into a byte, on the tensor's device: bool (C, H, W) to uint8 (C, H, ceil(W / 8))."""
     octets = F.pad(labels, (0, -labels.shape[-1] % 8)).contiguous().view(torch.int64)
-    # Eight bools are eight bytes of 0 or 1; the product gathers them as the bits of its highest byte, and no two of its
-    # other terms meet, so nothing carries over.
+    # Eight bools are eight bytes of 0 or 1. The product collects them as the bits of its highest byte; its other terms
+    # do not overlap, so there is no carry.
     return (octets * 0x0102040810204080).bitwise_right_shift_(56).byte()
 
 
 def read_bitmaps(path: Path, shape: tuple[int, int, int]) -> Tensor:
-    """The labels in a file, bool, of ``shape``: (C, H, W).
+    """Read the labels in a file, bool, with ``shape`` (C, H, W).
 
     Raises:
-        InputError: the file is missing, damaged, or of another shape.
+        InputError: if the file is missing or damaged, or has another shape.
     """
     (packed,) = read_arrays(path, "dump")
     classes, height, width = shape

@@ -1,12 +1,12 @@
-"""Pseudo labels on disk: written in one pass over the images, read one image at a time.
+"""Pseudo labels on disk, written in one pass over the images and read one image at a time.
 
     FOLDER/table.json              thresholds, coverage and counts per class, images, parameters
     FOLDER/positives/NAME.png      8-bit palette PNG of class ids in the classes' colours, 255 = none
-    FOLDER/negatives/NAME.npy.zst  one bit for each class of each pixel (see ``bitmaps``)
+    FOLDER/negatives/NAME.npy.zst  one bit per class and pixel (see ``bitmaps``)
 
-The thresholds are known only after the last image. Until then a pending file for each image holds its classes,
-confidences and negatives, in little more than a byte a pixel. Whatever the order, the processes and the interruptions
-in which they were added, the result has the same bytes.
+The thresholds are known only after the last image. Until then, a pending file per image stores its classes, confidences
+and negatives, in little more than a byte per pixel. The result has the same bytes regardless of order, number of
+processes and interruptions.
 """
 
 import errno
@@ -46,19 +46,19 @@ logger = logging.getLogger(__name__)
 
 _FORMAT, _VERSION = "atp pseudo labels", 2
 _BAND_PIXELS = 2**17
-"""Predictions are worked through in bands of about so many pixels: at 2048x1024 that halves the time, nearly all of
-which the kernel would spend on fresh pages for whole-image intermediate results."""
+"""Predictions are processed in bands of about this many pixels. At 2048x1024 this halves the time, most of which the
+kernel would spend on memory pages for whole-image intermediate results."""
 
 
 class ClassRow(TypedDict):
     """One class in the table; counts are of pixels.
 
     Attributes:
-        threshold: lambda_c, the least confidence that keeps a label; None for a class that was never predicted.
-        predicted: where the class is the most probable one.
-        kept: positive labels.
+        threshold: lambda_c, the minimum confidence of a kept label; None for a class that was never predicted.
+        predicted: pixels for which the class is the most probable one.
+        kept: pixels with this positive label.
         coverage: kept / predicted, 0-1; 0 for a class that was never predicted.
-        negative: negative labels.
+        negative: pixels with this negative label.
     """
 
     id: int
@@ -76,7 +76,7 @@ class ImageRow(TypedDict):
 
     Attributes:
         coverage: share of its pixels with a positive label, 0-1.
-        entropy: of its prediction, normalised, mean over its pixels, 0-1 (Eq. 9); what ``split`` ranks by.
+        entropy: mean normalised entropy of its prediction, 0-1 (Eq. 9), by which ``split`` ranks images.
     """
 
     name: str
@@ -87,12 +87,12 @@ class ImageRow(TypedDict):
 
 
 class Table(TypedDict):
-    """What table.json says about a folder of pseudo labels.
+    """Contents of table.json.
 
     Attributes:
         coverage: share of all pixels with a positive label, 0-1.
         negatives_per_pixel: mean number of classes marked absent, 0 - C-1.
-        extra: whatever the writer's caller adds: digest of the model, and so on.
+        extra: entries added by the caller, such as the model's digest.
     """
 
     format: str
@@ -111,33 +111,33 @@ _TABLE = TypeAdapter(Table)
 
 
 class PseudoLabelWriter:
-    """Collects predictions, from one process or several, and writes the pseudo labels once all are there.
+    """Collect predictions from one or several processes and write the pseudo labels once all are complete.
 
-    Every process under ``torchrun`` has its own writer on the same pending folder and adds its own images; one of them
-    finishes. A killed pass continues: images in ``done()`` need not be predicted again.
+    Under ``torchrun``, every process has its own writer for the same pending folder and adds its own images; one
+    process calls ``finish``. An interrupted pass can resume: images in ``done()`` need not be predicted again.
     """
 
     def __init__(self, pending: Path, num_classes: int, *, negative_threshold: float, keep_ratio: float) -> None:
-        """Take up the pending folder, or begin one.
+        """Resume from the pending folder, or create one.
 
         Args:
-            pending: belongs to this model, these images and parameters alone; the caller names it after them.
+            pending: folder of unfinished work, unique to this model, these images and parameters.
             num_classes: C, 2-255.
             negative_threshold: lambda_neg of Eq. 6.
             keep_ratio: K of Eq. 4.
 
         Raises:
-            InputError: more classes than an 8-bit mask with 255 for "none" can hold, or fewer than two.
+            InputError: if there are fewer than two classes, or more than an 8-bit mask with 255 for "none" allows.
         """
         if not 2 <= num_classes <= IGNORE:
-            raise InputError(f"{num_classes} classes: masks hold 2 to {IGNORE}, since {IGNORE} means none")
+            raise InputError(f"{num_classes} classes: masks support 2 to {IGNORE} classes, since {IGNORE} means none")
         self._pending = pending
         self._num_classes = num_classes
         self._negative_threshold = negative_threshold
         self._keep_ratio = keep_ratio
 
     def done(self) -> set[str]:
-        """Names of the images already added, by whichever process."""
+        """Names of the images already added by any process."""
         return {
             path.relative_to(self._pending).as_posix().removesuffix(".pending")
             for path in self._pending.rglob("*.pending")
@@ -145,52 +145,55 @@ class PseudoLabelWriter:
         }
 
     def add(self, name: str, probabilities: Tensor) -> None:
-        """Add one image's prediction; all that is large is computed on the tensor's device.
+        """Add one image's prediction, computing on the tensor's device.
 
         Args:
-            name: of the image, ``/`` between folders.
+            name: name of the image, with ``/`` between folders.
             probabilities: softmax output, (C, H, W), any float dtype and device; H and W may differ between images.
 
         Raises:
-            InputError: probabilities that are not finite, a name that is no path, or a full disk; the images already
-                added stay.
+            InputError: if probabilities are not finite, the name is not a valid path, or the disk is full; images
+                already added are kept.
         """
         path = self._pending_path(name)
         if len(probabilities) != self._num_classes:
             raise ValueError(f"{name}: {len(probabilities)} classes instead of {self._num_classes}")
         pending = _Pending.of(probabilities.float(), self._negative_threshold)
         if not math.isfinite(pending.entropy):
-            raise InputError(f"{name}: the model's predictions are not finite; train it again, with a lower rate")
+            raise InputError(f"{name}: the model's predictions are not finite; train it with a lower learning rate")
         data = pending.to_bytes()
-        with _full_disk_named(self._pending, f"about {_mb(len(data))} an image"), atomic_path(path) as temporary:
+        with _full_disk_named(self._pending, f"about {_mb(len(data))} per image"), atomic_path(path) as temporary:
             temporary.write_bytes(data)
 
     def finish(self, folder: Path, label_space: LabelSpace, names: Iterable[str], extra: Mapping[str, Any]) -> Table:
-        """Write the pseudo labels of all images as ``folder``, in one step, and remove the pending files.
+        """Write the pseudo labels of all images to ``folder`` atomically, and remove the pending files.
 
         Args:
             folder: replaced if it exists.
             label_space: names and colours of the classes.
-            names: of all images.
-            extra: goes into the table as it is; JSON values.
+            names: names of all images.
+            extra: JSON values, stored in the table unchanged.
 
         Returns:
-            What is in table.json.
+            The contents of table.json.
 
         Raises:
-            InputError: an image that was not added, a damaged pending file, or a full disk; the pending files stay.
+            InputError: if an image was not added, a pending file is damaged, or the disk is full; pending files are
+                kept.
         """
         names = sorted(set(names))
         missing = sorted(set(names) - self.done())
         if missing:
-            raise InputError(f"{self._pending}: {len(missing)} images missing, {missing[0]} first; run the stage again")
-        # One name, unlike a process's own, so that what a killed process left behind is found.
+            raise InputError(
+                f"{self._pending}: {len(missing)} images are missing, the first is {missing[0]}; run the stage again"
+            )
+        # A name common to all processes, so that the remains of a killed process are removed.
         temporary = folder.with_name(f".{folder.name}.partial.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         thresholds = self._thresholds(names, label_space)
         size = sum(self._pending_path(name).stat().st_size for name in names)
         try:
-            # The final files hold what the pending ones do, less the confidences.
+            # The final files contain the same as the pending ones, except for the confidences.
             with _full_disk_named(folder.parent, f"less than {_mb(size)}"):
                 table = self._write(temporary, label_space, names, extra, thresholds)
                 if folder.exists():
@@ -208,7 +211,7 @@ class PseudoLabelWriter:
             histogram.update(pending.classes, pending.codes)
         never = [label for label, count in zip(label_space.names, histogram.counts.sum(1), strict=True) if not count]
         if never:
-            logger.warning("never predicted, so without positive labels: %s", ", ".join(never))
+            logger.warning("classes without positive labels, since they are never predicted: %s", ", ".join(never))
         return histogram.thresholds(self._keep_ratio)
 
     def _write(
@@ -260,15 +263,15 @@ class PseudoLabelWriter:
             images=images,
             extra=dict(extra),
         )
-        # Last: a folder with a table is a whole one.
+        # Last, so that a folder with a table is complete.
         _write_new(folder / "table.json", json.dumps(table, indent=1).encode() + b"\n")
         return table
 
     def _pending_path(self, name: str) -> Path:
         path = PurePosixPath(name)
-        # A dot in front marks files that are still being written.
+        # A leading dot marks files that are still being written.
         if path.is_absolute() or ".." in path.parts or path.as_posix() != name or path.name[:1] in ("", "."):
-            raise InputError(f"{name!r}: no name for files below a folder; rename the image")
+            raise InputError(f"{name!r}: not a valid relative file name; rename the image")
         return self._pending / f"{name}.pending"
 
     def _read(self, name: str) -> "_Pending":
@@ -276,13 +279,13 @@ class PseudoLabelWriter:
 
 
 class PseudoLabelStore:
-    """Pseudo labels in a folder that ``PseudoLabelWriter`` finished; one image at a time, from any process."""
+    """Read pseudo labels from a folder finished by ``PseudoLabelWriter``, one image at a time, in any process."""
 
     def __init__(self, folder: Path) -> None:
-        """Read the table alone.
+        """Read the table only.
 
         Raises:
-            InputError: no such folder, an unfinished one, or one of another version.
+            InputError: if the folder does not exist, is unfinished, or has another version.
         """
         self.folder = folder
         self.table: Table = read_table(folder, _TABLE, (_FORMAT, _VERSION), "dump", "pseudo labels")
@@ -295,20 +298,20 @@ class PseudoLabelStore:
 
     @property
     def entropies(self) -> dict[str, float]:
-        """By image, the mean normalised entropy of its prediction, in [0, 1] (Eq. 9)."""
+        """Mean normalised entropy of each image's prediction, by name, in [0, 1] (Eq. 9)."""
         return {row["name"]: row["entropy"] for row in self.table["images"]}
 
     @property
     def label_space(self) -> LabelSpace:
-        """The classes as they were when the labels were written."""
+        """The classes for which the labels were written."""
         rows = self.table["classes"]
         return LabelSpace(tuple(row["name"] for row in rows), tuple(row["color"] for row in rows))
 
     def positive(self, name: str) -> Tensor:
-        """Class ids, uint8, (H, W), 255 where there is no positive label.
+        """Class ids, uint8, (H, W), 255 = no positive label.
 
         Raises:
-            InputError: no such image, or its file is damaged.
+            InputError: if the image is unknown, or its file is damaged.
         """
         shape = self._shape(name)
         path = self.folder / "positives" / f"{name}.png"
@@ -321,7 +324,7 @@ class PseudoLabelStore:
         """True where a class is absent, bool, (C, H, W).
 
         Raises:
-            InputError: no such image, or its file is damaged.
+            InputError: if the image is unknown, or its file is damaged.
         """
         shape = (len(self.table["classes"]), *self._shape(name))
         return read_bitmaps(self.folder / "negatives" / f"{name}{SUFFIX}", shape)
@@ -334,7 +337,7 @@ class PseudoLabelStore:
 
 @dataclass(frozen=True)
 class StoredLabels:
-    """An image's pseudo labels from the store; a class for the same reason as ``FolderLabels``."""
+    """Read an image's pseudo labels from a store; a class for the same reason as ``FolderLabels``."""
 
     store: PseudoLabelStore
     negatives: bool
@@ -345,11 +348,11 @@ class StoredLabels:
 
 @dataclass(frozen=True)
 class _Pending:
-    """One image until the thresholds are known.
+    """Intermediate data of one image until the thresholds are known.
 
     Attributes:
-        classes: the most probable ones, uint8, (H, W).
-        codes: their confidences' codes, int16, (H, W).
+        classes: the most probable classes, uint8, (H, W).
+        codes: their confidence codes, int16, (H, W).
         packed: negative labels, uint8, (C, H, ceil(W / 8)).
         entropy: see ``ImageRow``.
     """
@@ -361,7 +364,7 @@ class _Pending:
 
     @classmethod
     def of(cls, probabilities: Tensor, negative_threshold: float) -> "_Pending":
-        """What is kept of float32 probabilities, (C, H, W), computed on their device."""
+        """Compute from float32 probabilities, (C, H, W), on their device."""
         num_classes, height, width = probabilities.shape
         bands = torch.split(probabilities, max(1, _BAND_PIXELS // width), 1)
         parts = [_label_band(band, negative_threshold) for band in bands]
@@ -375,7 +378,7 @@ class _Pending:
         )
 
     def to_bytes(self) -> bytes:
-        # Low and high bytes apart: the high ones hardly change from pixel to pixel.
+        # Low and high bytes are stored separately, since the high ones compress well.
         low, high = (self.codes & 0xFF).astype(np.uint8), (self.codes >> 8).astype(np.uint8)
         return arrays_to_bytes(np.array(self.entropy), self.classes, low, high, self.packed)
 
@@ -386,15 +389,15 @@ class _Pending:
 
 
 def _label_band(probabilities: Tensor, negative_threshold: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Classes, confidence codes and packed negatives as ``_Pending`` keeps them, and each row's entropy in nats, (H,).
+    """Classes, confidence codes and packed negatives as in ``_Pending``, and the entropy of each row in nats, (H,).
 
-    Class by class: on a CPU that takes half the time of ``max`` and ``log`` on the whole, and hardly any memory.
+    Class by class, which on a CPU takes half the time of ``max`` and ``log`` on all classes, and little memory.
     """
     confidences = probabilities[0].clone()
     classes = torch.zeros_like(confidences, dtype=torch.uint8)
     nats = confidences.new_zeros(confidences.shape[0])
     for index, plane in enumerate(probabilities):
-        # Of equal classes the first one wins, as in argmax; a later one, being higher, replaces by maximum.
+        # Ties go to the first class, as in argmax; a later class has a higher index and replaces it by maximum.
         classes = torch.maximum(classes, (plane > confidences).byte().mul_(index))
         confidences = torch.maximum(confidences, plane)
         # 0 log 0 = 0. Summed by rows, so that the number of threads does not change the last bits.
@@ -407,13 +410,13 @@ def _png(labels: NDArray[np.uint8], palette: bytes) -> bytes:
     image = Image.fromarray(labels)
     image.putpalette(palette)
     buffer = io.BytesIO()
-    # Run lengths alone: a quarter of the time of Pillow's default for a tenth more bytes.
+    # Run-length encoding only: a quarter of the time of Pillow's default for a tenth more bytes.
     image.save(buffer, "PNG", compress_type=zlib.Z_RLE)
     return buffer.getvalue()
 
 
 def _write_new(path: Path, data: bytes) -> None:
-    """Write a file below a folder that nobody reads yet."""
+    """Write a file into a folder that is not yet in use, so not atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
 
@@ -429,7 +432,7 @@ def _full_disk_named(folder: Path, needed: str) -> Iterator[None]:
         free = _mb(shutil.disk_usage(there).free)
         raise InputError(
             f"{folder}: the disk is full: {free} free, {needed} needed; free some space and run again, "
-            "which continues after the images already done"
+            "which resumes after the finished images"
         ) from error
 
 

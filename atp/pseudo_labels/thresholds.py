@@ -1,8 +1,7 @@
-"""Class thresholds of positive pseudo labels (Eq. 4), in memory that does not grow with the number of images.
+"""Class thresholds of positive pseudo labels (Eq. 4), with memory independent of the number of images.
 
-A histogram of confidences for each class takes the same few megabytes for one image and for a whole city. Confidences
-are counted, kept on disk and compared as codes of 13 bits, so a pixel keeps its label exactly if the threshold's count
-included it.
+A histogram of confidences per class takes a few megabytes for any number of images. Confidences are counted, stored and
+compared as 13-bit codes, so that a pixel keeps its label exactly if the threshold's count included it.
 """
 
 import numpy as np
@@ -10,21 +9,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# A trained network's confidences crowd just below 1. So from 1/2 on it is the distance to 1 that is coded: its exponent
-# and the first 8 bits of its mantissa, 256 codes for every halving of the distance down to float32's last step below 1,
-# which is 2^-24. Below 1/2 there are 256 codes in even steps.
+# A trained network's confidences are concentrated just below 1. From 1/2 on, the codes therefore represent the distance
+# to 1: its exponent and the first 8 bits of its mantissa, 256 codes for every halving of the distance, down to
+# float32's smallest step below 1, 2^-24. Below 1/2, there are 256 codes in even steps.
 _MANTISSA_BITS = 8
 _LOW_CODES = 1 << _MANTISSA_BITS
 _HALVINGS = 23
 _DROPPED_BITS = 23 - _MANTISSA_BITS
-_HALF_AS_BITS = 126 << 23  # the bits of float32's 0.5, read as an integer
+_HALF_AS_BITS = 126 << 23  # the bits of float32's 0.5 as an integer
 
 CERTAIN = _LOW_CODES + (_HALVINGS << _MANTISSA_BITS) + 1
-"""Code of the confidence 1.0, and of no other: the highest one, 6145."""
+"""The highest code, 6145, which only the confidence 1.0 has."""
 
 
 def confidence_codes(confidences: Tensor) -> Tensor:
-    """Code probabilities of the most probable class so that a higher code means a higher one; any shape and device.
+    """Encode the most probable class's probability, preserving order; any shape and device.
 
     Args:
         confidences: 0-1, any float dtype, finite.
@@ -35,14 +34,14 @@ def confidence_codes(confidences: Tensor) -> Tensor:
     # An average of softmax outputs can exceed 1 by rounding.
     confidences = confidences.float().clamp(max=1)
     low = (confidences * (2 * _LOW_CODES)).int()
-    # From 1/2 on the subtraction is exact, and positive floats are ordered as their bits are.
+    # From 1/2 on, the subtraction is exact, and positive floats have the same order as their bits.
     distance = (1 - confidences).view(torch.int32)
     high = _LOW_CODES + ((_HALF_AS_BITS - distance) >> _DROPPED_BITS)
     return torch.where(confidences < 0.5, low, high.clamp(max=CERTAIN)).short()
 
 
 def least_confidence(code: int) -> float:
-    """The least float32 probability that has this code or a higher one."""
+    """The lowest float32 probability with this code or a higher one."""
     if code < _LOW_CODES:
         return code / (2 * _LOW_CODES)
     if code >= CERTAIN:
@@ -53,28 +52,28 @@ def least_confidence(code: int) -> float:
 
 
 class ConfidenceHistogram:
-    """Counts of the confidences of each class, image by image."""
+    """Histograms of the confidences of each class."""
 
     def __init__(self, num_classes: int, bins: int = CERTAIN + 1) -> None:
         self.counts: NDArray[np.int64] = np.zeros((num_classes, bins), np.int64)
 
     def update(self, classes: NDArray[np.uint8], codes: NDArray[np.int16]) -> None:
-        """Count one image: its most probable classes and their confidences' codes, of one shape."""
+        """Count one image, given its most probable classes and their confidence codes, of the same shape."""
         num_classes, bins = self.counts.shape
         flat = classes.astype(np.int64).ravel() * bins + codes.ravel()
         self.counts += np.bincount(flat, minlength=num_classes * bins).reshape(num_classes, bins)
 
     def thresholds(self, keep_ratio: float) -> NDArray[np.int64]:
-        """The codes from which on labels are kept, (C,): lambda_c, the (1 - K) quantile of its confidences (Eq. 4).
+        """Minimum codes of labels that are kept, (C,): lambda_c, the (1 - K) quantile of the confidences (Eq. 4).
 
         Args:
-            keep_ratio: K, the least share of each class's pixels to keep, 0-1.
+            keep_ratio: K, the minimum share of each class's pixels to keep, 0-1.
 
         Returns:
-            The highest codes that keep at least that share. A class that was never predicted has one above all codes.
+            The highest codes that keep at least that share; above all codes for a class that was never predicted.
 
-        Ours: a label is kept where its confidence is at LEAST the threshold. With ``>`` a class whose threshold
-        saturates at 1.0 would select nothing. Beyond K less is kept than the one bin that the threshold falls into.
+        Ours: a label is kept if its confidence is at LEAST the threshold. With ``>``, a class whose threshold saturates
+        at 1.0 would select nothing. The excess over K is less than the bin that contains the threshold.
         """
         kept = self.counts[:, ::-1].cumsum(1)[:, ::-1]
         pixels = kept[:, :1]

@@ -1,4 +1,4 @@
-"""What a network's classifier is given and makes of it, whatever the network is made of."""
+"""Access to the input and output of any network's classifier."""
 
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -12,12 +12,12 @@ from atp.models.network import SegmentationNetwork
 
 
 class ClassifierTap:
-    """Holds input and output of the classifier's last call, by a hook, while it is entered as a context.
+    """Context manager that records input and output of the classifier's last call with a forward hook.
 
-    Enter it after copies of the network are made: they would hold the hook too.
+    Enter it after copying the network, since copies would include the hook.
 
     Attributes:
-        output: what the classifier returned.
+        output: the classifier's last output.
     """
 
     def __init__(self, network: SegmentationNetwork) -> None:
@@ -40,32 +40,32 @@ class ClassifierTap:
 
     @property
     def features(self) -> Tensor:
-        """(N, D, h, w); of a classifier that takes several feature maps the last, deepest one.
+        """The classifier's input, (N, D, h, w); the last, deepest feature map if there are several.
 
         Raises:
-            InputError: it takes none of four dimensions.
+            InputError: if no input has four dimensions.
         """
         maps: list[Tensor] = []
         self._mapped(maps.append)
         if not maps:
             raise InputError(
-                f"params.yaml: model.classifier: {self._name} is given no feature map (N, D, h, w); choose another "
-                "method, or a submodule that is given one"
+                f"params.yaml: model.classifier: {self._name} does not take a feature map (N, D, h, w); choose another "
+                "method, or a submodule that takes one"
             )
         return maps[-1]
 
     def through(self, classifier: nn.Module, change: Callable[[Tensor], Tensor]) -> object:
-        """What another classifier makes of the same input, its feature maps changed."""
+        """Apply another classifier to the recorded input with ``change`` applied to its feature maps."""
         args, kwargs = self._mapped(change)
         return classifier(*args, **kwargs)
 
     def _mapped(self, change: Callable[[Tensor], Any]) -> Any:
-        assert self._given is not None, "the network has been called"
+        assert self._given is not None, "the network must be called first"
         return _mapped(self._given, change)
 
     @torch.no_grad()
     def probe(self, network: SegmentationNetwork, images: Tensor) -> Tensor:
-        """The features of some images, without a trace in the network."""
+        """The features of some images, without side effects on the network."""
         was_training = network.training
         network.eval()(images)
         network.train(was_training)
@@ -73,7 +73,7 @@ class ClassifierTap:
 
 
 def _mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """Every feature map in nested containers changed, the rest as it is."""
+    """Apply ``change`` to every feature map in nested containers."""
     if isinstance(value, Tensor):
         return change(value) if value.ndim == 4 and value.is_floating_point() else value
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The head that regional contrast (ReCo) learns beside the network."""
+"""The projection head that regional contrast (ReCo) trains jointly with the network."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,16 +7,16 @@ from atp.data.labels import IGNORE
 from atp.losses.regional_contrast import regional_contrast_loss
 
 RELIABLE = 0.7
-"""A teacher's label takes part from this confidence on (Liu et al., Bootstrapping Semantic Segmentation with Regional
+"""Minimum confidence of a teacher's label that is used (Liu et al., Bootstrapping Semantic Segmentation with Regional
 Contrast, 2022: delta_w)."""
 
 
 class RegionalContrast(nn.Module):
-    """A 1x1 convolution from features to representations, and the loss on those.
+    """A 1x1 convolution from features to representations, and their contrastive loss.
 
     Args:
-        channels: D, of the features.
-        dimensions: of the representations. Paper: 256.
+        channels: D, the number of feature channels.
+        dimensions: number of dimensions of the representations. Paper: 256.
     """
 
     def __init__(self, channels: int, dimensions: int = 256) -> None:
@@ -27,9 +27,9 @@ class RegionalContrast(nn.Module):
         """Regional contrast at the features' resolution.
 
         Args:
-            features: what the classifier is given, (N, D, h, w).
-            logits: (N, C, H, W), of the same images; they say which pixels are hard, without gradient.
-            labels: class ids, 255 = pixels that take no part, (N, H, W), int64.
+            features: the classifier's input, (N, D, h, w).
+            logits: logits of the same images, (N, C, H, W); used without gradient to find hard pixels.
+            labels: class ids, 255 = ignored pixels, (N, H, W), int64.
 
         Returns:
             Scalar, see ``regional_contrast_loss``.

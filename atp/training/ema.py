@@ -8,10 +8,10 @@ from atp.models.network import SegmentationNetwork
 
 
 class AveragedNetwork:
-    """A second network whose parameters trail the first one's.
+    """A copy of a network whose parameters are the moving average of the network's.
 
-    Ours: BatchNorm's running statistics are averaged as well (integer buffers are copied): averaged weights with
-    statistics that never moved normalise by the wrong numbers.
+    Ours: BatchNorm's running statistics are averaged as well, since averaged weights need matching statistics. Integer
+    buffers are copied.
     """
 
     def __init__(self, network: SegmentationNetwork, decay: float) -> None:
@@ -21,12 +21,12 @@ class AveragedNetwork:
 
     @torch.no_grad()
     def update(self, network: SegmentationNetwork) -> None:
-        """Move a step towards ``network``; the decay grows from 0, so that the start is forgotten soon."""
+        """Update the average with ``network``; the decay rises from near 0, so that early weights are forgotten."""
         self.steps += 1
         decay = min(self._decay, self.steps / (self.steps + 10))
         pairs = list(zip(_tensors(self.network), _tensors(network), strict=True))
         moving = [(mine, theirs) for mine, theirs in pairs if mine.is_floating_point()]
-        # Documented, for all its underscore; there is no other way to move all tensors at once.
+        # Documented despite its underscore; there is no other way to interpolate all tensors in one call.
         torch._foreach_lerp_([mine for mine, _ in moving], [theirs for _, theirs in moving], 1 - decay)
         for mine, theirs in pairs:
             if not mine.is_floating_point():
@@ -34,5 +34,5 @@ class AveragedNetwork:
 
 
 def _tensors(network: SegmentationNetwork) -> list[torch.Tensor]:
-    """Parameters and buffers, each once: a tensor that has two names would be moved twice."""
+    """Parameters and buffers, each once, since a tensor with two names would be updated twice."""
     return list({value.data_ptr(): value for value in network.state_dict().values()}.values())

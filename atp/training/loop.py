@@ -1,4 +1,4 @@
-"""The one training loop: every stage brings its objective."""
+"""The training loop of all stages; each stage supplies its objective."""
 
 import logging
 import math
@@ -23,29 +23,29 @@ from atp.training.settings import Optimisation
 logger = logging.getLogger(__name__)
 
 Losses = dict[str, Tensor]
-"""Named scalars; ``loss`` is minimised, the others are shown."""
+"""Named scalars; ``loss`` is minimised, the others are logged."""
 
 History = dict[str, list[float]]
-"""Means over the steps since the last record, by name, and ``step`` itself."""
+"""By name, the means over the steps between two records, and the ``step`` of each record."""
 
 
 @dataclass
 class Training(Generic[AnyBatch]):
-    """A training run: what it changes, and where it stands.
+    """A training run and its state.
 
     Attributes:
-        network: learns.
-        section: optimiser, schedule and epochs.
+        network: the network to train.
+        settings: optimiser, schedule and epochs.
         images: augmented training images.
-        job: name, seed, machine, and where state and figures go.
-        ema: trails the network, where the stage wants it.
-        extra: learns beside the network, as fast as the classifier, and is not handed on.
-        weights: of the images, for drawing them unevenly.
-        history: filled as training goes on.
+        job: name, seed, runtime, and the destinations of state and metrics.
+        ema: moving average of the network, if the stage uses one.
+        extra: module trained jointly at the classifier's learning rate, and then discarded.
+        weights: sampling weights of the images.
+        history: losses recorded so far.
     """
 
     network: SegmentationNetwork
-    section: Optimisation
+    settings: Optimisation
     images: TrainingSet[AnyBatch]
     job: Run
     ema: AveragedNetwork | None = None
@@ -54,23 +54,23 @@ class Training(Generic[AnyBatch]):
     history: History = field(default_factory=dict)
 
     def run(self, objective: Callable[[nn.Module, AnyBatch], Losses]) -> History:
-        """Train to the end, from where a killed run left off.
+        """Train to the end, resuming from a saved state if there is one.
 
         Args:
-            objective: from the network (perhaps wrapped for several processes) and a batch to its losses.
+            objective: maps the network (wrapped, with several processes) and a batch to the losses.
 
         Raises:
-            InputError: the loss is not finite, or the resume state is not this run's.
+            InputError: if the loss is not finite, or the resume state belongs to another run.
         """
-        runtime, section, resume = self.job.runtime, self.section, self.job.resume
-        if section.augmentation.scale != (1.0, 1.0) and not self.images.cropped and runtime.is_main:
+        runtime, settings, resume = self.job.runtime, self.settings, self.job.resume
+        if settings.augmentation.scale != (1.0, 1.0) and not self.images.cropped and runtime.is_main:
             logger.warning("%s: augmentation.scale has no effect without random crops; set data.crop", self.job.name)
         saved = resume.load() if resume else None
         start = int(saved["step"]) if saved else 0
         order = TrainingOrder(
             len(self.images),
-            section.batch_size,
-            section.epochs,
+            settings.batch_size,
+            settings.epochs,
             self.job.seed,
             start=start,
             rank=runtime.rank,
@@ -79,18 +79,18 @@ class Training(Generic[AnyBatch]):
         )
         runtime.place(self.network)
         if self.ema:
-            # Made of a network that was perhaps not on the device yet.
+            # It may have been copied before the network moved to the device.
             runtime.place(self.ema.network)
-        if section.batchnorm == "eval":
+        if settings.batchnorm == "eval":
             self.network.hold_batchnorm()
-        optimizer = build_optimizer(self.network, section)
+        optimizer = build_optimizer(self.network, settings)
         if self.extra:
             runtime.place(self.extra.train())
             optimizer.add_param_group(
-                {"params": list(self.extra.parameters()), "lr": section.lr * section.classifier_lr_factor}
+                {"params": list(self.extra.parameters()), "lr": settings.lr * settings.classifier_lr_factor}
             )
-        schedule = build_schedule(optimizer, section, order.steps)
-        # Half precision's small gradients vanish without scaling; the other types need none.
+        schedule = build_schedule(optimizer, settings, order.steps)
+        # Small gradients underflow in float16 without scaling; other types do not need it.
         scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype is torch.float16)
         parts = {"optimizer": optimizer, "schedule": schedule, "scaler": scaler}
         if saved:
@@ -105,7 +105,7 @@ class Training(Generic[AnyBatch]):
         every = max(1, min(order.steps_per_epoch, 20))
         with Progress(self.job.name, order.steps, start, enabled=runtime.is_main) as progress:
             for step, batch in enumerate(loader, start=start + 1):
-                # The objective's own randomness (ClassMix, dropout) must not depend on where a run was interrupted.
+                # The objective's randomness (ClassMix, dropout) must not depend on where a run was interrupted.
                 torch.manual_seed(mix_seed(self.job.seed, step, runtime.rank))
                 losses = self._step(
                     model, objective, batch.to(runtime.device, runtime.memory_format), optimizer, scaler
@@ -114,7 +114,7 @@ class Training(Generic[AnyBatch]):
                 if self.ema:
                     self.ema.update(self.network)
                 meter.add(losses)
-                # Records fall on fixed steps and a state is saved only there, so that a mean never spans a kill.
+                # State is saved only at record steps, which are fixed, so that a resumed run records the same means.
                 if step % every == 0 or step == order.steps:
                     self._record(step, meter.mean(), progress)
                     if resume and (resume.due() or step == order.steps):
@@ -140,7 +140,7 @@ class Training(Generic[AnyBatch]):
         return losses
 
     def _share_gradients(self) -> None:
-        """Average the extra module's gradients over the processes, as the wrapped network's are already."""
+        """Average the extra module's gradients over the processes, as DDP does for the network's."""
         runtime = self.job.runtime
         if self.extra and runtime.world_size > 1:
             for parameter in self.extra.parameters():
@@ -184,7 +184,7 @@ class Training(Generic[AnyBatch]):
 
 
 class Meter:
-    """Means of named scalars, summed where they are so that a step never waits for the device."""
+    """Running means of named scalars, summed on the device to avoid synchronising at every step."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -197,7 +197,7 @@ class Meter:
         self._count += 1
 
     def mean(self) -> dict[str, float]:
-        """The means since the last call."""
+        """Return the means since the last call and reset."""
         means = {name: float(total) / self._count for name, total in self._sums.items()}
         self._sums, self._count = {}, 0
         return means

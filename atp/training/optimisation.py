@@ -7,17 +7,17 @@ from atp.models.network import SegmentationNetwork, parameter_groups
 from atp.training.settings import Optimisation
 
 
-def build_optimizer(network: SegmentationNetwork, section: Optimisation) -> SGD:
-    """SGD over what is not frozen; the classifier learns ``classifier_lr_factor`` times faster."""
-    groups = parameter_groups(network, section.lr, section.classifier_lr_factor)
-    return SGD(groups, lr=section.lr, momentum=section.momentum, weight_decay=section.weight_decay)
+def build_optimizer(network: SegmentationNetwork, settings: Optimisation) -> SGD:
+    """Build SGD for all unfrozen parameters, with the classifier's learning rate times ``classifier_lr_factor``."""
+    groups = parameter_groups(network, settings.lr, settings.classifier_lr_factor)
+    return SGD(groups, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
-def build_schedule(optimizer: SGD, section: Optimisation, steps: int) -> LambdaLR:
+def build_schedule(optimizer: SGD, settings: Optimisation, steps: int) -> LambdaLR:
     """lr * (1 - step / steps) ** power, after a linear warm-up."""
 
     def factor(step: int) -> float:
-        warmup = min(1.0, (step + 1) / (section.warmup_steps + 1))
-        return warmup * float(max(0.0, 1 - step / steps) ** section.power)
+        warmup = min(1.0, (step + 1) / (settings.warmup_steps + 1))
+        return warmup * float(max(0.0, 1 - step / steps) ** settings.power)
 
     return LambdaLR(optimizer, factor)

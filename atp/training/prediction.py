@@ -1,4 +1,4 @@
-"""From images to class probabilities, without gradients."""
+"""Inference: class probabilities of images, without gradients."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from atp.training.runtime import Runtime
 
 @dataclass(frozen=True)
 class Predictor:
-    """Averages the predictions of networks, mirrored images and zooms.
+    """Average predictions over networks and test-time augmentation (flip and multi-scale).
 
     Attributes:
-        networks: each with its share of the average; shares add up to 1.
-        runtime: where.
-        flip: average with the mirrored image's prediction.
-        scales: average over these zooms of the image.
+        networks: pairs of a network and its share of the average; shares sum to 1.
+        runtime: device and precision.
+        flip: average with the prediction of the mirrored image.
+        scales: average over the image at these scales.
     """
 
     networks: Sequence[tuple[SegmentationNetwork, float]]
@@ -38,7 +38,7 @@ class Predictor:
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
-        """Images uint8, (N, 3, H, W), to softmax outputs, float32, (N, C, H, W)."""
+        """Class probabilities, float32, (N, C, H, W), of images, uint8, (N, 3, H, W)."""
         images = images.to(self.runtime.device, memory_format=self.runtime.memory_format)
         size = images.shape[-2:]
         total: Tensor | None = None
@@ -58,17 +58,17 @@ class Predictor:
                     part = logits.softmax(1) * share
                     part = part.flip(-1) if mirrored else part
                     total = part if total is None else total.add_(part)
-        assert total is not None, "at least one network, one scale"
+        assert total is not None, "needs at least one network and one scale"
         return total / (len(self.scales) * (2 if self.flip else 1))
 
 
 def chunks(samples: Sequence[Sample], size: tuple[int, int] | None, length: int = 8) -> list[list[Sample]]:
-    """Consecutive samples of one image size, at most ``length`` together.
+    """Group consecutive samples of one image size into chunks of at most ``length``.
 
-    The chunks are the same in every process and after every restart: how many images share a forward pass can change
-    the last bits of a result.
+    The chunks are the same in every process and after every restart, since the number of images in a forward pass can
+    change the last bits of a result.
     """
-    # A common size needs no look at the files.
+    # With a common size, the files need not be read.
     key = (lambda sample: size) if size else (lambda sample: image_size(sample.image))
     groups = [list(group) for _, group in groupby(samples, key)]
     return [group[first : first + length] for group in groups for first in range(0, len(group), length)]
@@ -77,7 +77,7 @@ def chunks(samples: Sequence[Sample], size: tuple[int, int] | None, length: int 
 def read_chunks(
     parts: Sequence[Sequence[Sample]], size: tuple[int, int] | None
 ) -> Iterator[tuple[Sequence[Sample], Tensor]]:
-    """Each chunk with its images, uint8, (N, 3, H, W)."""
+    """Yield each chunk with its images, uint8, (N, 3, H, W)."""
     for part in parts:
         yield part, torch.stack([read_image(sample.image, size) for sample in part])
 
@@ -86,9 +86,9 @@ def read_chunks(
 def reestimate_batchnorm(
     network: SegmentationNetwork, samples: Sequence[Sample], size: tuple[int, int] | None, runtime: Runtime
 ) -> None:
-    """Replace BatchNorm's running statistics by those of these images, each chunk counting the same; nothing else.
+    """Replace BatchNorm's running statistics by those of these images, with equal weight for each chunk.
 
-    All else is in evaluation mode: the statistics are those of what the layers will be given.
+    All other layers are in evaluation mode, so that the statistics match the layers' inputs at inference.
     """
     runtime.place(network)
     layers = [m for m in network.modules() if isinstance(m, BatchNorm)]
@@ -96,12 +96,12 @@ def reestimate_batchnorm(
     network.eval()
     for layer in layers:
         layer.reset_running_stats()
-        # None is PyTorch's word for the plain mean over all batches.
+        # In PyTorch, None means the plain average over all batches.
         layer.momentum = None
         layer.train()
     for _, images in read_chunks(chunks(samples, size), size):
         if len(images) == 1:
-            # One value has no variance, and that is all that global pooling leaves of an image.
+            # After global pooling, a single image has one value per channel and no variance.
             images = torch.cat([images, images.flip(-1)])
         with runtime.autocast():
             network(images.to(runtime.device, memory_format=runtime.memory_format))

@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, sparse lines in a log."""
+"""Progress as a bar on a terminal, or as occasional lines in a log."""
 
 import logging
 import re
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """Counts steps up to a total and shows figures beside them."""
+    """Count steps up to a total and show metrics beside the count."""
 
     def __init__(self, name: str, total: int, start: int = 0, *, enabled: bool = True, every_s: float = 10.0) -> None:
         self._name, self._total, self._done, self._every_s = name, total, start, every_s
@@ -37,7 +37,7 @@ class Progress:
             logger.info("%s: %d steps in %.0f s%s", self._name, self._done - self._start, seconds, self._figures)
 
     def show(self, figures: dict[str, float]) -> None:
-        """Figures to stand beside the count from now on."""
+        """Set the metrics shown beside the count."""
         self._figures = "".join(f"  {name} {value:.3f}" for name, value in figures.items())
         if self._bar is not None:
             self._bar.set_postfix_str(self._figures.strip())
@@ -55,7 +55,7 @@ class Progress:
 
 
 def share_done(line: str) -> float | None:
-    """How far the work is that this log line speaks of, in [0, 1]; None if it is no line of ``Progress``."""
+    """Progress stated in a log line, in [0, 1]; None if the line is not from ``Progress``."""
     found = re.match(r"[^:]+: (?:(\d+)/(\d+), \d+ s left|\d+ steps in \d+ s)", line)
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""One execution of a training or labelling function: where it computes, with which seed, and where its state goes."""
+"""One execution of a training or labelling function: its runtime, seed, and where its state is saved."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,14 +9,14 @@ from atp.data.loading import mix_seed
 from atp.training.runtime import Runtime
 
 Record = Callable[[int, dict[str, float]], None]
-"""Takes a step's number, from 1, and the means since the last record."""
+"""Called with a step's number, from 1, and the means since the last record."""
 
 
 class Resume(Protocol):
-    """Where a training state is kept while training goes on; ``atp.runner.resume`` keeps it in a file."""
+    """Storage of the training state during training; ``atp.runner.resume`` implements it with a file."""
 
     def load(self) -> dict[str, Any] | None:
-        """The last saved state; None where nothing was saved."""
+        """The last saved state; None if nothing was saved."""
         ...
 
     def due(self) -> bool:
@@ -24,11 +24,11 @@ class Resume(Protocol):
         ...
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the state in one step."""
+        """Replace the state atomically."""
         ...
 
     def part(self, number: int) -> Self:
-        """Where a part of the same execution keeps its state, as a round of CBST."""
+        """Storage for a part of the same execution, such as a round of CBST."""
         ...
 
 
@@ -37,11 +37,11 @@ class Run:
     """What a training function needs besides model, images and settings.
 
     Attributes:
-        name: of the stage, for progress and errors.
-        seed: of order, augmentation and everything random in the objective.
-        runtime: where.
-        resume: keeps the training state; None keeps none.
-        record: called with (step, means) on the main process as training goes on.
+        name: name of the stage, for progress and errors.
+        seed: seed of order, augmentation and the objective's randomness.
+        runtime: device, precision and processes.
+        resume: storage of the training state; None does not save it.
+        record: called with (step, means) on the main process during training.
     """
 
     name: str
@@ -54,15 +54,15 @@ class Run:
     def of(
         cls, name: str, seed: int, runtime: Runtime, resume: Resume | None = None, record: Record | None = None
     ) -> Self:
-        """The execution of a named part of the method; ``seed`` is that of the whole."""
+        """Create the run of a named part of the method; ``seed`` is the overall seed."""
         return cls(name, part_seed(seed, name), runtime, resume, record)
 
     def part(self, number: int, record: Record | None) -> Self:
-        """A part of this execution, with a seed and a state of its own."""
+        """Create a part of this run, with its own seed and state."""
         resume = self.resume.part(number) if self.resume else None
         return replace(self, seed=mix_seed(self.seed, number), resume=resume, record=record)
 
 
 def part_seed(seed: int, name: str) -> int:
-    """The seed of the whole mixed with a part's name, so that no two parts draw alike."""
+    """Derive a part's seed from the overall seed and the part's name."""
     return mix_seed(seed, int.from_bytes(sha256(name.encode()).digest()[:7], "big"))

@@ -1,4 +1,4 @@
-"""Where a stage computes: device, precision, memory format, and its place among the launcher's processes."""
+"""Runtime of a stage: device, precision, memory format, and rank among the launcher's processes."""
 
 import os
 from collections.abc import Iterator
@@ -14,22 +14,22 @@ from atp.errors import InputError
 from atp.training.settings import RuntimeSettings, TrainingSettings
 
 LONGEST_WAIT = timedelta(days=1)
-"""For what the main process does alone; of the other exchanges none takes more than PyTorch's own limit of minutes."""
+"""Timeout for work that the main process does alone; all other exchanges keep PyTorch's default of minutes."""
 
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What every stage needs to know about the machine.
+    """The machine and process in which a stage runs.
 
     Attributes:
-        device: of this process.
-        dtype: of autocast; None computes in float32 throughout.
-        memory_format: of images and weights.
-        rank, world_size: this process among those of ``torchrun``; 0 and 1 without it.
+        device: device of this process.
+        dtype: dtype of autocast; None computes everything in float32.
+        memory_format: memory format of images and weights.
+        rank, world_size: as set by ``torchrun``; 0 and 1 without it.
         workers, cache_mb, save_every_s: see ``RuntimeSettings``.
-        waiting: by which the other processes wait for the main one; None without others.
+        waiting: process group in which processes wait for the main one; None with a single process.
     """
 
     device: torch.device
@@ -44,19 +44,19 @@ class Runtime:
 
     @property
     def precision(self) -> str:
-        """As in params.yaml, where ``auto`` is one of the others."""
+        """Precision by its name in params.yaml, with ``auto`` resolved."""
         return next(name for name, dtype in _DTYPES.items() if dtype == self.dtype)
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes what all of them share."""
+        """Whether this process writes shared results."""
         return self.rank == 0
 
     def autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
     def place(self, network: nn.Module) -> None:
-        """Move a network to the device, in the memory format."""
+        """Move a network to the device, in this memory format."""
         network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def barrier(self) -> None:
@@ -64,19 +64,19 @@ class Runtime:
             distributed.barrier()
 
     def sum(self, value: Tensor) -> Tensor:
-        """Add a tensor up over all processes, in place."""
+        """Sum a tensor over all processes, in place."""
         if self.world_size > 1:
             distributed.all_reduce(value)
         return value
 
     def share_buffers(self, network: nn.Module) -> None:
-        """The main process's buffers for all: after its last batch each has BatchNorm statistics of its own."""
+        """Broadcast the main process's buffers, since BatchNorm statistics differ between processes after training."""
         if self.world_size > 1:
             for buffer in network.buffers():
                 distributed.broadcast(buffer, 0)
 
     def from_main(self, value: bool) -> bool:
-        """What the main process has found out alone, for all of them; the others wait for it, for hours if need be."""
+        """Broadcast a value from the main process; the others wait for it, for hours if necessary."""
         if self.waiting is None:
             return value
         found = torch.tensor(int(value))
@@ -89,7 +89,7 @@ def open_runtime(training: TrainingSettings, section: RuntimeSettings) -> Iterat
     """Set up threads, determinism, the device and, under ``torchrun``, the process group.
 
     Raises:
-        InputError: the device asked for is not there.
+        InputError: if the requested device is not available.
     """
     world_size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     device = find_device(section.device, int(os.environ.get("LOCAL_RANK", 0)))
@@ -101,7 +101,7 @@ def open_runtime(training: TrainingSettings, section: RuntimeSettings) -> Iterat
     waiting: distributed.ProcessGroup | None = None
     if world_size > 1:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        # A number for processes that are not in it; all of them are.
+        # new_group returns a number to processes outside the group; here, all are inside.
         waiting = cast("distributed.ProcessGroup", distributed.new_group(backend="gloo", timeout=LONGEST_WAIT))
     try:
         yield Runtime(
@@ -121,31 +121,31 @@ def open_runtime(training: TrainingSettings, section: RuntimeSettings) -> Iterat
 
 
 def resolved(precision: str, device: torch.device) -> str:
-    """What ``training.precision: auto`` is on a device."""
+    """Resolve ``training.precision: auto`` for a device."""
     if precision != "auto":
         return precision
     return "bf16" if computes_bf16(device) else "fp32"
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is quicker than float32 there, rather than imitated."""
+    """Whether a device supports bfloat16 natively, not by slow emulation."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
     known = torch.cpu.get_capabilities()
-    # oneDNN takes bfloat16 on every CPU with AVX-512, where most imitate it. The second name is ARM's.
+    # oneDNN accepts bfloat16 on every CPU with AVX-512, but most emulate it. The second name is for ARM.
     return bool(known.get("avx512_bf16") or known.get("bf16"))
 
 
 def find_device(name: str, local_rank: int = 0) -> torch.device:
-    """The device that ``runtime.device`` names.
+    """Return the device that ``runtime.device`` names.
 
     Args:
-        local_rank: of this process on this machine: it takes that one of several CUDA devices.
+        local_rank: this process's rank on its machine, used as the index of its CUDA device.
 
     Raises:
-        InputError: there is no such device.
+        InputError: if there is no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""The sections ``training`` and ``runtime``, and what every training stage can set."""
+"""The sections ``training`` and ``runtime``, and the settings common to all training stages."""
 
 from typing import Literal
 
@@ -7,13 +7,13 @@ from atp.settings import Count, Flag, NonNegative, Positive, Section, Share, Who
 
 
 class TrainingSettings(Section):
-    """What all training stages share and what changes their result.
+    """Settings shared by all training stages that affect their results.
 
     Attributes:
-        seed: of everything random; stages mix it with their own name.
-        precision: arithmetic of the forward and backward pass under autocast; weights stay float32. ``auto`` is bf16
-            on a device that computes in it, fp32 on one that would only imitate it, many times slower.
-        channels_last: memory format of weights and activations.
+        seed: random seed; each stage combines it with its name.
+        precision: precision of the forward and backward pass under autocast; weights stay float32. ``auto`` is bf16 on
+            a device with native support, else fp32, since emulation is many times slower.
+        channels_last: use the channels-last memory format for weights and activations.
     """
 
     seed: Whole = 0
@@ -22,16 +22,16 @@ class TrainingSettings(Section):
 
 
 class RuntimeSettings(Section):
-    """Where and how fast; nothing here changes a result, and DVC does not track it.
+    """Hardware and speed. These settings do not affect results, and DVC does not track them.
 
     Attributes:
-        device: ``auto`` takes CUDA where it is, else the CPU.
-        processes: that share the work of a stage, by PyTorch's launcher; 0 takes one for each GPU. Each computes
+        device: ``auto`` is CUDA if available, else the CPU.
+        processes: number of processes of a stage, started by PyTorch's launcher; 0 uses one per GPU. Each computes
             BatchNorm's statistics on its part of the batch.
-        workers: data loading processes; 0 loads in the training process.
-        threads: CPU threads of PyTorch; 0 leaves its own choice. On the CPU another number may change the last bits.
-        cache_mb: memory for decoded images, per process.
-        save_every_s: seconds between two saved training states; 0 saves after every step.
+        workers: number of data loading processes; 0 loads in the training process.
+        threads: PyTorch's CPU threads; 0 keeps its default. On the CPU, the number may change the last bits.
+        cache_mb: memory for decoded images per process, in MB.
+        save_every_s: seconds between saves of the training state; 0 saves after every step.
     """
 
     device: str = "auto"
@@ -49,15 +49,15 @@ class Optimisation(Section):
 
     Attributes:
         epochs: passes over the training images.
-        batch_size: images a step, over all processes.
-        lr: learning rate of the backbone at the start.
-        classifier_lr_factor: the classifier learns this much faster.
-        momentum: of SGD.
-        weight_decay: of SGD.
-        power: of the poly schedule, lr * (1 - step / steps) ** power.
-        warmup_steps: linear increase before it.
-        batchnorm: ``train`` normalises by the batch and re-estimates the running statistics, ``eval`` holds them.
-        augmentation: see there.
+        batch_size: images per step, over all processes.
+        lr: initial learning rate of the backbone.
+        classifier_lr_factor: learning rate of the classifier, as a multiple of ``lr``.
+        momentum: SGD's momentum.
+        weight_decay: SGD's weight decay.
+        power: exponent of the poly schedule, lr * (1 - step / steps) ** power.
+        warmup_steps: steps of linear warm-up.
+        batchnorm: ``train`` normalises by the batch and re-estimates the running statistics, ``eval`` keeps them fixed.
+        augmentation: see ``Augmentation``.
     """
 
     epochs: Count

@@ -234,9 +234,9 @@ class Wrapped(nn.Module):
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("batchnorm", "align.method: the network has no BatchNorm"),
-        ("tent", "align.method: the network has no BatchNorm"),
-        ("urma", "model.classifier: it returns dict; urma needs one that returns scores (N, C, h, w)"),
+        ("batchnorm", "align.method: needs BatchNorm layers, which the network lacks"),
+        ("tent", "align.method: needs BatchNorm layers, which the network lacks"),
+        ("urma", "model.classifier: returns dict; urma needs a classifier that returns logits (N, C, h, w)"),
     ],
 )
 def test_a_network_that_a_baseline_cannot_adapt_is_refused(images: TrainingImages, name: str, complaint: str) -> None:

@@ -133,7 +133,7 @@ def test_weights_draw_by_their_size() -> None:
 
 
 def test_a_batch_that_processes_cannot_share_is_refused() -> None:
-    with pytest.raises(InputError, match="batch_size 3 cannot be shared by 2"):
+    with pytest.raises(InputError, match="batch_size 3: must be a multiple of the 2 processes"):
         TrainingOrder(6, 3, 1, seed=0, world_size=2)
 
 
@@ -148,7 +148,7 @@ def test_only_the_strong_view_changes_colour(samples: list[Sample]) -> None:
 def test_mixed_sizes_need_a_crop(samples: list[Sample], tmp_path: Path) -> None:
     Image.new("RGB", (5, 5)).save(tmp_path / "images/0.png")
     images = TrainingImages(samples, Augmentation(flip=False))
-    with pytest.raises(InputError, match=r"several sizes in a batch \(12x8, 5x5\); set data.size or data.crop"):
+    with pytest.raises(InputError, match=r"in a batch differ in size \(12x8, 5x5\); set data.size or data.crop"):
         all_batches(images, TrainingOrder(6, 6, 1, seed=1))
 
 

@@ -139,7 +139,7 @@ def test_class_sets_keep_their_colours() -> None:
 
 def test_unlabelled_stays_and_other_values_are_told() -> None:
     assert mapped(np.array([[255, 7]], np.uint8), CITYSCAPES_IDS, CITYSCAPES_CLASSES, FILE).tolist() == [[255, 0]]
-    with pytest.raises(InputError, match=r"label\.png: label value 34 is none of the published ids 0 to 33"):
+    with pytest.raises(InputError, match=r"label\.png: label value 34 is not a published id, 0 to 33"):
         mapped(np.array([7, 34]), CITYSCAPES_IDS, CITYSCAPES_CLASSES, FILE)
     with pytest.raises(InputError, match="label value 40000"):
         mapped(np.array([7, 40000], np.uint16), SYNTHIA_IDS, CITYSCAPES_CLASSES, FILE)

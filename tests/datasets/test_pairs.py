@@ -164,7 +164,7 @@ def test_a_label_of_another_size_is_fitted_and_told(tmp_path: Path) -> None:
     with Image.open(gta5 / "labels/00002.png") as file:
         file.resize((44, 22), Image.Resampling.NEAREST).save(gta5 / "labels/00002.png")
     prepared = prepare(GTA5, gta5, CITYSCAPES, cityscapes, tmp_path / "out")
-    assert any("1 labels were not of their image's size" in n and "00002.png" in n for n in prepared.notes)
+    assert any("1 labels differed in size from their images" in n and "00002.png" in n for n in prepared.notes)
     check_sizes(list_samples(tmp_path / "out/source/images", tmp_path / "out/source/labels"))
 
 
@@ -189,8 +189,10 @@ def test_what_is_missing_has_a_line_each(
     with pytest.raises(SystemExit, match="2"):
         main()
     labels, val = capsys.readouterr().err.splitlines()
-    assert re.match(r"error: \S*/GTA5/labels: no such folder; the labels \*\.png of gta5 belong there, 24966", labels)
-    assert re.match(r"error: \S*/gtFine/val: no labels in it; the labels \*_gtFine_labelIds\.png of cityscapes", val)
+    assert re.match(r"error: \S*/GTA5/labels: no such folder; put the 24966 labels \*\.png of gta5 there", labels)
+    assert re.match(
+        r"error: \S*/gtFine/val: no labels in it; put the 500 labels \*_gtFine_labelIds\.png of cityscapes", val
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -203,11 +205,11 @@ def test_doctor_of_a_data_set(tmp_path: Path) -> None:
     (root / "Labels/Test/pano_00001_1_0_eval.png").unlink()
     ended = CliRunner().invoke(app, ["doctor", "--data-set", "cross-city", str(root)])
     assert ended.exit_code == 2
-    assert "pano_00001_1_0.png: no label for this image at" in ended.output
+    assert "pano_00001_1_0_eval.png does not exist" in ended.output
     assert "1 of 2 images have none" in ended.output
     shutil.rmtree(root / "Images/Train")
     ended = CliRunner().invoke(app, ["doctor", "--data-set", "cross-city", str(root)])
-    assert "Images/Train: no such folder; the images of cross-city belong there, 3200 as published" in ended.output
+    assert "Images/Train: no such folder; put the 3200 images of cross-city there" in ended.output
 
 
 def test_a_data_set_that_lies_elsewhere_is_told_in_one_line(tmp_path: Path) -> None:
@@ -216,12 +218,12 @@ def test_a_data_set_that_lies_elsewhere_is_told_in_one_line(tmp_path: Path) -> N
     (tmp_path / "file").touch()
     told = [
         (GTA5, tmp_path / "nowhere", "nowhere: no such folder"),
-        (GTA5, tmp_path / "file", "file: not a folder; give the one into which gta5 was unpacked"),
-        (GTA5, tmp_path / "one", f"the folders of gta5 are not in it but in {gta5}; give that one"),
-        (GTA5, tmp_path, f"the folders of gta5 are not in it but in {gta5}; give that one"),
-        (GTA5, gta5 / "images", f"the folders of gta5 are not in it but in {gta5}; give that one"),
-        (CROSS_CITY, tmp_path / "NTHU", f"not in it but in {rio} and in {rome}; give one of them"),
-        (GTA5, rome, "has the folders of cross-city, not those of gta5; name that data set, or give another folder"),
+        (GTA5, tmp_path / "file", "file: not a folder; use the folder into which gta5 was unpacked"),
+        (GTA5, tmp_path / "one", f"gta5 is not in this folder but in {gta5}; use that folder"),
+        (GTA5, tmp_path, f"gta5 is not in this folder but in {gta5}; use that folder"),
+        (GTA5, gta5 / "images", f"gta5 is not in this folder but in {gta5}; use that folder"),
+        (CROSS_CITY, tmp_path / "NTHU", f"is not in this folder but in {rio} and {rome}; use one of them"),
+        (GTA5, rome, "has the folders of cross-city, not those of gta5; choose that data set, or another folder"),
     ]
     for data_set, root, line in told:
         (found,) = missing(data_set, root, data_set.parts)
@@ -229,21 +231,21 @@ def test_a_data_set_that_lies_elsewhere_is_told_in_one_line(tmp_path: Path) -> N
     # Where one of its folders is there, the others are told one by one.
     shutil.rmtree(gta5 / "labels")
     (found,) = missing(GTA5, gta5, GTA5.parts)
-    assert "GTA5/labels: no such folder; the labels *.png of gta5 belong there" in found
+    assert "GTA5/labels: no such folder; put the 24966 labels *.png of gta5 there" in found
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda root: (root / "labels/00002.png").unlink(), "images/00002.png: no label for this image at"),
+        (lambda root: (root / "labels/00002.png").unlink(), "images/00002.png: its label"),
         (lambda root: (root / "labels/00002.png").write_bytes(b"cut"), "labels/00002.png: cannot be read as a label"),
         (
             lambda root: Image.new("RGB", published.SIZE).save(root / "labels/00002.png"),
-            "labels/00002.png: labels must be 8-bit ids, this file's mode is RGB",
+            "labels/00002.png: has mode RGB, not 8-bit ids",
         ),
         (
             lambda root: published.write_grey(root / "labels/00002.png", published.all_ids(36)),
-            "labels/00002.png: label value 35 is none of the published ids",
+            "labels/00002.png: label value 35 is not a published id",
         ),
     ],
 )
@@ -277,17 +279,17 @@ def test_what_cannot_be_a_pair_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cross-city: its training images have no labels; a source can be .*gta5"):
         prepare(CROSS_CITY, tmp_path, CITYSCAPES, tmp_path, tmp_path / "out")
     with pytest.raises(
-        InputError, match="gta5: has no test images of its own; a target can be camvid-dusk, cityscapes, cross-city"
+        InputError, match="gta5: has no test images; use one of these as target: camvid-dusk, cityscapes, cross-city"
     ):
         prepare(CITYSCAPES, tmp_path, GTA5, tmp_path, tmp_path / "out")
     with pytest.raises(InputError, match="source and target are the same"):
         prepare(CITYSCAPES, tmp_path, CITYSCAPES, tmp_path, tmp_path / "out")
     (tmp_path / "data.dvc").touch()
-    with pytest.raises(InputError, match=r"data\.dvc: brings in other data .* dvc remove"):
+    with pytest.raises(InputError, match=r"data\.dvc: imports other data .* dvc remove"):
         prepare(GTA5, tmp_path, CITYSCAPES, tmp_path, tmp_path / "data")
     with pytest.raises(
         InputError,
-        match="kitti: no such data set; there are camvid-daylight, camvid-dusk, cityscapes, cross-city, gta5, synthia",
+        match="kitti: no such data set; choose from camvid-daylight, camvid-dusk, cityscapes, cross-city, gta5",
     ):
         named("kitti")
 

@@ -25,7 +25,7 @@ def test_neither_part_is_empty(ratio: float) -> None:
 
 
 def test_one_image_cannot_be_split() -> None:
-    with pytest.raises(ValueError, match=r"^two images at least can be split$"):
+    with pytest.raises(ValueError, match=r"^split needs at least two images$"):
         split({"a": 0.1}, 0.5)
 
 

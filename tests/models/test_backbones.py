@@ -83,9 +83,9 @@ def test_weights_from_a_file_of_a_whole_classification_model(tmp_path):
 
 def test_weights_of_another_network_are_refused(tmp_path):
     torch.save(resnet18().state_dict(), tmp_path / "resnet18.pth")
-    with pytest.raises(InputError, match=r"resnet18\.pth: no weights for vgg16: it lacks features\.\* \(26\);"):
+    with pytest.raises(InputError, match=r"resnet18\.pth: not weights of vgg16: lacks features\.\* \(26\);"):
         build_backbone("vgg16", 8, str(tmp_path / "resnet18.pth"), "torchvision")
-    with pytest.raises(InputError, match=r"resnet18\.pth: weights of another network than resnet_small: other shapes"):
+    with pytest.raises(InputError, match=r"resnet18\.pth: not weights of resnet_small: shapes differ"):
         build_backbone("resnet_small", 4, str(_with_shapes_of_small(tmp_path)), "torchvision")
 
 
@@ -103,7 +103,7 @@ def test_no_internet_is_told_with_the_way_round(monkeypatch):
 
     monkeypatch.setattr(ResNet18_Weights, "get_state_dict", fail)
     with pytest.raises(
-        InputError, match=r"https://\S+resnet18\S+ cannot be downloaded .*give its path as model\.weights"
+        InputError, match=r"https://\S+resnet18\S+ cannot be downloaded .*set model\.weights to its path"
     ):
         build_backbone("resnet18", 8, "imagenet", "torchvision")
 

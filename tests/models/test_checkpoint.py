@@ -63,14 +63,14 @@ def test_checkpoints_that_are_none(tmp_path, network):
     with pytest.raises(InputError, match=r"model\.safetensors: no such file"):
         load_checkpoint(path)
     save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(InputError, match=r"ATP did not write"):
+    with pytest.raises(InputError, match="not written by ATP"):
         load_checkpoint(path)
     save_file({"a": torch.zeros(1)}, path, {"format": "atp", "network": "{}", "classes": "{}"})
     with pytest.raises(InputError, match="another version"):
         load_checkpoint(path)
     save_checkpoint(path, network, SMALL, SPACE, {})
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match="not a whole safetensors file"):
+    with pytest.raises(InputError, match="not a complete safetensors file"):
         load_checkpoint(path)
 
 
@@ -101,7 +101,7 @@ def test_every_name_that_does_not_fit_is_told_in_one_line(network):
 
 def test_other_shapes_are_told(network):
     state = network.state_dict() | {"backbone.conv1.weight": torch.zeros(24, 3, 7, 7)}
-    with pytest.raises(InputError, match=r"other shapes in backbone\.conv1.*is 24x3x7x7, not 24x3x3x3"):
+    with pytest.raises(InputError, match=r"shapes differ in backbone\.conv1.*is 24x3x7x7, not 24x3x3x3"):
         load_into(network, state, Path("x.pth"))
 
 

@@ -139,9 +139,9 @@ def test_parameter_groups():
 @pytest.mark.parametrize(
     ("update", "message"),
     [
-        ({"backbone": "resnet18", "output_stride": 4}, "output_stride 4 is not for resnet18; it has 8, 16"),
-        ({"backbone": "resnet_small", "weights": "imagenet"}, "no ImageNet weights for resnet_small"),
-        ({"backbone": "vgg16", "resnet_style": "caffe"}, "caffe is for resnet50 and resnet101"),
+        ({"backbone": "resnet18", "output_stride": 4}, "output_stride 4: not available for resnet18; use 8, 16"),
+        ({"backbone": "resnet_small", "weights": "imagenet"}, "resnet_small has no ImageNet weights"),
+        ({"backbone": "vgg16", "resnet_style": "caffe"}, "caffe is only for resnet50 and resnet101"),
         ({"aspp_dilations": ()}, "aspp_dilations"),
         ({"std": (1.0, 0.0, 1.0)}, "std"),
         ({"num_classes": 256}, "num_classes"),

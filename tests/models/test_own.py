@@ -58,9 +58,9 @@ def test_auxiliary_scores_are_left_alone(mode):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"output": "tuple in training"}, "returns tuple; it must be a tensor of scores, a mapping with out, or an"),
-        ({"output": "flat"}, r"gives scores of shape \(2, 3, 512\), not \(N, 3, h, w\); check model.arguments"),
-        ({"classes": 5}, r"gives scores of shape \(2, 5, 16, 32\), not \(N, 3, h, w\)"),
+        ({"output": "tuple in training"}, "returns tuple, not a tensor of logits, a mapping with out, or an"),
+        ({"output": "flat"}, r"returns logits of shape \(2, 3, 512\), not \(N, 3, h, w\); check model.arguments"),
+        ({"classes": 5}, r"returns logits of shape \(2, 5, 16, 32\), not \(N, 3, h, w\)"),
     ],
 )
 def test_other_outputs_are_told(arguments, message):
@@ -81,7 +81,7 @@ def test_a_network_that_fails_at_a_size_is_told_with_the_divisor():
         network(images(40, 50))
     assert str(caught.value) == (
         "model.factory: tests.models.foreign:Skips fails on images of 50x40 (RuntimeError: sizes must be multiples of "
-        "32); if it wants multiples of 32, set model.divisor: 32"
+        "32); if it needs multiples of 32, set model.divisor: 32"
     )
 
 
@@ -198,7 +198,7 @@ def test_another_number_of_classes_is_told(tmp_path):
         ({"classifier": "decode"}, "has no decode with parameters; is it decoder?"),
         ({"classifier": "zzz"}, "has no zzz with parameters; it has stem, decoder"),
         ({"classifier": "decoder.2"}, "has no decoder.2 with parameters"),
-        ({"classifier": None}, "model.classifier: missing; give the dotted name"),
+        ({"classifier": None}, "model.classifier: missing; set the dotted name"),
         ({"arguments": {"classes": {"factory": "builtins:no"}}}, "builtins:no: builtins has no callable no"),
     ],
 )
@@ -220,9 +220,9 @@ def test_an_argument_can_be_an_object():
     ("changes", "message"),
     [
         ({"factory": "torchvision.models"}, "factory"),
-        ({"backbone": "resnet18"}, "backbone is for ATP's own networks; beside factory leave it out"),
-        ({"weights": "imagenet"}, "imagenet is for ATP's own backbones"),
-        ({"factory": None}, "classifier is for a network of your own; give factory too"),
+        ({"backbone": "resnet18"}, "backbone is only for ATP's own networks; with factory, leave it out"),
+        ({"weights": "imagenet"}, "imagenet is only for ATP's own backbones"),
+        ({"factory": None}, "classifier is only for your own network; set factory too"),
         ({"divisor": 0}, "divisor"),
     ],
 )
@@ -278,5 +278,5 @@ def test_mapped_classes_learn_in_half_precision():
 
 def test_nothing_but_tensors_can_be_kept(monkeypatch):
     monkeypatch.setattr(nn.Conv2d, "get_extra_state", lambda self: {"a": 1}, raising=False)
-    with pytest.raises(InputError, match=r"state_dict.. holds other things than tensors"):
+    with pytest.raises(InputError, match=r"state_dict.. has entries that are not tensors"):
         build()

@@ -54,7 +54,7 @@ def test_a_file_that_needs_unpickling_is_refused_and_its_code_never_runs(tmp_pat
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
     with pytest.raises(
-        InputError, match=r"x\.pth: holds Python objects .*torch\.save\(model\.state_dict\(\)"
+        InputError, match=r"x\.pth: contains Python objects.*torch\.save\(model\.state_dict\(\)"
     ) as caught:
         load_user_state(path)
     assert "\n" not in str(caught.value)
@@ -66,7 +66,7 @@ def test_a_file_that_needs_unpickling_is_refused_and_its_code_never_runs(tmp_pat
 
 def test_a_whole_module_is_refused(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "x.pth")
-    with pytest.raises(InputError, match="only unpickling"):
+    with pytest.raises(InputError, match="unpickling them can execute code"):
         load_user_state(tmp_path / "x.pth")
 
 
@@ -79,7 +79,7 @@ def test_files_that_are_not_whole(tmp_path):
     (tmp_path / "text.pth").write_text("<!DOCTYPE html>")
     (tmp_path / "empty.pth").touch()
     for path in tmp_path.iterdir():
-        with pytest.raises(InputError, match=rf"{path.name}: not a whole .*; copy it again"):
+        with pytest.raises(InputError, match=rf"{path.name}: not a complete .*; copy it again"):
             load_user_state(path)
 
 
@@ -93,7 +93,7 @@ def test_files_that_are_not_there(tmp_path):
 @pytest.mark.parametrize("content", [{"epoch": 3}, {}, [torch.ones(1)], {"state_dict": {"a": 1}}, torch.ones(1)])
 def test_files_without_a_state_dict(tmp_path, content):
     torch.save(content, tmp_path / "x.pth")
-    with pytest.raises(InputError, match="holds no state dict"):
+    with pytest.raises(InputError, match="contains no state dict"):
         load_user_state(tmp_path / "x.pth")
 
 

@@ -169,7 +169,7 @@ def test_never_predicted_class_warns_and_selects_nothing(tmp_path: Path, caplog:
     probabilities = torch.tensor([0.7, 0.1, 0.2])[:, None, None].expand(3, 4, 6)
     with caplog.at_level(logging.WARNING):
         table = dump(tmp_path, {"a": probabilities})
-    assert caplog.messages == ["never predicted, so without positive labels: class 1, class 2"]
+    assert caplog.messages == ["classes without positive labels, since they are never predicted: class 1, class 2"]
     assert [row["threshold"] for row in table["classes"]][1:] == [None, None]
     assert [row["kept"] for row in table["classes"]] == [24, 0, 0]
     assert (PseudoLabelStore(tmp_path / "labels").positive("a") == 0).all()
@@ -262,7 +262,7 @@ def raising(error: BaseException) -> Any:
 def test_finish_needs_every_image(tmp_path: Path) -> None:
     writing = writer(tmp_path)
     writing.add("b", predictions()["b"])
-    with pytest.raises(InputError, match=r"3 images missing, a\.b first"):
+    with pytest.raises(InputError, match=r"3 images are missing, the first is a\.b"):
         writing.finish(tmp_path / "labels", space(5), SIZES, {})
     assert writing.done() == {"b"}
 
@@ -321,7 +321,7 @@ def test_reader_refuses_what_is_not_whole(tmp_path: Path) -> None:
     (folder / "table.json").write_text(table.replace('"version": 2', '"version": 9'))
     assert "version" in refused()
     (folder / "table.json").unlink()
-    assert "no finished pseudo labels here (no table.json)" in refused()
+    assert "contains no finished pseudo labels (no table.json)" in refused()
     shutil.rmtree(folder)
     assert "run the dump stage" in refused()
 

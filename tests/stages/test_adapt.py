@@ -58,7 +58,7 @@ def test_adapt_ends_with_the_same_bits_as_the_stages(
 )
 def test_only_algorithm_1_can_be_followed(template: Path, changes: dict[str, Any]) -> None:
     tree = YAML(typ="safe").load(template / "params.yaml") | changes
-    with pytest.raises(InputError, match="adapt follows Algorithm 1: a source model, rounds r01, r02"):
+    with pytest.raises(InputError, match="adapt needs a source model, rounds r01, r02"):
         Params.model_validate(tree).adapt_settings()
 
 
@@ -92,5 +92,5 @@ def test_two_processes_end_with_one_network(template: Path, tmp_path: Path) -> N
 
 def test_several_processes_need_a_common_folder(monkeypatch: pytest.MonkeyPatch, template: Path) -> None:
     monkeypatch.setattr("atp.api.open_runtime", lambda *_: nullcontext(Runtime(torch.device("cpu"), world_size=2)))
-    with pytest.raises(InputError, match="several processes need a common folder for the pseudo labels; give adapt a"):
+    with pytest.raises(InputError, match="several processes must share a folder for the pseudo labels; pass folder"):
         adapt(Small(), template / "data/target/images", device="cpu")

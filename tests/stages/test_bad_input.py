@@ -88,14 +88,14 @@ def no_such_device(project: Path) -> None:
         (cut_image, "data/source/images/03.png: cannot be read as an image"),
         (label_out_of_range, "data/source/labels/03.png: label value 7 out of range (0..2 or 255)"),
         (sizes_differ, "data/source/labels/03.png: label is 32x25 but its image data/source/images/03.png is 32x24"),
-        (no_label, "data/source/images/03.png: no label for this image at data/source/labels/03.png"),
+        (no_label, "data/source/images/03.png: its label data/source/labels/03.png does not exist"),
         (unknown_key, "params.yaml: source.epoch: unknown key; is it epochs?"),
         (wrong_type, "params.yaml: source.epochs: input should be a valid integer, not 'many'"),
-        (integer_rounds, "params.yaml: rounds.1: DVC drops keys that are no words without an error; call it r01"),
+        (integer_rounds, "params.yaml: rounds.1: DVC silently drops keys that are not words; rename it to r01"),
         (too_many_classes, "more classes in the checkpoint (5) than in the data (3)"),
         (
             needs_unpickling,
-            "data/source/model.pth: holds Python objects that only unpickling, which runs code, could read",
+            "data/source/model.pth: contains Python objects, and unpickling them can execute code",
         ),
     ],
 )

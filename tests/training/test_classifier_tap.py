@@ -79,7 +79,7 @@ def test_a_classifier_without_a_feature_map_is_told() -> None:
     network = Flat()
     with ClassifierTap(network) as tap:
         network(IMAGES)
-    with pytest.raises(InputError, match=r"model\.classifier: classifier is given no feature map"):
+    with pytest.raises(InputError, match=r"model\.classifier: classifier does not take a feature map"):
         _ = tap.features
 
 

@@ -1,4 +1,4 @@
-"""What a training stage made, judged without labels before it is handed on."""
+"""Label-free assessment of a training stage's model before it is saved."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from atp.training.runtime import Runtime
 
 @dataclass(frozen=True)
 class Beginning:
-    """What a training stage begins with.
+    """The model from which a training stage starts.
 
     Attributes:
-        checkpoint: network and classes; of a student that learns from nothing, without a state.
-        folder: of the model; None where there is none to go back to.
-        evidence, shares: what its own stage measured of it; None of the source model, and where there is none.
+        checkpoint: network and classes; without a state for a student trained from scratch.
+        folder: the model's folder; None if there is no model to revert to.
+        evidence, shares: measured by the model's own stage; None for the source model, and if there is none.
     """
 
     checkpoint: Checkpoint
@@ -35,21 +35,21 @@ class Beginning:
 
 
 def beginning(folder: Path, checkpoint: Checkpoint, images: int) -> Beginning:
-    """What a stage begins with that takes up the model of this folder.
+    """Read the start model and its evidence, before training begins.
 
     Args:
-        images: on how many its evidence must have been measured.
+        images: required number of images of its evidence.
 
     Raises:
-        InputError: nothing was measured of it, or on other images; told before hours are spent on training.
+        InputError: if its evidence is missing, or was measured on another number of images.
     """
     if folder == SOURCE:
         return Beginning(checkpoint, folder)
     evidence = read_evidence(folder)
     if evidence["images"] != images:
         raise InputError(
-            f"{folder / FILE}: measured on {evidence['images']} images, but evidence.images in params.yaml makes it "
-            f"{images} now; run that stage again, as dvc repro does"
+            f"{folder / FILE}: measured on {evidence['images']} images, but evidence.images in params.yaml now gives "
+            f"{images}; run that stage again, as dvc repro does"
         )
     return Beginning(checkpoint, folder, evidence, read_shares(folder))
 
@@ -63,17 +63,17 @@ def evidence_of(
     runtime: Runtime,
     name: str,
 ) -> tuple[Evidence, Shares]:
-    """Measure and judge what a stage made.
+    """Measure a stage's model and give a verdict.
 
     Args:
-        made: the model.
-        started: the one that the stage began with.
-        begun: what is known of that one; if nothing is, it is measured too.
+        made: the stage's model.
+        started: the model from which the stage started.
+        begun: evidence of that model; if it has none, the model is measured too.
         samples: target images.
-        name: of the stage, for the progress.
+        name: name of the stage, for progress.
 
     Returns:
-        As if ``made`` is what is handed on.
+        Evidence and class shares, assuming that ``made`` is kept.
     """
     names = begun.checkpoint.label_space.names
 
@@ -97,8 +97,8 @@ def evidence_of(
 
 
 def reverted(evidence: Evidence, shares: Shares, begun: Beginning) -> tuple[Evidence, Shares]:
-    """The same where the model is handed on that the stage began with."""
-    why = f"{evidence['why']}; the model that the stage began with is handed on instead"
+    """Update evidence and shares for reverting to the model from which the stage started."""
+    why = f"{evidence['why']}; reverted to the model from which the stage started"
     after = (begun.shares or {"after": shares["source"]})["after"]
     return {**evidence, "reverted": True, "why": why, "after": evidence["before"]}, {**shares, "after": after}
 

@@ -1,6 +1,6 @@
-"""What predictions say of a model without labels: each indicator a pure function of them.
+"""Label-free indicators of a model's quality, as pure functions of its predictions.
 
-None of them knows the truth. Which of them follows it, and where all fail, is measured in docs/explanation/evidence.md.
+docs/explanation/evidence.md measures which of them correlate with mIoU, and where all fail.
 """
 
 import torch
@@ -10,20 +10,20 @@ from torch.nn import functional as F
 
 @torch.no_grad()
 def neighbourhood_density(probabilities: Tensor, temperature: float = 0.05, rows: int = 512) -> Tensor:
-    """Soft neighbourhood density: how many others each pixel's prediction is close to; the higher, the better.
+    """Soft neighbourhood density: the number of similar predictions for each pixel; higher is better.
 
     Args:
-        probabilities: of sampled pixels, (P, C), P >= 2, float32, >= 0 and summing to 1 over C.
-        temperature: by which similarities are divided.
-        rows: of the P x P similarities that are in memory at once; changes nothing.
+        probabilities: predictions of sampled pixels, (P, C), P >= 2, float32, >= 0 and summing to 1 over C.
+        temperature: divides the similarities.
+        rows: number of rows of the P x P similarities in memory at once; does not affect the result.
 
     Returns:
-        Scalar in [0, log(P - 1)], nats: the mean entropy of each pixel's similarities to the others as a distribution,
-        cosine similarity over ``temperature`` under a softmax. log(P - 1) is reached where all predictions are the
-        same: a model that answers one class everywhere is dense too.
+        Scalar in [0, log(P - 1)], nats: the mean entropy of each pixel's distribution over the others, the softmax of
+        cosine similarity / ``temperature``. Identical predictions give log(P - 1), so a model that predicts a single
+        class also has a high density.
 
     Source: Saito et al., Tune it the Right Way: Unsupervised Validation of Domain Adaptation via Soft Neighborhood
-    Density (2021), Eqs. 1 to 3. Ours: a pixel itself is left out of its row; their code gives it the similarity -1.
+    Density (2021), Eqs. 1 to 3. Ours: a pixel is excluded from its own row; their code sets its similarity to -1.
     """
     features = F.normalize(probabilities.float(), dim=1)
     total = features.new_zeros((), dtype=torch.float64)
@@ -36,34 +36,34 @@ def neighbourhood_density(probabilities: Tensor, temperature: float = 0.05, rows
 
 
 def effective_classes(shares: Tensor) -> Tensor:
-    """How many classes a model uses, if it used them evenly: exp of the entropy of their shares.
+    """Effective number of predicted classes: the exponential of the entropy of their shares.
 
     Args:
-        shares: of the classes among all pixels, (C,), >= 0, summing to 1.
+        shares: share of each class among all pixels, (C,), >= 0, summing to 1.
 
     Returns:
         Scalar in [1, C].
 
-    Source: Hill's number of order one (Hill 1973); the entropy is that of the mutual information of Bridle et al.
-    (1991), which entropy and diversity losses are made of.
+    Source: Hill's number of order one (Hill 1973); the entropy is a term of the mutual information of Bridle et al.
+    (1991), on which entropy and diversity losses are based.
     """
     entropy: Tensor = torch.special.entr(shares.double()).sum()
     return entropy.exp()
 
 
 def marginal_divergence(marginal: Tensor, source: Tensor, floor: float = 1e-4) -> Tensor:
-    """How far a model's class marginal is from the source model's: KL(source || model).
+    """Divergence of a model's class marginal from the source model's: KL(source || model).
 
     Args:
         marginal: mean probability of each class over all pixels, (C,), summing to 1.
-        source: the same of the source model.
-        floor: least share, so that a class that is gone counts with source * log(source / floor), not without end.
+        source: class marginal of the source model, (C,).
+        floor: minimum share, which limits the contribution of a vanished class to source * log(source / floor).
 
     Returns:
-        Scalar >= 0, nats; 0 where they are equal.
+        Scalar >= 0, nats; 0 if they are equal.
 
-    This way round a class that disappears weighs more than one that comes. Whether a shift is harm or the target's own
-    share of classes it cannot tell.
+    In this direction, a class that disappears has more weight than one that appears. It cannot distinguish harm from
+    the target domain's different class shares.
     """
     q, p = (values.double().clamp_min(floor) for values in (marginal, source))
     q, p = q / q.sum(), p / p.sum()
@@ -71,17 +71,17 @@ def marginal_divergence(marginal: Tensor, source: Tensor, floor: float = 1e-4) -
 
 
 def class_iou(counts: Tensor) -> Tensor:
-    """Agreement of two predictions of the same pixels: intersection over union, mean over all classes.
+    """Agreement of two predictions of the same pixels: intersection over union, averaged over all classes.
 
     Args:
-        counts: of pixels by the class in the one (rows) and in the other (columns), (C, C), >= 0.
+        counts: pixels by the class in the first (rows) and second prediction (columns), (C, C), >= 0.
 
     Returns:
-        Scalar in [0, 1]: 1 where both agree everywhere and every class occurs.
+        Scalar in [0, 1]: 1 if both agree everywhere and every class occurs.
 
-    A rare class counts as much as a frequent one, and a class that neither predicts counts 0. Ours: over the classes
-    that occur, a model that answers one class everywhere agrees with itself perfectly, and that mean does not follow
-    the truth (docs/explanation/evidence.md).
+    Rare and frequent classes have equal weight, and a class in neither prediction counts as 0. Ours: a mean over only
+    the classes that occur would be 1 for a model that predicts a single class, and does not correlate with mIoU
+    (docs/explanation/evidence.md).
     """
     counts = counts.double()
     hit = counts.diagonal()
@@ -90,6 +90,6 @@ def class_iou(counts: Tensor) -> Tensor:
 
 
 def pixel_agreement(counts: Tensor) -> Tensor:
-    """Share of the pixels that two predictions give the same class, in [0, 1]; ``counts`` as for ``class_iou``."""
+    """Share of the pixels on which two predictions agree, in [0, 1]; ``counts`` as in ``class_iou``."""
     counts = counts.double()
     return counts.diagonal().sum() / counts.sum()

@@ -1,4 +1,4 @@
-"""One pass of a model over target images, from which all indicators are read."""
+"""One pass of a model over target images, from which all indicators are computed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,21 +24,21 @@ from atp.training.progress import Progress
 from atp.training.runtime import Runtime
 
 PIXELS = 4096
-"""Of all images together, for the density: its cost grows with their square."""
+"""Number of pixels sampled from all images for the density, whose cost is quadratic."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one pass leaves: little, however many images there were.
+    """Result of one pass; its size does not depend on the number of images.
 
     Attributes:
-        images: how many.
+        images: number of images.
         entropy: mean normalised entropy of the predictions, in [0, 1].
         density: soft neighbourhood density of sampled pixels, nats.
         marginal: mean probability of each class, (C,), float64.
-        shares: of the classes among the predicted ones, (C,), float64.
-        views: by view, pixels by class on the image as it is and on the changed one, (C, C).
-        before: pixels by class in the prediction of another model and in this one's, (C, C); None without one.
+        shares: share of pixels predicted as each class, (C,), float64.
+        views: for each view, counts of pixels by the class in the original and in the changed image, (C, C).
+        before: counts of pixels by the class predicted by another model and by this one, (C, C); None without one.
     """
 
     images: int
@@ -50,7 +50,7 @@ class Measurement:
     before: Tensor | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As numbers and lists."""
+        """Convert to numbers and lists."""
         parts = {"marginal": self.marginal, "shares": self.shares, "before": self.before}
         return {
             "images": self.images,
@@ -62,7 +62,7 @@ class Measurement:
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> "Measurement":
-        """What ``to_json`` made."""
+        """Convert back from ``to_json``."""
         return cls(
             images=tree["images"],
             entropy=tree["entropy"],
@@ -75,19 +75,19 @@ class Measurement:
 
 
 def darker(images: Tensor) -> Tensor:
-    """Less light and less contrast; images uint8, (N, 3, H, W)."""
+    """Reduce brightness and contrast of images, uint8, (N, 3, H, W)."""
     changed: Tensor = photometry.adjust_contrast(photometry.adjust_brightness(images, 0.7), 0.8)
     return changed
 
 
 def brighter(images: Tensor) -> Tensor:
-    """More light and paler colours; images uint8, (N, 3, H, W)."""
+    """Increase brightness and reduce saturation of images, uint8, (N, 3, H, W)."""
     changed: Tensor = photometry.adjust_saturation(photometry.adjust_brightness(images, 1.3), 0.7)
     return changed
 
 
 def changed_views(predictor: Predictor) -> dict[str, Callable[[Tensor], Tensor]]:
-    """From images to the probabilities on a changed view, moved back onto the image as it is."""
+    """Functions that predict a changed view of images and map the probabilities back to the original geometry."""
     return {
         "flip": lambda images: predictor.probabilities(images.flip(-1)).flip(-1),
         "smaller": replace(predictor, scales=(0.75,)).probabilities,
@@ -110,16 +110,16 @@ def measure(
     before: SegmentationNetwork | None = None,
     name: str = "evidence",
 ) -> Measurement:
-    """Predict the images as they are and on changed views.
+    """Predict the original images and changed views of them.
 
     Args:
-        network: ends in evaluation mode.
-        samples: in any order, for instance ``evenly_spread``.
-        before: another model, whose predictions are compared with this one's.
-        name: for the progress.
+        network: left in evaluation mode.
+        samples: images in any order, for instance from ``evenly_spread``.
+        before: another model whose predictions are compared with this one's.
+        name: name for progress.
 
     Returns:
-        The same numbers whenever it is called with the same on the same machine.
+        The measurement, reproducible on the same machine.
     """
     predictor = Predictor([(network, 1.0)], runtime)
     other = Predictor([(before, 1.0)], runtime) if before is not None else None
@@ -156,23 +156,23 @@ def measure(
 
 
 def _sampled(probabilities: Tensor, count: int, seed: int) -> Tensor:
-    """Some pixels of an image, (count, C), the same whichever model predicts it; probabilities (C, H, W)."""
+    """Sample pixels of probabilities (C, H, W) as (count, C), at the same positions for every model."""
     flat = probabilities.flatten(1)
     places = torch.randint(flat.shape[1], (count,), generator=torch.Generator().manual_seed(seed))
     return flat[:, places.to(flat.device)].T
 
 
 def indicators(measured: Measurement, source: Tensor) -> dict[str, float]:
-    """The indicators of a model, beside the source model.
+    """Compute the indicators of a model relative to the source model.
 
     Args:
         source: mean probability of each class by the source model, (C,).
 
     Returns:
-        ``augmentation_iou``: agreement under flips, scales and photometric change, mean of ``flip_iou``, ``scale_iou``
-        and ``photometric_iou``; ``density``; ``entropy``; ``marginal_kl``; ``classes``: effective number of those
-        predicted; ``stability`` and ``stability_iou``: agreement with the model before, by pixels and by classes, 1
-        without one.
+        ``augmentation_iou``: agreement under flips, scales and photometric changes, the mean of ``flip_iou``,
+        ``scale_iou`` and ``photometric_iou``; ``density``; ``entropy``; ``marginal_kl``; ``classes``: effective number
+        of predicted classes; ``stability`` and ``stability_iou``: agreement with the model ``before``, by pixels and by
+        classes, 1 without one.
     """
     kinds = {
         f"{kind}_iou": _mean([float(class_iou(measured.views[view])) for view in views])

@@ -1,4 +1,4 @@
-"""``evidence.json``, as every training stage leaves it beside its model; without PyTorch, for who only reads it."""
+"""``evidence.json``, which every training stage writes beside its model; readable without importing PyTorch."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ INDICATORS = (
     "stability",
     "stability_iou",
 )
-"""All that are measured of every model: see ``atp.evaluation.evidence.measure.indicators``."""
+"""Names of all indicators: see ``atp.evaluation.evidence.measure.indicators``."""
 
 Verdict = Literal["improved", "unclear", "collapsed"]
 
@@ -37,16 +37,16 @@ Figures = dict[str, float]
 
 
 class Evidence(TypedDict):
-    """What was measured on unlabelled target images.
+    """Measurements on unlabelled target images.
 
     Attributes:
-        images: how many.
-        verdict: on what the stage made.
-        why: one sentence.
-        reverted: what the stage made had collapsed, and the model that it began with is handed on instead.
-        source: of the source model; of a black box, of the student that was distilled from it.
-        before: of the model that the stage began with.
-        after: of the model that it hands on.
+        images: number of images.
+        verdict: verdict on the stage's model.
+        why: reason in one sentence.
+        reverted: True if the stage's model collapsed and the stage kept the model from which it started.
+        source: indicators of the source model; for a black box, of the distilled student.
+        before: indicators of the model from which the stage started.
+        after: indicators of the model that the stage saved.
     """
 
     images: int
@@ -59,46 +59,46 @@ class Evidence(TypedDict):
 
 
 Shares = dict[str, dict[str, float]]
-"""Of ``source`` and ``after`` the mean probability of each class, by its name."""
+"""Mean probability of each class by name, for ``source`` and ``after``."""
 
 
 def read_evidence(folder: Path) -> Evidence:
-    """What a training stage left in its folder.
+    """Read the evidence in a training stage's folder.
 
     Raises:
-        InputError: it is not there, or damaged.
+        InputError: if the file is missing or damaged.
     """
     return _read(folder / FILE, TypeAdapter(Evidence))
 
 
 def read_shares(folder: Path) -> Shares:
-    """The classes' shares beside it; raises as ``read_evidence``."""
+    """Read the class shares in a training stage's folder; raises like ``read_evidence``."""
     return _read(folder / SHARES, TypeAdapter(Shares))
 
 
 def read_all(runs: Path, rounds: Sequence[str]) -> dict[str, Evidence]:
-    """What the training stages of a run left, in their order, by the names that ``evaluate`` gives their models.
+    """Read the evidence of all training stages in order, by the names that ``evaluate`` gives their models.
 
     Args:
-        runs: a run of the first stages alone has fewer, one of an earlier version none.
-        rounds: their keys.
+        runs: folder of a run; stages without evidence are skipped.
+        rounds: keys of the rounds.
 
     Raises:
-        InputError: damaged.
+        InputError: if a file is damaged.
     """
     folders = model_folders(runs, rounds)
     return {name: read_evidence(folder) for name, folder in folders.items() if (folder / FILE).is_file()}
 
 
 def model_folders(runs: Path, rounds: Sequence[str]) -> dict[str, Path]:
-    """Where the training stages of either pipeline leave their models, by the names that ``evaluate`` gives these."""
+    """Model folders of the training stages of both pipelines, by the names that ``evaluate`` gives the models."""
     both = models(rounds, black_box=True) | models(rounds, black_box=False)
     names = ("align", "distill", *(name for name in both if name.startswith("teach")), "propagate")
     return {name: within(runs, both[name]) for name in names}
 
 
 def write_evidence(folder: Path, evidence: Evidence, shares: Shares) -> None:
-    """Both files; equal contents give equal bytes."""
+    """Write both files; equal contents give equal bytes."""
     contents: dict[str, Mapping[str, object]] = {FILE: evidence, SHARES: shares}
     for name, tree in contents.items():
         (folder / name).write_text(json.dumps(tree, indent=2) + "\n")
@@ -108,6 +108,6 @@ def _read(path: Path, kind: "TypeAdapter[Kind]") -> Kind:
     try:
         return kind.validate_json(path.read_bytes())
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; run the stage that makes it") from error
+        raise InputError(f"{path}: no such file; run the stage that writes it") from error
     except ValidationError as error:
-        raise InputError(f"{path}: damaged, or of another version; delete its folder and run dvc repro") from error
+        raise InputError(f"{path}: damaged or of another version; delete its folder and run dvc repro") from error

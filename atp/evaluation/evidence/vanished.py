@@ -1,7 +1,7 @@
-"""Classes that a model has almost ceased to predict, which a mean over classes hides: a warning beside the verdict.
+"""Warning about classes that a model almost no longer predicts, which a mean over classes hides.
 
-No part of the verdict: shares change in good runs as well, above all those of classes that a source model sees
-everywhere. docs/explanation/evidence.md has the runs that the limits were taken from.
+This is not part of the verdict, since shares also change in good runs, above all for classes that the source model
+over-predicts. docs/explanation/evidence.md lists the runs from which the limits were derived.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from atp.evaluation.evidence.record import SHARES, Shares, model_folders, read_s
 
 @dataclass(frozen=True)
 class Limits:
-    """When a class has almost vanished.
+    """Conditions under which a class has almost vanished.
 
     Attributes:
-        ratio: of its share by the start model, below which it must have fallen.
-        left: of the pixels; a class that still has more is there, though the start model saw it everywhere.
-        least: of the pixels that the start model gave it; below it is noise.
+        ratio: its share has fallen below this multiple of its share by the source model.
+        left: its share is below this share of all pixels, even if the source model over-predicted it.
+        least: its share by the source model is at least this; lower shares are noise.
     """
 
     ratio: float = 0.2
@@ -29,11 +29,11 @@ class Limits:
 LIMITS = Limits()
 
 MOST_TOLD = 8
-"""Of a hundred classes."""
+"""Maximum number of classes listed in a warning."""
 
 
 def vanished(shares: Shares, at: Limits = LIMITS) -> dict[str, tuple[float, float]]:
-    """Classes that almost vanished, with their shares by the start model and by this one, the greatest loss first."""
+    """Classes that almost vanished, with their shares by the source model and by this one, largest loss first."""
     pairs = {name: (before, shares["after"][name]) for name, before in shares["source"].items()}
     lost = {
         name: (before, after)
@@ -44,7 +44,7 @@ def vanished(shares: Shares, at: Limits = LIMITS) -> dict[str, tuple[float, floa
 
 
 def warning(shares: Shares) -> str:
-    """The same as a line; empty if there are none."""
+    """Warning about vanished classes in one line; empty if there are none."""
     lost = [f"{name} {100 * a:.1f} % -> {100 * b:.1f} %" for name, (a, b) in vanished(shares).items()]
     if len(lost) > MOST_TOLD:
         lost[MOST_TOLD:] = [f"{len(lost) - MOST_TOLD} more"]
@@ -52,10 +52,10 @@ def warning(shares: Shares) -> str:
 
 
 def warnings(runs: Path, rounds: Sequence[str]) -> dict[str, str]:
-    """By the models of a run, as ``read_all`` names them, those lines that there are.
+    """Warnings of a run's models, by their names as in ``read_all``; models without a warning are left out.
 
     Raises:
-        InputError: damaged.
+        InputError: if a file is damaged.
     """
     folders = {name: folder for name, folder in model_folders(runs, rounds).items() if (folder / SHARES).is_file()}
     told = {name: warning(read_shares(folder)) for name, folder in folders.items()}

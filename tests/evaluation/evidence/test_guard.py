@@ -95,6 +95,6 @@ def test_evidence_of_other_images_is_no_measure(adapted: Path, tmp_path: Path, r
     ended = run_stage(project, "teach", "--round", "r01")
     assert ended.code == 2
     assert (
-        "error: runs/align/evidence.json: measured on 8 images, but evidence.images in params.yaml makes it 4 now; "
+        "error: runs/align/evidence.json: measured on 8 images, but evidence.images in params.yaml now gives 4; "
         "run that stage again, as dvc repro does" in ended.output
     )

@@ -21,8 +21,8 @@ def test_written_and_read(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_or_damaged_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"evidence\.json: no such file; run the stage that makes it$"):
+    with pytest.raises(InputError, match=r"evidence\.json: no such file; run the stage that writes it$"):
         read_evidence(tmp_path)
     (tmp_path / "evidence.json").write_text(json.dumps({**EVIDENCE, "verdict": "splendid"}))
-    with pytest.raises(InputError, match=r"evidence\.json: damaged, or of another version"):
+    with pytest.raises(InputError, match=r"evidence\.json: damaged or of another version"):
         read_evidence(tmp_path)

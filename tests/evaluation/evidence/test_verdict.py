@@ -43,7 +43,7 @@ def test_a_broken_source_model_is_no_measure_of_class_shares() -> None:
     broken = {**SOURCE, "scale_iou": 0.15, "classes": 2.0}
     verdict, why = said(0.58, 1.2, broken)
     assert verdict == "improved"
-    assert "the source model predicts only 2.0 classes in effect: check its normalisation" in why
+    assert "the source model predicts effectively only 2.0 classes: check its normalisation" in why
     assert said(0.1, 1.2, broken)[0] == "collapsed"
 
 
