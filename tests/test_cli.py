@@ -78,7 +78,7 @@ def test_an_unreadable_image_is_named_and_the_others_are_done(images: Path, mode
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "1 of the images not predicted" in line
+    assert "1 of the images could not be predicted" in line
     assert "broken.png: cannot be read as an image" in line
     assert "Traceback" not in done.stderr
     assert (tmp_path / "out/masks/a.png").is_file()
@@ -97,8 +97,8 @@ def test_a_model_of_an_earlier_run_is_told(
     assert CliRunner().invoke(app, arguments).stderr == "model: runs/propagate\n"
     Path("params.yaml").write_text("propagate: {lr: 0.2}\n")
     assert CliRunner().invoke(app, arguments).stderr.splitlines()[1:] == [
-        "warning: runs/propagate is of an earlier run: propagate.lr in params.yaml was changed since; dvc repro makes "
-        "it anew"
+        "warning: runs/propagate is from an earlier run: propagate.lr in params.yaml was changed since; run "
+        "dvc repro to update it"
     ]
 
 

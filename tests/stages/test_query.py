@@ -291,7 +291,7 @@ def test_a_box_cannot_see_labels(boxed: Path, query: RunQuery, part: str) -> Non
     set_params(boxed, "query", box="callable", callable="data.source.model:ids", attempts=1, test=False)
     ended = query(boxed)
     assert ended.code == 2
-    assert "sealed: this stage works without source data and target labels" in ended.output
+    assert "sealed: this stage must not read source data or target labels" in ended.output
 
 
 def test_figures_are_tracked(boxed: Path, query: RunQuery, database: str, mlflow_imported: None) -> None:
