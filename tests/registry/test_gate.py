@@ -31,7 +31,7 @@ AUTO = RegisterSettings()
         (50.0, 60.0, "1", Again(49.0), 0, True, "against 49.00 %"),
         (50.3, 40.0, "1", Again(50.0), 0.3, True, "against 50.00 %"),
         (50.29, 40.0, "1", Again(50.0), 0.3, False, "0.3 points more are wanted"),
-        (50.0, 40.0, "1", Again(None, "its classes are others: a, b"), 0, False, "its classes are others: a, b"),
+        (50.0, 40.0, "1", Again(None, "its classes differ: a, b"), 0, False, "its classes differ: a, b"),
     ],
 )
 def test_what_the_gate_decides(

@@ -175,7 +175,7 @@ def test_wrong_answers_are_named_and_the_others_kept(boxed: Path, query: RunQuer
         ended = query(boxed)
         assert ended.code == 2
         last = ended.output.splitlines()[-1]
-        assert last.startswith("error: query: no good answer for 1 of 8 images: target/05 (the answer has the shape")
+        assert last.startswith("error: query: no valid answer for 1 of 8 images: target/05 (the answer has the shape")
         assert "Traceback" not in ended.output
         assert not (boxed / "runs/query").exists()
         assert box.requests == 7 + 3
