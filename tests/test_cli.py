@@ -449,7 +449,7 @@ def own_model(project: Path) -> Path:
 def test_predict_calls_nothing_that_only_a_file_names(own_model: Path, images: Path, tmp_path: Path) -> None:
     command = ["predict", str(images), str(tmp_path / "out"), "--model", str(own_model)]
     result = CliRunner().invoke(app, command)
-    assert "to make its network tests.models.foreign:Small would be called, which no params.yaml here names" in str(
+    assert "building its network would call tests.models.foreign:Small, which no params.yaml here names" in str(
         result.exception
     )
     assert CliRunner().invoke(app, [*command, "--trust"]).exit_code == 0

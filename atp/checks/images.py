@@ -106,6 +106,6 @@ def check_colours(params: Params) -> Iterator[Finding]:
         swapped = min(blueness, key=lambda split: blueness[split])
         yield Finding(
             "warning",
-            f"{_folders(params)[swapped][0]}: the upper thirds are redder than the lower ones, elsewhere bluer; was one "
-            "of them written as BGR (OpenCV)?",
+            f"{_folders(params)[swapped][0]}: the upper thirds are redder than the lower ones, elsewhere bluer; "
+            "check for images written as BGR (OpenCV)",
         )
