@@ -33,7 +33,7 @@ class RegisterSettings(Section):
         for alias in (self.alias, self.champion):
             if not re.fullmatch(ALIAS_PATTERN, alias):
                 raise ValueError(
-                    f"alias {alias!r} is not a word, or MLflow reserves it, as latest and v1; choose another"
+                    f"alias {alias!r} is not a word, or MLflow reserves it (latest, v1); choose another"
                 )
         if self.alias.lower() == self.champion.lower():
             raise ValueError(f"alias and champion are both {self.alias}; the gate needs two")
