@@ -142,7 +142,7 @@ def test_unfinished_run_is_told(finished: Finished, missing: str) -> None:
 def test_image_that_is_gone_is_told(finished: Finished) -> None:
     params = finished()
     Path("data/test/images/b/3.png").unlink()
-    with pytest.raises(InputError, match="there is no image b/3, which runs/evaluate has figures of"):
+    with pytest.raises(InputError, match="no image b/3, which runs/evaluate was measured on"):
         built(params)
 
 
