@@ -32,9 +32,7 @@ class RegisterSettings(Section):
     def _aliases_are_free(self) -> Self:
         for alias in (self.alias, self.champion):
             if not re.fullmatch(ALIAS_PATTERN, alias):
-                raise ValueError(
-                    f"alias {alias!r} is not a word, or MLflow reserves it (latest, v1); choose another"
-                )
+                raise ValueError(f"alias {alias!r} is not a word, or MLflow reserves it (latest, v1); choose another")
         if self.alias.lower() == self.champion.lower():
             raise ValueError(f"alias and champion are both {self.alias}; the gate needs two")
         return self

@@ -150,7 +150,7 @@ def test_after_a_partial_run_the_command_says_what_is_of_an_earlier_one(finished
     finished()
     Path("dvc.lock").write_text("stages: {evaluate: {deps: [{path: data, md5: old}]}}\n")
     Path("data.dvc").write_text("outs: [{path: data, md5: new}]\n")
-    said = "runs/evaluate is from an earlier run: data was brought in anew since; run dvc repro to update it"
+    said = "runs/evaluate is from an earlier run: data was imported again since; run dvc repro to update it"
     result = CliRunner().invoke(app, ["report"])
     assert result.exit_code == 0, result.output
     assert result.stderr == f"warning: {said}\n"
