@@ -234,7 +234,7 @@ def table(
     jobs: Jobs = 1,
     collect: Collect = False,
 ) -> None:
-    """Compute the study that corresponds to a table of the paper."""
+    """Compute the study that is one of the paper's tables."""
     _numbered("table", number, seeds, jobs, collect)
 
 
@@ -245,7 +245,7 @@ def figure(
     jobs: Jobs = 1,
     collect: Collect = False,
 ) -> None:
-    """Compute the study that corresponds to a figure of the paper."""
+    """Compute the study that is one of the paper's figures."""
     _numbered("figure", number, seeds, jobs, collect)
 
 

@@ -70,7 +70,7 @@ def test_what_was_measured_is_of_this_model_or_of_another() -> None:
     assert why_unmatched(stages, PARAMS, "align", lambda digest: None).startswith("runs/evaluate is of another model")
     assert why_unmatched(stages, PARAMS, "propagate", lambda digest: None) == ""
     del stages["evaluate"]
-    assert why_unmatched(stages, PARAMS, "propagate", lambda digest: None).startswith("dvc.lock does not say")
+    assert why_unmatched(stages, PARAMS, "propagate", lambda digest: None).startswith("dvc.lock does not show")
 
 
 def test_of_rounds_all_together_are_compared() -> None:

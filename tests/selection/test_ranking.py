@@ -133,5 +133,5 @@ def test_classes_that_almost_vanished_stand_below_the_ranking() -> None:
 
 
 def test_a_stage_without_evidence_is_refused() -> None:
-    with pytest.raises(InputError, match="no stage with evidence"):
+    with pytest.raises(InputError, match="not a stage with evidence"):
         valid_stage("dump@r01")
