@@ -51,8 +51,8 @@ def test_predictions_of_the_images_own_size_are_resized(tmp_path: Path, question
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
-        ({"01_png": b""}, "there is none"),
-        ({"00_png": b"", "00_npy": b""}, "there is 00.png and 00.npy"),
+        ({"01_png": b""}, "found none"),
+        ({"00_png": b"", "00_npy": b""}, "found 00.png and 00.npy"),
         ({"00_png": b"no picture"}, "neither PNG"),
         ({"00_png": png(np.zeros((5, 9), np.uint8))}, "is 9x5; it must be 9x6"),
     ],

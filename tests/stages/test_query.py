@@ -233,7 +233,7 @@ def test_secrets_are_written_nowhere(boxed: Path, query: RunQuery, database: str
         ({"token": "sk-Abc123"}, "token: must name an environment variable"),
         ({"headers": {"X-Key": "Abc123"}}, "X-Key: must name an environment variable"),
         ({"headers": {"X-Key": "NOT_SET_HERE"}}, "NOT_SET_HERE is not set"),
-        ({"endpoint": "http://u:Abc123@127.0.0.1/"}, "endpoint holds a user or a password"),
+        ({"endpoint": "http://u:Abc123@127.0.0.1/"}, "endpoint contains a user or a password"),
         ({"endpoint": "http://127.0.0.1/?api_key=Abc123"}, "api_key, which looks like a secret"),
     ],
 )
