@@ -76,7 +76,7 @@ def write(path: Path, answer: Answer) -> None:
 
 
 def timed(function: Callable[[], object]) -> float:
-    """Processor time, ms."""
+    """CPU time of a call, ms."""
     start = time.process_time()
     function()
     return 1e3 * (time.process_time() - start)

@@ -110,7 +110,7 @@ def main() -> None:
 
 
 def draw(folder: Path, count: int, size: tuple[int, int]) -> list[Sample]:
-    """Images of noise."""
+    """Write images of noise."""
     for index in range(count):
         array = torch.randint(0, 255, (size[1], size[0], 3), dtype=torch.uint8).numpy()
         Image.fromarray(array).save(folder / f"{index:04}.png", compress_level=0)

@@ -371,7 +371,7 @@ def test_doctor_says_what_would_be_frozen(project: Path) -> None:
     own(project, classifier="stem")
     finding = told("model.classifier")
     assert finding.level == "warning"
-    assert "stem does not compute the scores, whose layers then learn; decoder.3 (2 of 16" in finding.text
+    assert "stem does not compute the scores, and what does is not frozen; decoder.3 (2 of 16" in finding.text
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -533,7 +533,7 @@ def test_doctor_asks_a_callable_about_one_image_and_says_what_it_would_send(
     assert complaints() == []
     said = "\n".join(finding.text for finding in examine(Path("params.yaml")))
     assert "query.callable: answering:predict: the stage query would send 4 images of target, test" in said
-    assert "answered for data/target/images/0.png: ids alone, 1 classes per pixel" in said
+    assert "answered for data/target/images/0.png: ids only, 1 classes per pixel" in said
     set_params(boxed, "query", callable="answering:fail")
     (finding,) = complaints()
     assert finding.level == "error"

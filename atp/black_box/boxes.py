@@ -41,7 +41,7 @@ class Question:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Name for messages."""
         return f"{self.part}/{self.sample.name}"
 
     def image(self) -> Image.Image:
@@ -54,7 +54,7 @@ class Question:
 
 
 class Box(Protocol):
-    """What answers."""
+    """Interface of a black box."""
 
     def key(self, question: Question) -> str:
         """Hexadecimal digest of everything that decides the answer besides the box's identity."""

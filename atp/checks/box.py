@@ -52,7 +52,7 @@ def check_box(params: Params, space: LabelSpace, sample: int) -> Iterator[Findin
     except NoAnswerError as error:
         yield Finding("error", f"{where}: query of {question.sample.image}: {error}")
         return
-    kind = "probabilities" if bool((answer.probabilities[0] < 1).any()) else "ids alone"
+    kind = "probabilities" if bool((answer.probabilities[0] < 1).any()) else "ids only"
     yield Finding(
         "ok", f"{where}: answered for {question.sample.image}: {kind}, {len(answer.classes)} classes per pixel"
     )

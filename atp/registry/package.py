@@ -62,7 +62,7 @@ def log_registered_model(
         metadata: for users of the model: its adaptation size and classes.
 
     Raises:
-        InputError: a network of the user's own whose code cannot come along.
+        InputError: a network of the user's own whose code cannot be packaged.
     """
     from mlflow import pyfunc, register_model
     from mlflow.models import Model
@@ -102,7 +102,7 @@ def packaged(checkpoint: Path) -> Iterator[dict[str, Any]]:
     """Yield MLflow's arguments for saving the model; the copied code exists while the context is open.
 
     Raises:
-        InputError: a network of the user's own whose code cannot come along.
+        InputError: a network of the user's own whose code cannot be packaged.
     """
     from atp.models.checkpoint import load_checkpoint  # imports torch, which a server's command does not need
 

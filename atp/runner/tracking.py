@@ -210,7 +210,7 @@ class Tracker:
             self.flush()
 
     def flush(self) -> None:
-        """Send what waits."""
+        """Send the waiting metrics."""
         if self.client is None or not self._waiting:
             return
         from mlflow.entities import Metric

@@ -33,7 +33,7 @@ class Experiment:
     """A run of the pipeline, finished or not.
 
     Attributes:
-        name: DVC's, or ``workspace`` for what lies in the working folder.
+        name: DVC's name, or ``workspace`` for the working folder.
         state: state of the run.
         params: its params.yaml.
         evidence: a stage's evidence without labels, if any.

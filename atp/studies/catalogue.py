@@ -89,7 +89,7 @@ QUICK_DUSK: Mapping[str, Any] = {
 }
 
 STUDIES: Mapping[str, Study] = {
-    "baselines": Study("ATP beside other methods in align's place", contents.compared_baselines, printed="1"),
+    "baselines": Study("ATP compared with other methods in place of align", contents.compared_baselines, printed="1"),
     "baselines-synthia": Study(
         "the same, SYNTHIA to Cityscapes, by 16 and 13 classes (presets/paper-synthia.yaml)",
         contents.from_synthia,
@@ -100,8 +100,8 @@ STUDIES: Mapping[str, Study] = {
         contents.to_cross_city,
         printed="3",
     ),
-    "black-box": Study("the source model as a black box, beside the white box", contents.black_box),
-    "parts": Study("the parts of the method one by one, and an oracle", contents.parts, printed="5"),
+    "black-box": Study("the source model as a black box and as a white box", contents.black_box),
+    "parts": Study("ablation of the method's parts, and an oracle", contents.parts, printed="5"),
     "parts-robust": Study("the same from a robust source model", contents.parts, ROBUST),
     "camvid-dusk": Study(
         "the same on CamVid, daylight to dusk",
@@ -123,8 +123,8 @@ STUDIES: Mapping[str, Study] = {
         "propagation by CutMix, ClassMix, ReCo and strong augmentation, with and without an averaged teacher",
         contents.propagation_variants,
     ),
-    "predictions": Study("predictions beside images and labels", contents.predictions),
-    "evidence": Study("good and broken runs, for the verdict without labels", contents.evidence, QUICK),
+    "predictions": Study("predictions next to images and labels", contents.predictions),
+    "evidence": Study("good and broken runs, to test the verdict without labels", contents.evidence, QUICK),
     "evidence-camvid": Study("the same on CamVid, daylight to dusk", contents.evidence, QUICK_DUSK, camvid=True),
 }
 

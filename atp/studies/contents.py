@@ -238,7 +238,7 @@ def align_losses(params: Params) -> Table:
     """Variants of align's loss."""
     return Table(
         "Variants of align's loss",
-        "Each row changes align alone. Entropy is Eq. 2 and diversity Eq. 3; plain entropy has gamma 0, plain "
+        "Each row changes only align. Entropy is Eq. 2 and diversity Eq. 3; plain entropy has gamma 0, plain "
         "diversity no weights.",
         (
             row("source", SOURCE),
@@ -332,11 +332,11 @@ def propagation_variants(params: Params) -> Table:
 
 
 def predictions(params: Params) -> Table:
-    """Predictions beside images and labels."""
+    """Predictions next to images and labels."""
     return Table(
         "Predictions",
-        "The best, the median and the worst test image by the last model's mIoU, of those whose predictions are kept, "
-        "of the first seed.",
+        "The best, the median and the worst test image by the last model's mIoU, among those with stored predictions, "
+        "for the first seed.",
         (
             row("source", SOURCE),
             *batchnorm_only(params),

@@ -91,7 +91,7 @@ def _which(printed: Printed) -> str:
 def tree(
     table: Table, lines: Sequence[Line], seeds: Sequence[int], others: Mapping[str, Sequence[Printed]]
 ) -> dict[str, Any]:
-    """Everything, for machines."""
+    """The table in machine-readable form."""
     return {
         "title": table.title,
         "caption": table.caption,
