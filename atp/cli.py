@@ -234,7 +234,7 @@ def table(
     jobs: Jobs = 1,
     collect: Collect = False,
 ) -> None:
-    """Compute the study that is one of the paper's tables."""
+    """Compute the study with the number of a table of the paper."""
     _numbered("table", number, seeds, jobs, collect)
 
 
@@ -245,7 +245,7 @@ def figure(
     jobs: Jobs = 1,
     collect: Collect = False,
 ) -> None:
-    """Compute the study that is one of the paper's figures."""
+    """Compute the study with the number of a figure of the paper."""
     _numbered("figure", number, seeds, jobs, collect)
 
 

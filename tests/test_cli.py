@@ -371,7 +371,7 @@ def test_doctor_says_what_would_be_frozen(project: Path) -> None:
     own(project, classifier="stem")
     finding = told("model.classifier")
     assert finding.level == "warning"
-    assert "stem does not compute the scores, and what does is not frozen; decoder.3 (2 of 16" in finding.text
+    assert "stem does not compute the scores: what does is not frozen; decoder.3 (2 of 16" in finding.text
 
 
 @pytest.mark.parametrize("strict", [True, False])

@@ -98,7 +98,7 @@ def _check_classifier(config: NetworkConfig, model: nn.Module, whole: Part) -> I
     if held and config.classifier not in names:
         yield Finding(
             "warning",
-            f"model.classifier: {config.classifier} does not compute the scores, and what does is not frozen; {proposal}",
+            f"model.classifier: {config.classifier} does not compute the scores: what does is not frozen; {proposal}",
         )
         return
     yield Finding("ok", f"model.classifier: frozen in align: {described(part(model, config.classifier))}; {proposal}")

@@ -1,4 +1,4 @@
-"""Every study by its name, and which of them have the number of a table or figure of the paper.
+"""All studies by name, and those with the number of a table or figure of the paper.
 
 A study consists of its rows (``contents``) and the parameters that they share; a new study needs nothing else.
 """
@@ -142,11 +142,11 @@ NUMBERED: Mapping[str, Mapping[int, str]] = {
     },
     "figure": {4: "predictions", 5: "teach-sensitivity", 6: "align-sensitivity"},
 }
-"""Studies by the numbers of the paper's tables and figures; rows are ours, those of the paper are in ``paper``."""
+"""Studies by number of the paper's table or figure. The rows are ours; the paper's are in ``paper``."""
 
 
 def numbered(what: str, number: int) -> str:
-    """The study that has the number of a table or figure of the paper.
+    """The study with the number of a table or figure of the paper.
 
     Raises:
         InputError: no such table or figure.

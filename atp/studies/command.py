@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 FOLDER = RUNS / "studies"
 
 OWN_ROWS = "The rows are our own; those of the paper are in atp/studies/paper.yaml."
-"""Above what has the number of a table or figure of the paper."""
+"""Note above a study with the number of a table or figure of the paper."""
 
 ALIKE = 3
 """Stop if this many cells, the first to end, all fail for the same reason."""
@@ -56,7 +56,7 @@ def make(study: str, seeds: Sequence[int], jobs: int, *, run: bool, number: str 
     Args:
         jobs: number of parallel experiments.
         run: whether to compute; False only shows finished results.
-        number: what it is in the paper, ``Table 5``.
+        number: the paper's table or figure with the same number, such as ``Table 5``.
         camvid: CamVid's folder, for studies on it.
 
     Raises:

@@ -1,8 +1,8 @@
-"""The rows of studies, as data: to change a study, change its rows here.
+"""The rows of the studies, as data: to change a study, change its rows here.
 
-Rows are few, since each is trained for each seed; those that come to the same parameters share what is computed, in all
-studies. ``catalogue`` names the studies, and says which of them have the number of a table or figure of the paper; what
-the paper prints there is in ``paper`` and docs/explanation/paper.md.
+Rows are few, since each is trained for each seed; rows with the same parameters share their computation across studies.
+``catalogue`` names the studies and gives the numbers of the corresponding tables and figures of the paper, with printed
+rows in ``paper`` and docs/explanation/paper.md.
 """
 
 import os
@@ -368,7 +368,7 @@ def teach_sensitivity(params: Params) -> Table:
 def align_sensitivity(params: Params) -> Table:
     """How much the weights in align's losses matter."""
     assert params.align is not None, "the white-box pipeline"
-    # Without sharpness all pixels weigh the same, as in align-losses' plain diversity.
+    # With sharpness 0 all pixels have the same weight, as in align-losses' plain diversity.
     plain = {"sharpness = 0": {"align.weighted": False}}
     return Table(
         "Sensitivity of align to gamma, and to the sharpness of the diversity's weights",

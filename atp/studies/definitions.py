@@ -1,5 +1,4 @@
-"""What a table or figure is: rows, each of them a model of the pipeline for some parameters. They are listed in
-``contents``."""
+"""The parts of a table or figure: rows, each a model of the pipeline for some parameters; see ``contents``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
