@@ -250,7 +250,7 @@ def test_bad_images_in_a_row_are_no_reason_to_give_up(tmp_path: Path, images: Im
         ((403, {}, b""), "access denied, HTTP 403"),
         (
             (302, {"Location": "http://elsewhere.example/"}, b""),
-            "HTTP 302 to http://elsewhere.example/; give the final",
+            "HTTP 302 to http://elsewhere.example/; set the final",
         ),
     ],
 )

@@ -163,7 +163,7 @@ CLASSES_OK, SHARES_OK = top()
         (lambda: npz(classes=np.full_like(CLASSES_OK, 255), probabilities=SHARES_OK), "has a probability"),
         (
             lambda: npz(classes=np.repeat(CLASSES_OK, 3, 0), probabilities=np.repeat(SHARES_OK, 3, 0)),
-            "9 classes a pixel",
+            "9 classes per pixel",
         ),
         (lambda: npz(classes=CLASSES_OK, probabilities=SHARES_OK)[:-30], "npz cannot be read"),
         (lambda: npz(classes=CLASSES_OK, probabilities=SHARES_OK).replace(b"\x01", b"\x02"), "npz"),

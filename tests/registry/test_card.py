@@ -115,4 +115,4 @@ def test_own_network_and_class_map(params: Params) -> None:
     card = model_card(own, TAGS, METRICS, class_map=(0, 1, 1, 255, 2))
     assert "- network: `my_networks:make`, classifier `decoder.head`\n" in card
     assert "- classes: the source model's 5 were mapped to these 3, and 1 of them to none\n" in card
-    assert "became these" not in model_card(own, TAGS, METRICS)
+    assert "mapped to these" not in model_card(own, TAGS, METRICS)

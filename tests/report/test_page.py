@@ -110,7 +110,7 @@ def test_without_labels_nothing_is_said_about_being_right(finished: Finished) ->
     out, page = built(finished(labels=False))
     assert {path.stem for path in out.glob("*.png")} == LABELLED - {"iou", "confusion"}
     assert "cannot say whether adaptation helped" in page
-    assert "order by propagate's mean entropy" in page
+    assert "mean entropy of propagate" in page
     assert "mIoU, %" not in page
 
 

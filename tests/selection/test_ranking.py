@@ -101,7 +101,7 @@ def test_what_differs_stands_beside_each_run() -> None:
 
 @pytest.mark.parametrize("by", ["miou", "augmentation"])
 def test_an_indicator_that_is_not_there_is_refused(by: str) -> None:
-    with pytest.raises(InputError, match="there are entropy, scale_iou"):
+    with pytest.raises(InputError, match="choose from entropy, scale_iou"):
         choose(RUNS, by, "propagate")
 
 
