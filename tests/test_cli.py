@@ -379,7 +379,7 @@ def test_doctor_finds_the_divisor(project: Path, strict: bool) -> None:
     own(project, "Skips", classifier="head", arguments={"strict": strict})
     why = "fails at 12x8 (RuntimeError: sizes must be multiples of 32)"
     if not strict:
-        why = "gives 32x32 scores for 12x8 pixels, so it crops or stretches"
+        why = "returns 32x32 scores for 12x8 pixels, so it crops or stretches"
     (finding,) = (finding for finding in complaints() if finding.level == "error")
     assert finding.text == (
         f"model.factory: tests.models.foreign:Skips {why}, and works at multiples of 32; set model.divisor: 32"

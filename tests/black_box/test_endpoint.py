@@ -379,15 +379,15 @@ def test_predictions_of_other_models(prediction: object, soft: bool) -> None:
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b"[" * 100_000, "no JSON"),
+        (b"[" * 100_000, "is not JSON"),
         (b'{"predictions": [{"mask": 3}]}', "is not a base64 PNG"),
         (b'{"predictions": [{"mask": "???"}]}', "is not a base64 PNG"),
         (b'{"predictions": ["words"]}', "is not an array and"),
         (b'{"predictions": [[[1, 2], [3]]]}', "different lengths"),
         (b'{"predictions": [[["a"]]]}', "shape"),
         (json.dumps({"predictions": [[["a"] * 9] * 6]}).encode(), "whole numbers"),
-        (json.dumps({"predictions": [{"classes": text(ids_of(IMAGE)), "probabilities": ""}]}).encode(), "no PNG"),
-        (b'{"predictions": [[[' + b"9" * 5000 + b"]]]}", "no JSON"),
+        (json.dumps({"predictions": [{"classes": text(ids_of(IMAGE)), "probabilities": ""}]}).encode(), "is not a PNG"),
+        (b'{"predictions": [[[' + b"9" * 5000 + b"]]]}", "is not JSON"),
     ],
 )
 def test_wrong_predictions_are_one_sentence(body: bytes, reason: str) -> None:
