@@ -1,20 +1,20 @@
-# One image for the pipeline, the Prefect worker, both servers and the model server; the command says which.
+# One image for the pipeline, the Prefect worker, both servers and the model server, selected by the command.
 #
-#   docker build -t atp .                                # PyTorch with CUDA, which also runs where there is no GPU
-#   docker build -t atp:cpu --build-arg DEVICE=cpu .     # smaller, for machines without one
+#   docker build -t atp .                                # PyTorch with CUDA; also runs without a GPU
+#   docker build -t atp:cpu --build-arg DEVICE=cpu .     # smaller, for machines without a GPU
 #
-# docs/how-to/containers.md has the rest.
+# See docs/how-to/containers.md.
 ARG PYTHON=python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS packages
 ARG DEVICE=gpu
-# An index with CPU-only builds of torch and torchvision, for DEVICE=cpu: then nothing of CUDA gets into the image.
+# An index with CPU-only builds of torch and torchvision, for DEVICE=cpu: keeps CUDA out of the image.
 ARG TORCH_INDEX=
 ENV PATH=/opt/venv/bin:$PATH \
     PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
 COPY requirements.lock .
-# What the lock file pins, less what only developers need, and on a CPU less what PyTorch loads on a GPU alone.
+# The lock file without development packages and, on a CPU, without packages that PyTorch needs only on a GPU.
 RUN set -eu; \
     grep -vE -e '^(ast-serialize|execnet|iniconfig|librt|mypy|mypy-extensions|playwright|pytest|pytest-xdist|ruff)==' \
         -e '^(hf-xet|httpcore2|httpx2|httpx2-jsfetch|huggingface-hub|segmentation-models-pytorch)==' \
@@ -30,8 +30,8 @@ RUN set -eu; \
     grep -E '^setuptools==' requirements.lock > builder.txt; \
     grep -E '^(torch|torchvision)==' requirements.lock > torch.txt; \
     python -m venv /opt/venv
-# --no-deps: the lock file is complete, and nothing else may come in. One package is built from source, by the pinned
-# setuptools.
+# --no-deps: the lock file is complete, and nothing else may be installed. One package is built from source with the
+# pinned setuptools.
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --no-deps --requirement builder.txt && \
     if [ -n "$TORCH_INDEX" ]; then pip install --no-deps --index-url "$TORCH_INDEX" --requirement torch.txt; fi && \
@@ -57,19 +57,18 @@ ENV PATH=/opt/venv/bin:$PATH \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
     PREFECT_UI_STATIC_DIRECTORY=/tmp/prefect-ui
-# Clones are compared by git where stages run on several machines. Debian keeps one version of a package, which is why
-# none is pinned.
+# Stages on several machines compare their clones by git. No version is pinned, since Debian keeps only one.
 # hadolint ignore=DL3008
 RUN apt-get update && \
     apt-get install -y --no-install-recommends git && \
     rm -rf /var/lib/apt/lists/*
-# What a container writes belongs to user 1000, or to group 0 where the platform makes up a user.
+# Files written by a container belong to user 1000, or to group 0 if the platform assigns an arbitrary user.
 RUN useradd --uid 1000 --gid 0 --no-create-home --home-dir /tmp atp && \
     install -d -o 1000 -g 0 -m 2775 /project /var/lib/prefect /var/lib/mlflow && \
     install -d /etc/dvc && \
     printf '[core]\n    no_scm = true\n    analytics = false\n' > /etc/dvc/config
-# A project folder without code of its own gets the image's: code by links, so that a newer image brings its own, and
-# what people edit once.
+# A project folder without code uses the image's: code by links, so that a newer image updates it, and copies of the
+# files that users edit.
 # hadolint ignore=SC2016
 RUN printf '%s\n' \
         '#!/bin/sh' \
@@ -115,7 +114,7 @@ LABEL org.opencontainers.image.title="ATP" \
       org.opencontainers.image.revision="${GIT_COMMIT}"
 WORKDIR /project
 USER 1000
-# Of a server, its own address in HEALTH_URL; a pipeline run is healthy as long as it runs.
+# Servers set their address in HEALTH_URL; a pipeline run is healthy while it runs.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s CMD ["healthy"]
 ENTRYPOINT ["in-project"]
 # What `make demo` runs.

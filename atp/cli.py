@@ -26,7 +26,7 @@ app = typer.Typer(
 def root(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
     """Adapt a semantic-segmentation model to a new domain when the source data is gone."""
     if str(Path.cwd()) not in sys.path:
-        # As for a stage, `python -m atp.stages`: a network of the user's own may lie here.
+        # The user's own network may be in the working folder, as for `python -m atp.stages`.
         sys.path.insert(0, str(Path.cwd()))
     if version:
         typer.echo(f"atp {atp.__version__}")
@@ -34,7 +34,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Show the versi
 
 
 def _name(model: str) -> None:
-    """Say which model is used, and whether it is of an earlier run: one that stopped early has not made it anew."""
+    """Log which model is used, and warn if it is from an earlier run, as after a run that stopped early."""
     typer.echo(f"model: {model}", err=True)
     earlier = "" if ":/" in model else _earlier(Path(model))
     if earlier:
@@ -42,11 +42,11 @@ def _name(model: str) -> None:
 
 
 def _earlier(result: Path) -> str:
-    """That a result is of an earlier run, why, and what to do; empty if it is of the last."""
+    """A warning if a result is from an earlier run, with the reason and the remedy; empty if it is current."""
     from atp.selection.lockfile import outdated_result
 
     why = outdated_result(result)
-    return f"{result} is of an earlier run: {why}; dvc repro makes it anew" if why else ""
+    return f"{result} is from an earlier run: {why}; run dvc repro to update it" if why else ""
 
 
 @app.command()
@@ -56,21 +56,21 @@ def predict(
     model: Annotated[
         str, typer.Option(help="A stage's folder, a model.safetensors, or models:/NAME@ALIAS of the registry.")
     ] = str(PROPAGATE),
-    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT at which the model sees images; theirs if empty.")] = "",
-    overlay: Annotated[bool, typer.Option(help="Also draw the classes over the images.")] = True,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the model's input; default: its adapted size.")] = "",
+    overlay: Annotated[bool, typer.Option(help="Also write the images overlaid with the classes.")] = True,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     trust: Annotated[
-        bool, typer.Option("--trust", help="Call what a file from elsewhere says makes its network.")
+        bool, typer.Option("--trust", help="Allow the model's file to name the code that builds its network.")
     ] = False,
 ) -> None:
-    """Predict the class of every pixel: palette PNGs of class ids at the images' own sizes, and overlays to look at."""
+    """Predict the class of every pixel: palette PNGs of class ids at the images' own sizes, and overlays."""
     from atp.masks import write_predictions  # torch takes seconds, which --help should not
 
     _name(model)
     written, refused = write_predictions(images, out, model, size, overlay=overlay, device=device, trust=trust)
     typer.echo(f"{written} masks in {out / 'masks'}" + (f", overlays in {out / 'overlays'}" if overlay else ""))
     if refused:
-        raise InputError(f"{len(refused)} of the images not predicted: {refused[0]}")
+        raise InputError(f"{len(refused)} of the images could not be predicted: {refused[0]}")
 
 
 @app.command()
@@ -80,7 +80,7 @@ def export(
         str, typer.Option(help="A stage's folder, a model.safetensors, or models:/NAME@ALIAS of the registry.")
     ] = str(PROPAGATE),
 ) -> None:
-    """Write the adapted weights under the names of the network's own class, for whoever has that class."""
+    """Write the adapted weights as a state dict of the network's own class, for use without ATP."""
     from atp.export import export_state
 
     _name(model)
@@ -90,13 +90,13 @@ def export(
 @app.command()
 def doctor(
     params: Annotated[Path, typer.Option(help="The parameter file.")] = Path("params.yaml"),
-    sample: Annotated[int, typer.Option(help="Images of each folder to read; 0 reads all.")] = 0,
+    sample: Annotated[int, typer.Option(help="Number of images to read per folder; 0 reads all.")] = 0,
     data_set: Annotated[
         tuple[str, Path] | None,
-        typer.Option(help="Instead: the name of a published data set, and where it was unpacked."),
+        typer.Option(help="Check a published data set instead: its name and the folder it was unpacked to."),
     ] = None,
 ) -> None:
-    """Read parameters, data and checkpoint before hours are spent, and say in one line each what is wrong."""
+    """Check parameters, data and checkpoint before training and report each problem on one line."""
     from atp.checks.data_set import examine_data_set
     from atp.doctor import examine
 
@@ -118,7 +118,7 @@ def _count(number: int, what: str) -> str:
 def report(
     runs: Annotated[Path, typer.Option(help="Folder of the results.")] = RUNS,
 ) -> None:
-    """Draw the report of a finished run anew, print mIoU per stage and where the pictures are."""
+    """Redraw the report of a finished run and print mIoU per stage and the path of the pictures."""
     from atp.evaluation.evidence.record import read_all
     from atp.evaluation.evidence.vanished import warnings
     from atp.params import load_params
@@ -135,7 +135,7 @@ def report(
     try:
         build_report(params, runs, out)
     except InputError as error:
-        # The images of another run, for one, are not there.
+        # For example, the images of another run are missing.
         raise InputError(earlier or str(error)) from error
     if earlier:
         typer.echo(f"warning: {earlier}", err=True)
@@ -149,9 +149,9 @@ def report(
 @app.command()
 def select(
     grid: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE,VALUE of params.yaml; several make every combination.")
+        list[str] | None, typer.Option(help="NAME=VALUE,VALUE of params.yaml; repeat for a grid over several.")
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Values of training.seed, 0,1: a further dimension of the grid.")] = "",
+    seeds: Annotated[str, typer.Option(help="Values of training.seed, as in 0,1; adds a dimension to the grid.")] = "",
     run: Annotated[bool, typer.Option("--run", help="Run the grid now, one experiment after the other.")] = False,
     by: Annotated[
         str,
@@ -159,12 +159,12 @@ def select(
             help=f"Indicator to rank by: {', '.join(INDICATORS)}. Default: scale_iou, see docs/explanation/evidence.md."
         ),
     ] = "",
-    stage: Annotated[str, typer.Option(help="Whose evidence: propagate, teach@r01, align, distill.")] = "propagate",
-    everything: Annotated[bool, typer.Option("--all", help="Also experiments that began at other commits.")] = False,
-    apply: Annotated[bool, typer.Option("--apply", help="Take the picked one: dvc exp apply.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The ranking as JSON.")] = False,
+    stage: Annotated[str, typer.Option(help="Stage to rank by: propagate, teach@r01, align, distill.")] = "propagate",
+    everything: Annotated[bool, typer.Option("--all", help="Include experiments from other commits.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Apply the selected run: dvc exp apply.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the ranking as JSON.")] = False,
 ) -> None:
-    """Rank runs and DVC's experiments by what was measured without labels, or queue a grid of them first."""
+    """Rank runs and DVC experiments by indicators measured without labels, or queue a grid of experiments."""
     from atp.selection.grid import make_cells
     from atp.selection.queue import enqueue, work
     from atp.selection.ranking import INDICATOR, choose, to_json
@@ -202,13 +202,13 @@ def select(
 
 
 Seeds = Annotated[str, typer.Option(help="Values of training.seed.")]
-Jobs = Annotated[int, typer.Option(min=1, help="Cells computed at a time.")]
-Collect = Annotated[bool, typer.Option("--collect", help="Show what there is; compute nothing.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Cells to compute in parallel.")]
+Collect = Annotated[bool, typer.Option("--collect", help="Show finished results; compute nothing.")]
 
 
 @app.command()
 def study(
-    name: Annotated[str, typer.Argument(help="Of the study; if empty, all are listed.")] = "",
+    name: Annotated[str, typer.Argument(help="Name of the study; omit it to list all.")] = "",
     seeds: Seeds = "0,1,2",
     jobs: Jobs = 1,
     collect: Collect = False,
@@ -229,23 +229,23 @@ def study(
 
 @app.command()
 def table(
-    number: Annotated[int, typer.Argument(help="Of the paper's table: docs/how-to/studies.md.")],
+    number: Annotated[int, typer.Argument(help="Number of the paper's table: docs/how-to/studies.md.")],
     seeds: Seeds = "0,1,2",
     jobs: Jobs = 1,
     collect: Collect = False,
 ) -> None:
-    """Compute the study that has the number of a table of the paper."""
+    """Compute the study with the number of a table of the paper."""
     _numbered("table", number, seeds, jobs, collect)
 
 
 @app.command()
 def figure(
-    number: Annotated[int, typer.Argument(help="Of the paper's figure: docs/how-to/studies.md.")],
+    number: Annotated[int, typer.Argument(help="Number of the paper's figure: docs/how-to/studies.md.")],
     seeds: Seeds = "0,1,2",
     jobs: Jobs = 1,
     collect: Collect = False,
 ) -> None:
-    """Compute the study that has the number of a figure of the paper."""
+    """Compute the study with the number of a figure of the paper."""
     _numbered("figure", number, seeds, jobs, collect)
 
 
@@ -259,26 +259,26 @@ def _numbered(what: str, number: int, seeds: str, jobs: int, collect: bool) -> N
 
 
 def _quiet() -> None:
-    """Lines of ours alone: what DVC's queue says to its own log is of no use here."""
+    """Show our own log lines only; those of DVC's queue do not help here."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.CRITICAL)
     logging.getLogger("atp").setLevel(logging.INFO)
 
 
 @app.command()
 def promote(
-    version: Annotated[str, typer.Argument(help="Number of a version; the candidate if empty.")] = "",
-    name: Annotated[str, typer.Option(help="Of the registered model; if empty as in params.yaml, else atp.")] = "",
-    alias: Annotated[str, typer.Option(help="Alias to move; if empty as in params.yaml, else champion.")] = "",
-    why: Annotated[str, typer.Option(help="A sentence to keep with the version.")] = "",
+    version: Annotated[str, typer.Argument(help="Version number; default: the candidate.")] = "",
+    name: Annotated[str, typer.Option(help="Registered model; default: from params.yaml, else atp.")] = "",
+    alias: Annotated[str, typer.Option(help="Alias to move; default: from params.yaml, else champion.")] = "",
+    why: Annotated[str, typer.Option(help="Reason, stored with the version.")] = "",
 ) -> None:
-    """Make a version the champion by hand; an older one's number goes back to it."""
+    """Make a version the champion; pass an older version to roll back."""
     from atp.registry.gate import promote_by_hand
     from atp.registry.settings import ALIAS_PATTERN
     from atp.runner.tracking import open_client, told
 
     section = _register_section()
     if not re.fullmatch(ALIAS_PATTERN, alias or section.champion):
-        raise InputError(f"--alias {alias}: must be a word, and not latest or v1, which are MLflow's own")
+        raise InputError(f"--alias {alias}: must be a word other than latest and v1, which MLflow reserves")
     client = open_client()
     with told():
         line = promote_by_hand(client, name or section.name, version, alias or section.champion, section.alias, why)
@@ -286,7 +286,7 @@ def promote(
 
 
 def _register_section() -> "RegisterSettings":
-    """Of the params.yaml here, in the root or in a pipeline's folder; the defaults where there is none."""
+    """The section of params.yaml in the working folder, or the defaults if there is no params.yaml."""
     from atp.params import load_params
     from atp.registry.settings import RegisterSettings
 
@@ -298,15 +298,15 @@ def serve(
     model: Annotated[
         str,
         typer.Argument(
-            help="models:/NAME@ALIAS, models:/NAME/VERSION, or a stage's folder; if empty the champion of params.yaml."
+            help="models:/NAME@ALIAS, models:/NAME/VERSION, or a stage's folder; default: the champion of params.yaml."
         ),
     ] = "",
-    host: Annotated[str, typer.Option(help="Address to listen at; others than this machine's open it to all.")] = (
+    host: Annotated[str, typer.Option(help="Address to listen on; by default reachable from this machine only.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(help="Port to listen at.")] = 5001,
-    workers: Annotated[int, typer.Option(min=1, help="Processes, each with a model of its own.")] = 1,
-    max_body_mb: Annotated[int, typer.Option(min=1, help="Largest request in MiB.")] = 32,
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5001,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes; each loads the model.")] = 1,
+    max_body_mb: Annotated[int, typer.Option(min=1, help="Maximum request size in MiB.")] = 32,
 ) -> None:
     """Serve a model as MLflow does, with a limit on requests: PNG or JPEG in, mask out."""
     from atp.registry.server import serve as start

@@ -1,6 +1,6 @@
 """``atp doctor``: the checks of parameters, data, models and machine before training.
 
-Each check yields findings. One that cannot go on reports why, and the others go on.
+Each check yields findings. A check that cannot continue reports why, and the others still run.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ def examine(path: Path, sample: int = 0) -> list[Finding]:
 
     Args:
         path: the parameter file.
-        sample: images of each folder to read, evenly spread; 0 reads all.
+        sample: number of images to read per folder, evenly spread; 0 reads all.
     """
     try:
         params = load_params(path)

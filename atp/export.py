@@ -1,4 +1,4 @@
-"""The adapted weights for whoever has the network's own class, without ATP."""
+"""Export of the adapted weights for the network's own class, without ATP."""
 
 from pathlib import Path
 
@@ -16,11 +16,11 @@ LOADERS = {
     ".pth": "torch.load({file!r}, weights_only=True)",
     ".pt": "torch.load({file!r}, weights_only=True)",
 }
-"""How each kind of file is read."""
+"""Python code that reads each kind of file."""
 
 
 def export_state(out: Path, model: str) -> str:
-    """Write a model's state dict, with the names that its author gave; nothing of the network is called for it.
+    """Write a model's state dict with its author's parameter names, without building the network.
 
     Args:
         out: ``.safetensors``, or ``.pth`` as ``torch.save`` writes it.
@@ -30,7 +30,7 @@ def export_state(out: Path, model: str) -> str:
         One line that says how to load it.
 
     Raises:
-        InputError: no such model, or another kind of file.
+        InputError: no such model, or an unsupported kind of file.
     """
     kind = out.suffix.lower()
     if kind not in LOADERS:
@@ -38,18 +38,18 @@ def export_state(out: Path, model: str) -> str:
     checkpoint = load_checkpoint(find_model(model))
     with atomic_path(out) as temporary:
         if kind == ".safetensors":
-            # The mark by which transformers and others know it.
+            # The metadata by which transformers and others recognise it.
             save_file(checkpoint.state, temporary, {"format": "pt"})
         else:
             torch.save(checkpoint.state, temporary)
     config = checkpoint.config
     count = f"{out}: {len(checkpoint.state)} tensors, {config.num_scores} classes"
-    mapped = "" if config.class_map is None else f", which data.class_map makes {config.num_classes}"
+    mapped = "" if config.class_map is None else f", which data.class_map maps to {config.num_classes}"
     return f"{count}{mapped}; load: {_maker(config)}.load_state_dict({LOADERS[kind].format(file=str(out))})"
 
 
 def _maker(config: NetworkConfig) -> str:
-    """Python that makes the network anew."""
+    """Python code that builds the network."""
     if config.factory is None:
         given = config.model_dump(mode="json", exclude_defaults=True, exclude={"class_map", "weights", "code"})
         given["num_classes"] = config.num_scores

@@ -1,17 +1,17 @@
-"""The store of a black box's answers: how small, how fast, and what a student loses by learning from it.
+"""The store of a black box's answers: size, speed, and the loss of a student trained on it.
 
     python benchmarks/answers.py [--images 100]      sizes and times, a few minutes on one thread
     python benchmarks/answers.py --forms             other forms of the same answers
     python benchmarks/answers.py --students --checkpoint runs/source [--seeds 0 1 2] [--epochs 10]
-                                                     students of float32 and of stored answers
+                                                     students trained on float32 and on stored answers
 
-Sizes are of predictions at 1024x512 with 19 classes, synthetic ones that stand for a trained network's (see
-``benchmarks/dump.py``). With ``--checkpoint runs/source``, the streets' source model (12 classes), also of a real one,
-on their target images enlarged to 1024x512.
+Sizes are measured on synthetic predictions at 1024x512 with 19 classes that imitate a trained network (see
+``benchmarks/dump.py``). With ``--checkpoint runs/source``, also on those of the streets source model (12 classes) on
+its target images, enlarged to 1024x512.
 
-The students learn streets' target images from the answers of that model, as the section ``distill`` of
-black_box/params.yaml says, from the same initial weights and in the same order. What they differ in are the answers:
-all probabilities in float32; the store's; ids alone.
+The students are trained on streets' target images with that model's answers, with the settings of ``distill`` in
+black_box/params.yaml, the same initial weights and the same order. They differ only in the answers: all probabilities
+in float32, the store's, or only ids.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def synthetic(images: int) -> Iterator[Tensor]:
 
 
 def real(images: int, checkpoint: Path) -> Iterator[Tensor]:
-    """A network's probabilities on streets' target images at that size."""
+    """A network's probabilities on streets' target images, enlarged to that size."""
     network, _ = network_from_checkpoint(checkpoint / "model.safetensors")
     network.eval()
     for sample in list_samples(STREETS / "target/images")[:images]:
@@ -66,7 +66,7 @@ def real(images: int, checkpoint: Path) -> Iterator[Tensor]:
 
 
 def lost(probabilities: Tensor, answer: Answer) -> float:
-    """KL of what is stored from what was said, nats a pixel."""
+    """KL divergence of the stored from the original answer, nats per pixel."""
     stored = answer.dense(len(probabilities)).clamp(min=1e-7)
     return float((torch.xlogy(probabilities, probabilities) - probabilities * stored.log()).sum(0).mean())
 
@@ -76,7 +76,7 @@ def write(path: Path, answer: Answer) -> None:
 
 
 def timed(function: Callable[[], object]) -> float:
-    """Processor time, ms."""
+    """CPU time of a call, ms."""
     start = time.process_time()
     function()
     return 1e3 * (time.process_time() - start)
@@ -115,7 +115,7 @@ def sizes(name: str, predictions: Iterator[Tensor]) -> None:
 
 
 def forms(images: int) -> None:
-    """What the parts of the form are worth: bytes of codes and of classes, by filter, least probability and level."""
+    """Compare storage formats: bytes of codes and of classes by filter, minimum probability and level."""
     torch.set_num_threads(1)
     scenes = [Answer.of(probabilities, KEEP) for probabilities in synthetic(images)]
     zero = np.uint8(0)
@@ -158,7 +158,7 @@ def coded(answer: Answer, least: float, power: float) -> tuple[np.ndarray, np.nd
 
 @dataclass(frozen=True)
 class Given:
-    """Answers in memory, as a data set takes them; a class, so that workers can be sent it."""
+    """Answers in memory, for a data set; a class, so that it can be sent to workers."""
 
     answers: Mapping[str, Answer]
     soft: bool = True
@@ -171,7 +171,7 @@ class Given:
 
 
 def asked(source: SegmentationNetwork, samples: list[Sample], space: LabelSpace, runtime: Runtime) -> dict[str, Given]:
-    """The source model's answers in each form, by what a student of them is called."""
+    """The source model's answers in each form, by the student's name."""
     predictor, size = Predictor([(source, 1.0)], runtime), load_params().data.size
     exact, stored = {}, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -225,7 +225,7 @@ def main() -> None:
     print(machine())
     if arguments.students:
         if arguments.checkpoint is None:
-            parser.error("--students: of which source model? --checkpoint runs/source")
+            parser.error("--students: needs a source model; pass --checkpoint runs/source")
         students(arguments.seeds, arguments.epochs, arguments.checkpoint)
     elif arguments.forms:
         forms(min(arguments.images, 10))

@@ -1,20 +1,20 @@
-"""Pseudo labels on disk: ours against the way of published code, on the same predictions.
+"""Pseudo labels on disk: our store against published code, on the same predictions.
 
     python benchmarks/dump.py                  the comparison, about four minutes
-    python benchmarks/dump.py --containers     how small and how fast the candidates for negative labels are
+    python benchmarks/dump.py --containers     size and speed of formats for negative labels
 
-Published self-training code (CRST's crst_seg.py and what descends from it) turns a prediction to H x W x C, saves it as
-float32 with ``np.save``, appends confidences to a Python list for each class, every fourth one, sorts the lists for the
-class thresholds, and goes over all images a second time to load the predictions and write masks. Left out here, in its
-favour: the coloured pictures, the second mask, and dividing by the thresholds. Its code runs as it is ("published")
-and with arrays as the network gives them, C x H x W, which suits numpy much better ("rewritten"). Neither writes
-negative labels or the images' entropies; ours does both, and its time contains it.
+Published self-training code (CRST's crst_seg.py and its descendants) transposes a prediction to H x W x C, saves it as
+float32 with ``np.save``, appends every fourth confidence to a Python list per class, sorts the lists for the class
+thresholds, and makes a second pass over all images to load the predictions and write masks. Omitted here, in its
+favour: the coloured pictures, the second mask, and dividing by the thresholds. Its code runs unchanged ("published")
+and with the network's C x H x W arrays, which is much faster in numpy ("rewritten"). Neither writes negative labels or
+the images' entropies; ours writes both, and its time includes them.
 
-The predictions are synthetic. They stand for a trained network's: scenes of smooth regions and small things at an
-eighth of the size, noisy logits, upsampled bilinearly, and confident (more than three quarters of the pixels above
-.9). The network's forward is this upsampling and the softmax; its time is measured and counted for nobody. Files stay
-in the page cache, which suits whoever writes more. Every measurement is a child process's, on one thread, after a
-warm-up; the processor's time is given too, since other work on the machine stretches the clock's.
+The predictions are synthetic and imitate a trained network: scenes of smooth regions and small objects at an eighth of
+the size, noisy logits, upsampled bilinearly, and confident (more than three quarters of the pixels above .9). The
+forward pass is this upsampling and the softmax; its time is measured but not counted. Files stay in the page cache,
+which favours methods that write more. Each measurement runs in a child process on one thread after a warm-up; CPU time
+is given too, since other load on the machine affects wall time.
 """
 
 import argparse
@@ -65,10 +65,10 @@ def scene(seed: int, size: tuple[int, int]) -> Tensor:
         coarse = torch.randn(1, channels, max(2, height // step), max(2, width // step), generator=generator)
         return F.interpolate(coarse, (height, width), mode="bicubic")
 
-    # Regions, each class likelier at some height of the picture, as road and sky are.
+    # Regions: each class is more likely at some height of the image, like road and sky.
     tendency = torch.linspace(-1.5, 1.5, height)[:, None] * torch.randn(1, CLASSES, 1, 1, generator=generator)
     labels = (smooth(CLASSES, 16) + 0.5 * smooth(CLASSES, 5) + tendency).argmax(1)[0]
-    # Small things.
+    # Small objects.
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     for _ in range(25):
         at_y, at_x, extent_y, extent_x, label = torch.rand(5, generator=generator).tolist()
@@ -76,14 +76,14 @@ def scene(seed: int, size: tuple[int, int]) -> Tensor:
         labels[distance < 1] = int(label * CLASSES)
     shown = F.one_hot(labels, CLASSES).permute(2, 0, 1)[None].float()
     shown = F.avg_pool2d(shown, 3, stride=1, padding=1, count_include_pad=False)
-    # Some parts of the picture are harder than others; neighbouring logits differ a little by themselves.
+    # Some parts of the image are harder than others; neighbouring logits differ slightly.
     sharpness = 14 * (0.35 + 0.9 * torch.sigmoid(smooth(1, 8)))
     noise = smooth(CLASSES, 4) + 0.8 * torch.randn(1, CLASSES, height, width, generator=generator)
     return sharpness * shown + noise
 
 
 def forward(logits: Tensor) -> Tensor:
-    """What a network's last layers do: logits to probabilities at eight times the size, (C, H, W)."""
+    """A network's last layers: logits to probabilities at eight times the size, (C, H, W)."""
     return F.interpolate(logits, scale_factor=8, mode="bilinear").softmax(1)[0]
 
 
@@ -139,7 +139,7 @@ def dump_ours(folder: Path, images: int, size: tuple[int, int]) -> dict[str, flo
 
 
 def dump_published(folder: Path, images: int, size: tuple[int, int], axis: int = 2) -> dict[str, float]:
-    """The published way; ``axis`` is where its arrays have the classes, 2 as published or 0."""
+    """The published method; ``axis`` is the class axis of its arrays, 2 as published or 0."""
     watch, forwards = Watch(), Watch()
     confidences: list[list[np.float32]] = [[] for _ in range(CLASSES)]
     for index in range(images):
@@ -185,20 +185,20 @@ def folder_bytes(folder: Path) -> int:
 
 
 def timed(function: Callable[[Any], object], argument: object) -> float:
-    """Processor time of one call, seconds: what it takes on one core that has nothing else to do."""
+    """CPU time of one call, seconds, as on an otherwise idle core."""
     start = time.process_time()
     function(argument)
     return time.process_time() - start
 
 
 def peak_memory() -> float:
-    """Of this process so far, in MB; unlike ``getrusage`` it forgets the parent's."""
+    """Peak memory of this process, MB; unlike ``getrusage`` it excludes the parent's."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def child(method: str, images: int, size: tuple[int, int], scratch: Path) -> dict[str, float]:
-    """Run one method in a process of its own and return what it measured, seconds and bytes an image."""
+    """Run one method in a separate process and return its measurements, seconds and bytes per image."""
     command = [
         sys.executable,
         __file__,
@@ -225,7 +225,7 @@ def run_child(method: str, images: int, size: tuple[int, int], scratch: Path) ->
 
 
 def compare(images: int, size: tuple[int, int], scratch: Path, repeats: int) -> None:
-    # One after the other, so that whatever else the machine does meets all.
+    # Interleaved, so that other load on the machine affects all methods.
     runs = [{method: child(method, images, size, scratch) for method in METHODS} for _ in range(repeats)]
     middle = {m: {k: statistics.median(run[m][k] for run in runs) for k in runs[0][m]} for m in METHODS}
     ours = middle["ours"]
@@ -267,7 +267,7 @@ Packed = NDArray[np.uint8]
 
 
 def containers(size: tuple[int, int], images: int) -> None:
-    """Size and speed of the candidates for negative labels; decoding ends at bools, (C, H, W)."""
+    """Size and speed of formats for negative labels; decoding ends at bools, (C, H, W)."""
     torch.set_num_threads(1)
     width, height = size
     bitmaps: list[NDArray[np.bool_]] = []

@@ -1,10 +1,10 @@
-"""Does evidence without labels follow the truth? What good and deliberately broken runs say.
+"""Correlation of evidence without labels with mIoU, on good and deliberately broken runs.
 
     atp study evidence --seeds 0 && atp study evidence-camvid --seeds 0
     python benchmarks/evidence.py
 
-Reads what the studies wrote, and judges every model anew by the present rules of the verdict: to fit these trains
-nothing. Prints Markdown.
+Reads the studies' results and judges every model by the current rules of the verdict, so changing the rules needs no
+training. Prints Markdown.
 """
 
 import argparse
@@ -28,11 +28,11 @@ class Model:
     """One model of one run.
 
     Attributes:
-        data, run: which.
-        miou: on the test images, percent.
-        gain: in points, over the source model of the same seed.
+        data, run: names of the data set and of the run.
+        miou: mIoU on the test images, percent.
+        gain: points over the source model of the same seed.
         source, after: indicators of the source model and of the model.
-        verdict, why: what the rules say of it now.
+        verdict, why: verdict by the current rules, and its reason.
     """
 
     data: str
@@ -46,12 +46,12 @@ class Model:
 
     @property
     def truth(self) -> Verdict:
-        """What a verdict should say."""
+        """The correct verdict."""
         return "improved" if self.gain > 1 else "collapsed" if self.gain < -3 else "unclear"
 
 
 def read(path: Path) -> list[Model]:
-    """The models of a study, each once though several runs share it."""
+    """The models of a study, without duplicates that several runs share."""
     rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"]
     source = {value["seed"]: value["miou"] for value in rows[0]["values"]}
     found: dict[str, Model] = {}
@@ -67,7 +67,7 @@ def read(path: Path) -> list[Model]:
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    """Rank correlation, ties by their mean rank; NaN where one of them does not vary."""
+    """Rank correlation, ties by mean rank; NaN if one argument is constant."""
     ranks = [_ranks(values) for values in (first, second)]
     return math.nan if min(r.std() for r in ranks) == 0 else float(np.corrcoef(*ranks)[0, 1])
 
@@ -78,7 +78,7 @@ def _ranks(values: Sequence[float]) -> Any:
 
 
 def print_models(models: Sequence[Model]) -> None:
-    """mIoU, verdict, and why."""
+    """Print mIoU, verdict and reason."""
     print("\n| data | run | mIoU | over source | without labels | verdict |\n|---|---|---|---|---|---|")
     for m in models:
         judged = f"{m.verdict}, {'right' if m.verdict == m.truth else 'wrong'}"
@@ -86,7 +86,7 @@ def print_models(models: Sequence[Model]) -> None:
 
 
 def print_correlations(groups: Mapping[str, Sequence[Model]]) -> None:
-    """Of each indicator with mIoU on one data set, and of its change with the gain over all."""
+    """Print the correlation of each indicator with mIoU per data set, and of its change with the gain."""
     everything = [model for group in groups.values() for model in group]
     print(f"\n| indicator | {' | '.join(groups)} | change, all |\n|---|{'---|' * (len(groups) + 1)}")
     for name in (name for name in INDICATORS if all(name in m.after and name in m.source for m in everything)):
@@ -96,7 +96,7 @@ def print_correlations(groups: Mapping[str, Sequence[Model]]) -> None:
 
 
 def print_confusion(data: str, models: Sequence[Model]) -> None:
-    """How often the verdict was right."""
+    """Print how often the verdict was right."""
     pairs = [(model.truth, model.verdict) for model in models]
     print(f"\n| {data}: true, down; said, right | {' | '.join(VERDICTS)} |\n|---|---|---|---|")
     for true in VERDICTS:
@@ -107,10 +107,10 @@ def print_confusion(data: str, models: Sequence[Model]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     studies = [Path(f"runs/studies/{name}.json") for name in ("evidence", "evidence-camvid")]
-    parser.add_argument("studies", type=Path, nargs="*", default=studies, help="what atp study wrote")
+    parser.add_argument("studies", type=Path, nargs="*", default=studies, help="results of atp study")
     groups = {path.stem: read(path) for path in parser.parse_args().studies if path.exists()}
     if not groups:
-        parser.error("nothing to read; atp study evidence first")
+        parser.error("nothing to read; run atp study evidence first")
     print_models([model for group in groups.values() for model in group])
     print_correlations(groups)
     for data, models in groups.items():

@@ -1,9 +1,9 @@
-"""What Prefect costs beside plain ``dvc repro``: a run with nothing to do, and the overhead on each stage that runs.
+"""Overhead of Prefect over plain ``dvc repro``: for a run with nothing to do, and for each stage that runs.
 
     python benchmarks/flow.py [--repeats 3]
 
-To be run in a project that is up to date (after ``make demo``). Starts servers of its own on free ports and databases.
-The stage that runs in both ways is ``report``, in turns. Prints Markdown.
+Run it in an up-to-date project (after ``make demo``). Starts its own servers on free ports, with their own databases.
+The measured stage is ``report``, run alternately in both ways. Prints Markdown.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from machine import machine
 
 
 def seconds(*command: str, **variables: str) -> float:
-    """How long a command takes."""
+    """Duration of a command, seconds."""
     start = time.perf_counter()
     subprocess.run(command, env={**os.environ, **variables}, check=True, capture_output=True)
     return time.perf_counter() - start
@@ -65,7 +65,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, servers(Path(folder)) as api:
         served = {"PREFECT_API_URL": api, "PREFECT_HOME": f"{folder}/prefect"}
         alone = {"PREFECT_API_URL": "", "PREFECT_HOME": f"{folder}/alone"}
-        seconds(*flow, "--until", "source", **alone)  # makes its database
+        seconds(*flow, "--until", "source", **alone)  # creates its database
         rows = {
             "nothing to do, dvc repro": [seconds(*dvc, "repro") for _ in repeats],
             "nothing to do, flow with a server": [seconds(*flow, **served) for _ in repeats],
@@ -88,7 +88,7 @@ def main() -> None:
     }
     for name, values in rows.items():
         print(f"| {name} | {median(values):.1f} | {' '.join(f'{value:.1f}' for value in values)} |")
-    # What one more stage takes in a flow, and in a `dvc repro` of many, where DVC starts but once.
+    # Cost of one more stage in a flow, and in a `dvc repro` of many stages, where DVC starts only once.
     mine, plain = (
         median(b - a for a, b in zip(stages[less], stages[more], strict=True))
         for less, more in (("once", "twice"), ("skipped", "forced"))

@@ -1,4 +1,4 @@
-"""What the figures of a benchmark were measured on."""
+"""The machine and versions that a benchmark ran on."""
 
 import platform
 from pathlib import Path

@@ -1,9 +1,9 @@
-"""What a served model takes: time to its first answer, per image, under load, and what wrong input does to it.
+"""Cost of a served model: time to first answer, per image and under load, and its behaviour on wrong input.
 
     python benchmarks/serve.py [--model models:/atp@champion] [--size 512x512] [--requests 200] [--at-once 4] [--plain]
 
-Starts ``atp serve``, or with ``--plain`` ``mlflow models serve`` alone, on a free port of this machine, prints a table
-in Markdown, and ends with code 1 if an answer is lost or the server does not live on. Linux: memory is from /proc.
+Starts ``atp serve``, or with ``--plain`` ``mlflow models serve`` alone, on a free port of this machine, prints a
+Markdown table, and exits with code 1 if an answer is lost or the server dies. Linux only: memory is from /proc.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def main() -> None:
 
 @contextmanager
 def served(model: str, *, plain: bool, log: Path = Path("serve.log")) -> Iterator[tuple[int, int, float]]:
-    """A server: its port, its process group, and when it was started."""
+    """Start a server; yields its port, its process group, and its start time."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -109,7 +109,7 @@ def timed(port: int, body: bytes) -> float:
 
 
 def png(width: int, height: int) -> bytes:
-    """Rectangles with some noise, as compressible as a photograph."""
+    """Noisy rectangles, about as compressible as a photograph."""
     generator = np.random.default_rng(0)
     coarse = generator.integers(0, 200, (height // 16 + 1, width // 16 + 1, 3)).repeat(16, 0).repeat(16, 1)
     pixels = coarse[:height, :width] + generator.integers(0, 8, (height, width, 3))
@@ -127,10 +127,10 @@ def question(file: bytes) -> bytes:
 
 
 def post(port: int, body: Any, headers: dict[str, str] = JSON) -> tuple[int, str]:
-    """Status and what was said, of an error its message."""
+    """Status and body of the answer; for an error, its message."""
     connection = HTTPConnection("127.0.0.1", port, timeout=120)
     try:
-        # Refused while it is sent: what was said is there all the same.
+        # Refused while sending: the answer can still be read.
         with suppress(BrokenPipeError, ConnectionResetError):
             connection.request("POST", "/invocations", body, headers, encode_chunked="Content-Length" not in headers)
         answer = connection.getresponse()
@@ -153,7 +153,7 @@ def gigabyte() -> Iterator[bytes]:
 
 
 def wrong(port: int) -> dict[str, Any]:
-    """By name, what to ask for."""
+    """Wrong requests by name."""
     photo = png(512, 512)
     bomb = encoded(Image.new("1", (16000, 16000)))
     larger = encoded(Image.new("1", (5000, 5000)))
@@ -171,7 +171,7 @@ def wrong(port: int) -> dict[str, Any]:
 
 
 def memory(group: int) -> tuple[int, int]:
-    """MiB now and at most, of all processes of a group."""
+    """Current and peak memory of a process group, MiB."""
     now = most = 0
     for folder in Path("/proc").glob("[0-9]*"):
         try:

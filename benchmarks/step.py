@@ -1,9 +1,9 @@
-"""What the training loop costs beside the same steps written out in plain PyTorch.
+"""Overhead of the training loop over the same steps in plain PyTorch.
 
     python benchmarks/step.py [--steps 30] [--repeats 9] [--size 160x80] [--backbone resnet_small] [--device auto]
 
-Both loops train the same network on the same images through the same loader, in turns; the figure is the median of the
-turns' ratios. Ours does more: it seeds every step, keeps figures, shows progress and could save its state.
+Both loops train the same network on the same images with the same loader, alternately; the result is the median ratio.
+Ours does more: it seeds every step, logs metrics, shows progress and can save its state.
 """
 
 import argparse
@@ -33,7 +33,7 @@ CLASSES = 12
 
 
 def bare(network: SegmentationNetwork, images: TrainingImages, section: Optimisation, runtime: Runtime) -> None:
-    """The steps of ``train_source``, without anything around them."""
+    """The bare steps of ``train_source``."""
     order = TrainingOrder(len(images), section.batch_size, section.epochs, seed=0)
     loader = training_loader(images, order, workers=runtime.workers, pin_memory=runtime.device.type == "cuda")
     runtime.place(network)
@@ -87,7 +87,7 @@ def main() -> None:
         ratios, seconds = [], []
         for turn in range(arguments.repeats + 1):
             times = {}
-            # Turns take turns at going first, since the second one finds a warmer machine.
+            # Alternate which loop goes first, since the second runs on a warmer machine.
             for name in ("ours", "bare") if turn % 2 else ("bare", "ours"):
                 torch.manual_seed(0)
                 network = build_network(config)
@@ -97,7 +97,7 @@ def main() -> None:
                 else:
                     bare(network, images, section, runtime)
                 times[name] = (time.perf_counter() - begin) / arguments.steps
-            if turn:  # the first one compiles kernels and fills the cache
+            if turn:  # the first turn compiles kernels and fills the cache
                 ratios.append(times["ours"] / times["bare"])
                 seconds.append(times["bare"])
         device = torch.cuda.get_device_name() if runtime.device.type == "cuda" else platform.processor() or "CPU"
@@ -110,7 +110,7 @@ def main() -> None:
 
 
 def draw(folder: Path, count: int, size: tuple[int, int]) -> list[Sample]:
-    """Images of noise."""
+    """Write images of noise."""
     for index in range(count):
         array = torch.randint(0, 255, (size[1], size[0], 3), dtype=torch.uint8).numpy()
         Image.fromarray(array).save(folder / f"{index:04}.png", compress_level=0)

@@ -2,8 +2,8 @@
 
 import os
 
-# Prefect reads them when it is imported.
+# Prefect reads these on import.
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "true")
-# A busy machine needs longer than Prefect's 20 s to start its own temporary server.
+# Prefect's default of 20 s for its temporary server is too short on a busy machine.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")

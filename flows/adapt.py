@@ -2,8 +2,8 @@
 
     python -m flows.adapt [--pipeline black_box/dvc.yaml] [--until STAGE] [--set teach.epochs=2] [--force]
 
-DVC stays the one graph and the one cache: what it finds unchanged shows as Cached. Each stage is a child process
-``dvc repro --single-item``, and what it prints is the task's log.
+DVC remains the only graph and the only cache: unchanged stages are shown as Cached. Each stage is a child process
+``dvc repro --single-item``, whose output is the task's log.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from flows.stage import BAD_INPUT, CACHED, child, reproduce
 RETRIES, RETRY_DELAY_S = 2, 10
 HERE = "here"
 NONE: dict[str, Any] = {}
-"""No entries: a default that the form in Prefect's UI shows as an empty mapping, where None would have a switch."""
+"""Empty default that Prefect's UI shows as an empty mapping; for None its form would show a switch."""
 
 
 class StageFailedError(Exception):
@@ -43,7 +43,7 @@ class StageFailedError(Exception):
 
 
 def make_plan(pipeline: str, until: str, overrides: Mapping[str, Any]) -> list[Step]:
-    """DVC's stages and what of them is to be done.
+    """DVC's stages and whether each is out of date.
 
     Raises:
         InputError: no such pipeline or stage; parameters or DVC's files are not valid.
@@ -59,7 +59,7 @@ def make_plan(pipeline: str, until: str, overrides: Mapping[str, Any]) -> list[S
 
 
 def worth_retrying(task: object, run: object, state: State[Any]) -> bool:
-    """Bad input stays bad; everything else may have been a killed process or a full memory."""
+    """Retry everything but bad input: other failures may be a killed process or lack of memory."""
     return state.name != BAD_INPUT
 
 
@@ -79,7 +79,7 @@ def stage(
     variables: dict[str, str],
     place: str,
 ) -> State[Any]:
-    """Reproduce one stage, here or elsewhere; its lines are this task's log, its progress an artifact."""
+    """Reproduce one stage, here or elsewhere; its output is the task's log, its progress an artifact."""
     try:
         if place != HERE:
             return run_elsewhere(place, name, after, overrides, variables, force=force)
@@ -90,7 +90,7 @@ def stage(
 
 @task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
 def unchanged(name: str) -> State[Any]:
-    """A stage whose result is there already."""
+    """A stage whose result is up to date."""
     return Completed(name=CACHED, message="unchanged")
 
 
@@ -105,18 +105,18 @@ def adapt(
     """Adapt a segmentation model to a new domain: run what DVC finds out of date.
 
     Args:
-        pipeline: path of the dvc.yaml, from the root of the project; `black_box/dvc.yaml` is the other one.
-        until: the last stage wanted, as in `dvc dag`; all of them if empty.
-        overrides: parameters to change for this run alone, `{"teach.epochs": 2}`.
+        pipeline: path of the dvc.yaml from the root of the project, also `black_box/dvc.yaml`.
+        until: last stage to run, as in `dvc dag`; all stages if empty.
+        overrides: parameters to change for this run only, `{"teach.epochs": 2}`.
         force: run the stages even if nothing changed.
-        places: stages that run on other machines, by deployment, `{"teach@r01": "stage/gpu"}`; `*` means all others,
-            and `here` this machine.
+        places: deployments for stages that run on other machines, `{"teach@r01": "stage/gpu"}`; `*` means all other
+            stages, and `here` this machine.
     """
     try:
         path = Path(pipeline)
         if not path.is_file():
-            raise InputError(f"{pipeline}: no such pipeline; give the path of a dvc.yaml")
-        # Parameters, results, lock and states of a pipeline lie in its own folder, and DVC names its stages from there.
+            raise InputError(f"{pipeline}: no such pipeline; pass the path of a dvc.yaml")
+        # A pipeline's parameters, results, lock and states are in its own folder, and DVC names its stages from there.
         with chdir(path.parent), lock("flow"):
             put_back()
             return run_stages(path.name, until, overrides, force, places)
@@ -127,7 +127,7 @@ def adapt(
 def run_stages(
     pipeline: str, until: str, overrides: dict[str, Any], force: bool, places: Mapping[str, str]
 ) -> State[Any]:
-    """All stages that have something to do, one after the other; the first that fails ends the run."""
+    """Run all outdated stages in order; the first failure ends the run."""
     params = load_params(overrides=overrides)
     steps = make_plan(pipeline, until, overrides)
     unknown = set(places) - {step.name for step in steps} - {"*"}
@@ -135,7 +135,7 @@ def run_stages(
         raise InputError(f"places: no stage {sorted(unknown)[0]} in {pipeline}")
     busy = force or any(not (step.clean or step.always) for step in steps)
     done: dict[str, State[Any]] = {}
-    # Stages name their runs in MLflow after the pipeline's; MLflow's import is spared where nothing will be logged.
+    # Stages log below the pipeline's run; MLflow is not imported if nothing will be logged.
     with pipeline_run(params, str(flow_run.id), str(flow_run.name)) if busy else nullcontext() as run:
         variables = {PARENT_VARIABLE: run.info.run_id} if run else {}
         for step in steps:
@@ -155,7 +155,7 @@ def run_stages(
 
 
 def known_elsewhere(variables: dict[str, str]) -> dict[str, str]:
-    """What another machine's stage is told of MLflow: a server's address, but no file of this machine."""
+    """MLflow's variables for a stage on another machine: a server's address, but no local file."""
     uri = tracking_uri()
     return {**variables, "MLFLOW_TRACKING_URI": uri} if uri.startswith(("http://", "https://")) else {}
 
@@ -163,9 +163,9 @@ def known_elsewhere(variables: dict[str, str]) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", default="dvc.yaml")
-    parser.add_argument("--until", default="", help="the last stage wanted")
+    parser.add_argument("--until", default="", help="last stage to run")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter for this run alone"
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter for this run only"
     )
     parser.add_argument("--force", action="store_true", help="run the stages even if nothing changed")
     arguments = parser.parse_args()

@@ -1,9 +1,9 @@
-"""Runs one command with some parameters changed, ends with whoever started it, and puts ``params.yaml`` back.
+"""Run one command with changed parameters, end with the parent process, and restore ``params.yaml``.
 
     python -m flows.child --parent 4711 --set '{"teach.epochs": 2}' dvc repro --single-item teach@r01
 
-DVC knows parameters only from the file. It holds the changed ones while the command runs; a copy of the original lies
-beside it until it is back, so that whatever ends this process, ``put_back`` can undo what it did.
+DVC reads parameters only from the file, which contains the changed ones while the command runs. A copy of the original
+is kept until it is restored, so that ``put_back`` can undo the change however this process ends.
 """
 
 import argparse
@@ -25,15 +25,15 @@ PARAMS = Path("params.yaml")
 ORIGINAL = Path(".atp/params.yaml.original")
 CHANGED = Path(".atp/params.yaml.changed")
 GRACE_S = 4.0
-"""How long a command may take to end once it is asked to."""
+"""Seconds a command may take to end after a request."""
 
 
 class Asked(BaseException):
-    """Somebody asked this process to end."""
+    """This process was asked to end."""
 
 
 def put_back() -> None:
-    """Restore params.yaml if a process with changed parameters was killed; an edit made meanwhile stands."""
+    """Restore params.yaml if a process with changed parameters was killed; edits made since are kept."""
     if not ORIGINAL.exists():
         return
     if CHANGED.exists() and PARAMS.read_bytes() == CHANGED.read_bytes():
@@ -44,12 +44,12 @@ def put_back() -> None:
 
 @contextmanager
 def changed_params(overrides: Mapping[str, Any]) -> Iterator[None]:
-    """``params.yaml`` with dotted entries replaced."""
+    """Replace dotted entries in ``params.yaml`` temporarily."""
     put_back()
     if not overrides:
         yield
         return
-    # JSON is YAML; nobody reads this file but machines.
+    # JSON is valid YAML, and this file is only machine-read.
     text = json.dumps(read_params(PARAMS, overrides), indent=1) + "\n"
     for path, content in ((CHANGED, text), (ORIGINAL, PARAMS.read_text())):
         with atomic_path(path) as temporary:
@@ -63,7 +63,7 @@ def changed_params(overrides: Mapping[str, Any]) -> Iterator[None]:
 
 
 def run(command: list[str]) -> int:
-    """The command's exit code; it dies with this process."""
+    """Run the command, which ends with this process, and return its exit code."""
     process = subprocess.Popen(command, preexec_fn=die_with_parent)
     try:
         return process.wait()
@@ -78,7 +78,7 @@ def run(command: list[str]) -> int:
 
 
 def _ask(signal_number: int, frame: FrameType | None) -> None:
-    # A second one must not interrupt the putting back.
+    # A second signal must not interrupt the restoring.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise Asked
@@ -86,8 +86,8 @@ def _ask(signal_number: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--set", type=json.loads, default={}, help="dotted parameters and their values, as JSON")
-    parser.add_argument("--parent", type=int, required=True, help="process number of whoever starts this")
+    parser.add_argument("--set", type=json.loads, default={}, help="dotted parameters and values, as JSON")
+    parser.add_argument("--parent", type=int, required=True, help="process id of the parent")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGINT):

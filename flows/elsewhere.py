@@ -1,7 +1,7 @@
-"""A stage on another machine, in a clone of its own, with a DVC remote that both machines share.
+"""Run a stage on another machine, in a separate clone, with a DVC remote shared by both machines.
 
-The run that wants it sends the commit, ``dvc.lock`` and the changed parameters; the other machine pulls what the stage
-reads, runs it, pushes what it made and sends the stage's entry of ``dvc.lock`` back.
+The flow sends the commit, ``dvc.lock`` and the changed parameters. The other machine pulls the stage's inputs, runs it,
+pushes its outputs and returns the stage's entry of ``dvc.lock``.
 """
 
 import json
@@ -41,22 +41,22 @@ def run_elsewhere(
     *,
     force: bool,
 ) -> State[Any]:
-    """Let a deployment of the flow ``stage`` run a stage, and bring its outputs here.
+    """Run a stage by a deployment of the flow ``stage``, and pull its outputs.
 
     Args:
         deployment: ``stage/gpu``.
-        after: names of the stages whose outputs it reads.
+        after: names of the stages whose outputs it depends on.
 
     Raises:
         InputError: no such deployment, no DVC remote, or not a git repository.
     """
     commit = git("rev-parse", "HEAD")
     if commit is None:
-        raise InputError(f"{Path.cwd()}: no git repository; machines find the same code by its commit")
+        raise InputError(f"{Path.cwd()}: no git repository; other machines identify the code by its commit")
     with get_client(sync_client=True) as client:
         try:
             client.read_deployment_by_name(deployment)
-        except (ObjectNotFound, ValueError) as error:  # ValueError: no flow's name before the slash
+        except (ObjectNotFound, ValueError) as error:  # ValueError: no flow name before the slash
             raise InputError(f"{deployment}: no such deployment in Prefect; see prefect.yaml") from error
     if after:
         transfer("push", *after)
@@ -69,7 +69,7 @@ def run_elsewhere(
         "force": force,
         "variables": dict(variables),
     }
-    # At once and not when it has ended: its id is needed to end it with this run.
+    # Returns at once: the run's id is needed to cancel it with this run.
     run = cast(
         "FlowRun",
         run_deployment(deployment, parameters=wanted, timeout=0, flow_run_name=f"{name} {task_run.run_count}"),
@@ -91,7 +91,7 @@ def run_elsewhere(
 
 
 def _wait(client: Any, run_id: object, every_s: float = 1.0) -> State[Any]:
-    """Until the run has ended; its final state."""
+    """Wait for the run to end and return its final state."""
     while True:
         state: State[Any] = client.read_flow_run(run_id).state
         if state.is_final():
@@ -113,9 +113,9 @@ def stage_here(
 
     Args:
         name: DVC's address of the stage.
-        commit: that the clone must be at.
-        folder: of the pipeline, from the root of the clone.
-        lock_text: dvc.lock, which names the stage's inputs.
+        commit: the commit that the clone must be at.
+        folder: folder of the pipeline, from the root of the clone.
+        lock_text: contents of dvc.lock, which identifies the stage's inputs.
         overrides, force, variables: see ``flows.stage.reproduce``.
     """
     try:
@@ -124,7 +124,7 @@ def stage_here(
             here = git("rev-parse", "HEAD")
             if here != commit:
                 raise InputError(
-                    f"{Path.cwd()}: this clone is at {str(here)[:10]}, the run is of {commit[:10]}; "
+                    f"{Path.cwd()}: this clone is at {str(here)[:10]}, the run needs {commit[:10]}; "
                     f"git fetch && git checkout {commit[:10]}"
                 )
             if lock_text:
@@ -144,10 +144,10 @@ def _key(name: str, run_id: str) -> str:
 
 
 def transfer(*arguments: str) -> None:
-    """``dvc push`` or ``dvc pull``.
+    """Run ``dvc push`` or ``dvc pull``.
 
     Raises:
-        InputError: it failed; says why.
+        InputError: it failed, with the reason.
     """
     output = Output()
     with child(dvc(*arguments), {}) as process:
@@ -160,13 +160,13 @@ def transfer(*arguments: str) -> None:
 
 
 def read_entry(name: str) -> dict[str, Any]:
-    """A stage's entry of dvc.lock: digests of what it read and made."""
+    """A stage's entry of dvc.lock: digests of its inputs and outputs."""
     entry: dict[str, Any] = YAML(typ="safe", pure=True).load(LOCK)["stages"][name]
     return entry
 
 
 def write_entry(name: str, entry: dict[str, Any]) -> None:
-    """Set a stage's entry of dvc.lock, whatever else it holds."""
+    """Set a stage's entry of dvc.lock and keep all others."""
     yaml = YAML()
     yaml.default_flow_style = False  # as DVC writes it
     tree: Any = yaml.load(LOCK) if LOCK.exists() else {"schema": "2.0", "stages": {}}

@@ -1,8 +1,8 @@
-"""DVC's graph as JSON: the stages of a pipeline in order, what each comes after, and whether it has anything to do.
+"""DVC's graph as JSON: the stages of a pipeline in order, their dependencies, and whether each is up to date.
 
     python -m flows.plan [--until teach@r01] dvc.yaml
 
-A process of its own, since it must see the parameters that a run has changed.
+A separate process, since it must see the parameters that a run has changed.
 """
 
 import argparse
@@ -19,10 +19,10 @@ class Step:
     """One stage of the pipeline.
 
     Attributes:
-        name: DVC's address of it.
-        after: names of the stages whose results it reads.
-        clean: nothing that it depends on has changed, and nothing before it has.
-        always: it is started all the same, to see whether there is something to do.
+        name: DVC's address of the stage.
+        after: names of the stages it depends on.
+        clean: neither its dependencies nor any stage before it has changed.
+        always: it runs even if clean (``always_changed``).
     """
 
     name: str
@@ -32,16 +32,16 @@ class Step:
 
 
 def plan(pipeline: Path, until: str | None) -> list[Step]:
-    """The stages of a ``dvc.yaml`` and all that they need, up to the wanted one, in an order that respects the graph.
+    """The stages of a ``dvc.yaml`` and their dependencies, up to ``until``, in topological order.
 
     Raises:
-        InputError: no such file or stage, or not DVC's format.
+        InputError: no such file or stage, or an invalid file.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     if not pipeline.is_file():
-        raise InputError(f"{pipeline}: no such pipeline; give the path of a dvc.yaml")
+        raise InputError(f"{pipeline}: no such pipeline; pass the path of a dvc.yaml")
     try:
         with Repo(".") as repo:
             graph = repo.index.graph
@@ -78,7 +78,7 @@ def plan(pipeline: Path, until: str | None) -> list[Step]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--until", help="the last stage wanted")
+    parser.add_argument("--until", help="last stage to run")
     parser.add_argument("pipeline", type=Path)
     arguments = parser.parse_args()
     with exit_codes():

@@ -1,4 +1,4 @@
-"""What a run shows of its results in Prefect's UI: figures, labels, the picture, and the way to MLflow."""
+"""A run's results in Prefect's UI: metrics, pseudo labels, the picture, and the link to MLflow."""
 
 import base64
 import io
@@ -24,7 +24,7 @@ PICTURE_WIDTH = 1100
 
 
 def show_results(runs: Path, run: "Run | None") -> None:
-    """Artifacts of the flow's run, from what the stages left; a run of the first stages alone has fewer.
+    """Create artifacts of the flow's run from the stages' results; a run of only the first stages has fewer.
 
     Args:
         run: the pipeline's run in MLflow, if anything was logged.
@@ -50,9 +50,9 @@ def show_results(runs: Path, run: "Run | None") -> None:
 
 
 def mlflow_link(run: "Run") -> str:
-    """Where a person's browser finds the run: at the tracking server, or at the one of ``make ui``.
+    """URL of the run for a browser: at the tracking server, or at the server of ``make ui``.
 
-    ``ATP_MLFLOW_UI`` names it where the browser needs another address than the stages.
+    ``ATP_MLFLOW_UI`` overrides it if the browser needs another address than the stages.
     """
     uri = os.environ.get("ATP_MLFLOW_UI") or tracking_uri()
     server = uri.rstrip("/") if uri.startswith(("http://", "https://")) else MLFLOW_UI
@@ -60,7 +60,7 @@ def mlflow_link(run: "Run") -> str:
 
 
 def miou_table(miou: dict[str, float]) -> list[dict[str, Any]]:
-    """One row a model."""
+    """One row per model."""
     source = miou.get("source")
     return [
         {"model": name, "mIoU, %": value, "over source": "" if source is None else f"{value - source:+.1f}"}
@@ -69,7 +69,7 @@ def miou_table(miou: dict[str, float]) -> list[dict[str, Any]]:
 
 
 def evidence_table(evidence: Mapping[str, Evidence], lost: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One row a model, the first one's source before it: the verdict, why, and every indicator.
+    """One row per model, preceded by the source model: the verdict, its reason, and every indicator.
 
     Args:
         lost: by model, a line about classes that almost vanished.
@@ -83,7 +83,7 @@ def evidence_table(evidence: Mapping[str, Evidence], lost: Mapping[str, str]) ->
 
 
 def label_table(tables: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row a class and one for all: the least confidence that keeps a label, and the share of pixels kept."""
+    """One row per class and one for all: confidence threshold, and the share of labelled pixels."""
     first = next(iter(tables.values()))
     rows: list[dict[str, Any]] = [{"class": "all"}, *({"class": row["name"]} for row in first["classes"])]
     for name, table in tables.items():
@@ -96,7 +96,7 @@ def label_table(tables: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def data_uri(picture: Path) -> str:
-    """A picture small enough to lie in Prefect's database."""
+    """A picture as data URI, reduced for Prefect's database."""
     with Image.open(picture) as image:
         small = image.convert("RGB")
     small.thumbnail((PICTURE_WIDTH, PICTURE_WIDTH))

@@ -1,4 +1,4 @@
-"""``make serve``: the flow as a deployment of this folder, started from Prefect's UI, its API, or by a schedule.
+"""``make serve``: serve the flow as a deployment of this folder, started from Prefect's UI, its API, or a schedule.
 
 python -m flows.serve [--cron "0 3 * * *"]
 """
@@ -10,12 +10,12 @@ import urllib.request
 from atp.errors import InputError, exit_codes
 from flows.ui import HOST, PREFECT_PORT
 
-# A click in the UI should not wait for Prefect's ten seconds.
+# Poll more often than every ten seconds, Prefect's default, so that the UI responds quickly.
 os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "2")
 
 
 def check_server(url: str) -> None:
-    """Raise InputError if no Prefect answers there, which Prefect itself tells in a hundred lines."""
+    """Raise InputError if no Prefect server answers; Prefect's own error has a hundred lines."""
     try:
         urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10).close()
     except (OSError, ValueError) as error:
@@ -24,13 +24,13 @@ def check_server(url: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cron", help="when to run by itself, as in crontab; never if not given")
+    parser.add_argument("--cron", help="schedule as in crontab; none by default")
     arguments = parser.parse_args()
     with exit_codes():
         from prefect.schedules import Cron
         from prefect.settings import PREFECT_API_URL, temporary_settings
 
-        # The user's own, from the environment or a profile of Prefect's, else that of `make ui`.
+        # The user's server, from the environment or a Prefect profile, else that of `make ui`.
         url = PREFECT_API_URL.value() or f"http://{HOST}:{PREFECT_PORT}/api"
         try:
             schedule = Cron(arguments.cron) if arguments.cron else None
@@ -40,7 +40,7 @@ def main() -> None:
         with temporary_settings({PREFECT_API_URL: url}):
             from flows.adapt import adapt
 
-            # One at a time: two runs would write into the same folder. Others wait.
+            # One run at a time, since runs share a folder; others wait.
             adapt.serve(name="adapt", limit=1, schedule=schedule, tags=["atp"])
 
 

@@ -1,4 +1,4 @@
-"""One stage as a child process: ``dvc repro --single-item``, its lines as log, its progress as an artifact."""
+"""One stage as a child process: ``dvc repro --single-item``, its output as log, its progress as an artifact."""
 
 import json
 import os
@@ -22,21 +22,21 @@ from atp.training.progress import share_done
 from flows.child import GRACE_S, put_back
 
 BAD_INPUT, CACHED = "BadInput", "Cached"
-"""Names of states: what no retry mends, and what was there already."""
+"""Names of states: failures that a retry cannot fix, and cached results."""
 
 SKIPPED = ("didn't change, skipping", "is cached - skipping run, checking out outputs")
-"""What DVC says when a stage's result is there already."""
+"""DVC's messages for a stage whose result exists already."""
 
 ROOT = Path(__file__).resolve().parents[1]
-"""Of the code that runs: a child in another pipeline's folder would not find it from there."""
+"""Folder of the running code, which a child in another pipeline's folder would not find."""
 
 HINTS = ("To track the changes with git", "git add ", "To enable auto staging", "dvc config ", "Use `dvc push`")
-"""What DVC tells a person at a terminal."""
+"""Beginnings of DVC's hints for terminal users, left out of the log."""
 
 
 @contextmanager
 def child(command: Sequence[str], overrides: Mapping[str, Any], **variables: str) -> Iterator["subprocess.Popen[str]"]:
-    """A command under changed parameters, in a process group of its own; however this ends, the whole group ends."""
+    """Start a command with changed parameters in its own process group; the group ends with this context."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH")]
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.child", "--parent", str(os.getpid()), "--set", json.dumps(overrides), *command],
@@ -57,7 +57,7 @@ def child(command: Sequence[str], overrides: Mapping[str, Any], **variables: str
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
-    # By hand and not on `poll()`: the leader may be gone while others of its group still run.
+    # Not by `poll()`: the leader may have ended while others of its group still run.
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
@@ -69,18 +69,18 @@ def _end(process: "subprocess.Popen[str]") -> None:
 
 
 def dvc(*arguments: str) -> list[str]:
-    """A command of DVC's that waits for another one on the same repository to end."""
+    """A DVC command that waits for others on the same repository."""
     return [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
 
 
 @dataclass
 class Output:
-    """What a command printed, told line by line to the log of the run that this is called in.
+    """A command's output, forwarded line by line to the log of the current run.
 
     Attributes:
-        skipped: DVC found the result there already.
+        skipped: DVC found an existing result.
         bad_input: a stage ended with the exit code of bad input.
-        complaint: the first line that says what is wrong.
+        complaint: the first error line.
         last: the last line.
     """
 
@@ -91,7 +91,7 @@ class Output:
     progress: "ProgressArtifact | None" = None
 
     def read(self, lines: Iterator[str]) -> None:
-        """Until the command closes its output."""
+        """Read until the command closes its output."""
         logger = get_run_logger()
         for line in map(str.rstrip, lines):
             if not line or line.strip().startswith(HINTS):
@@ -103,7 +103,7 @@ class Output:
             self.skipped |= line.endswith(SKIPPED)
             self.bad_input |= line.endswith("exited with 2")
             if line.startswith(("error: ", "ERROR: ")):
-                # The stage's own line, which comes first, says more than DVC's.
+                # The stage's own error comes first and says more than DVC's.
                 self.complaint = self.complaint or line.partition(" ")[2]
 
 
@@ -113,11 +113,11 @@ def reproduce(
     """Run one stage if it is out of date.
 
     Args:
-        name: DVC's address of it.
-        overrides: dotted parameters that this run changes.
-        variables: of the stage's environment.
-        force: run it all the same.
-        pull: get what it reads from DVC's remote, where it is not here.
+        name: DVC's address of the stage.
+        overrides: dotted parameters to change for this run.
+        variables: environment variables for the stage.
+        force: run it even if it is up to date.
+        pull: fetch missing inputs from DVC's remote.
     """
     flags = [*(["--force"] if force else []), *(["--pull"] if pull else [])]
     output = Output(progress=ProgressArtifact(name))
@@ -132,7 +132,7 @@ def reproduce(
 
 @dataclass
 class ProgressArtifact:
-    """A bar in the UI, made when a stage first tells how far it is."""
+    """A progress bar in the UI, created when a stage first reports progress."""
 
     stage: str
     _id: UUID | None = field(default=None, init=False)
@@ -150,5 +150,5 @@ class ProgressArtifact:
 
 
 def slug(stage: str) -> str:
-    """A stage's name as the key of an artifact: lower-case letters, digits and dashes."""
+    """A stage's name as artifact key: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", stage.lower()).strip("-")

@@ -1,4 +1,4 @@
-"""``make ui``: Prefect's and MLflow's servers on this machine alone, until Ctrl-C.
+"""``make ui``: Prefect's and MLflow's servers, reachable from this machine only, until Ctrl-C.
 
 python -m flows.ui [--prefect-port 4200] [--mlflow-port 5000]
 """
@@ -30,13 +30,13 @@ def prefect_command(port: int) -> list[str]:
 
 
 def mlflow_command(port: int) -> list[str]:
-    """On the store that the stages use, which must be a database and no server."""
+    """MLflow's server on the store that the stages use, which must be a database, not a server."""
     where = ["--host", HOST, "--port", str(port), "--workers", "1"]
     return [sys.executable, "-m", "mlflow", "server", *where, "--backend-store-uri", tracking_uri()]
 
 
 def start(command: list[str], log: Path) -> "subprocess.Popen[bytes]":
-    """A server in a process group of its own, so that Ctrl-C reaches it through us alone; it dies with us."""
+    """Start a server in its own process group, so that only we handle Ctrl-C; it ends with this process."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         return subprocess.Popen(
@@ -45,13 +45,13 @@ def start(command: list[str], log: Path) -> "subprocess.Popen[bytes]":
             stderr=subprocess.STDOUT,
             start_new_session=True,
             preexec_fn=die_with_parent,
-            # Its helper processes for jobs that we have not take half a minute to start.
+            # MLflow's job processes, which we do not need, take half a minute to start.
             env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         )
 
 
 def check_free(port: int, option: str) -> None:
-    """Raise InputError if another program listens there, whose answers would be taken for the server's."""
+    """Raise InputError if another program listens on the port, which would be mistaken for the server."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -63,10 +63,10 @@ def check_free(port: int, option: str) -> None:
 
 
 def wait_until_ready(name: str, url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Until the server answers.
+    """Wait until the server answers.
 
     Raises:
-        InputError: it ended, or took too long.
+        InputError: the server ended or took too long.
     """
     end = time.monotonic() + READY_S
     while time.monotonic() < end:
@@ -78,9 +78,9 @@ def wait_until_ready(name: str, url: str, process: "subprocess.Popen[bytes]", lo
 
 
 def check_running(name: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Raise InputError with the server's last words if it has ended."""
+    """Raise InputError with the last line of the server's log if it has ended."""
     if process.poll() is not None:
-        raise InputError(f"{name} ended with {process.returncode}: {_last_line(log)}; all of it is in {log}")
+        raise InputError(f"{name} ended with {process.returncode}: {_last_line(log)}; see {log}")
 
 
 def _last_line(log: Path) -> str:
@@ -89,7 +89,7 @@ def _last_line(log: Path) -> str:
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
-    """Ask the whole group, then insist."""
+    """Terminate the process group, and kill it if it does not end."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
@@ -109,15 +109,15 @@ def main() -> None:
     commands = {"prefect": prefect_command(arguments.prefect_port), "mlflow": mlflow_command(arguments.mlflow_port)}
     addresses = {"prefect": f"{prefect}/api/health", "mlflow": f"{mlflow}/health"}
     servers: dict[str, subprocess.Popen[bytes]] = {}
-    # Also where a shell has started us in the background, with Ctrl-C ignored.
+    # Also if a shell started us in the background, with Ctrl-C ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with exit_codes():
         check_free(arguments.prefect_port, "--prefect-port")
         check_free(arguments.mlflow_port, "--mlflow-port")
         if tracking_uri().startswith(("http://", "https://")):
-            raise InputError(f"MLFLOW_TRACKING_URI={tracking_uri()} is a server already; unset it to start one here")
-        # One process makes the database, or several at once would break it.
+            raise InputError(f"MLFLOW_TRACKING_URI={tracking_uri()} is already a server; unset it to start one here")
+        # Create the database in one process, since concurrent creation breaks it.
         open_client()
         try:
             for name, command in commands.items():

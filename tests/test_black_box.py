@@ -59,7 +59,7 @@ def test_it_is_registered_under_its_own_name_in_the_projects_database(clone: Pat
     (version,) = client.search_model_versions("name = 'atp-black-box'")
     assert version.tags["atp.source_answers"].startswith("sha256:")
     assert "atp.miou_source" in version.tags
-    assert "of which only the answers were known" in version.description
+    assert "of which only the answers were available" in version.description
     assert not (clone / "black_box/mlflow.db").exists()
 
 

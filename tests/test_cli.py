@@ -78,7 +78,7 @@ def test_an_unreadable_image_is_named_and_the_others_are_done(images: Path, mode
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "1 of the images not predicted" in line
+    assert "1 of the images could not be predicted" in line
     assert "broken.png: cannot be read as an image" in line
     assert "Traceback" not in done.stderr
     assert (tmp_path / "out/masks/a.png").is_file()
@@ -97,8 +97,8 @@ def test_a_model_of_an_earlier_run_is_told(
     assert CliRunner().invoke(app, arguments).stderr == "model: runs/propagate\n"
     Path("params.yaml").write_text("propagate: {lr: 0.2}\n")
     assert CliRunner().invoke(app, arguments).stderr.splitlines()[1:] == [
-        "warning: runs/propagate is of an earlier run: propagate.lr in params.yaml was changed since; dvc repro makes "
-        "it anew"
+        "warning: runs/propagate is from an earlier run: propagate.lr in params.yaml was changed since; run "
+        "dvc repro to update it"
     ]
 
 
@@ -189,14 +189,14 @@ def test_doctor_finds_data_that_are_not_what_is_imported(project: Path) -> None:
         assert complaints() == []
         (project / "mydata/source/model.pth").touch()
         assert [finding.text for finding in complaints()] == [
-            "data: older than mydata, which data.dvc imports; dvc update data.dvc brings it in anew"
+            "data: older than mydata, which data.dvc imports; dvc update data.dvc imports it again"
         ]
         repo.unfreeze("data.dvc")
-    assert told("older than").text.endswith("; dvc repro data.dvc brings it in anew")
+    assert told("older than").text.endswith("; dvc repro data.dvc imports it again")
     (project / "data/source/mine.pth").touch()
-    assert told("data: changed since data.dvc brought it in").level == "warning"
+    assert told("data: changed since data.dvc imported it").level == "warning"
     shutil.rmtree(project / "mydata")
-    assert told("mydata, which it imports, is not there").level == "error"
+    assert told("mydata, which it imports, is missing").level == "error"
 
 
 def test_doctor_proposes_the_checkpoint_that_lies_there(project: Path) -> None:
@@ -205,7 +205,7 @@ def test_doctor_proposes_the_checkpoint_that_lies_there(project: Path) -> None:
     assert "set source.checkpoint" not in told("data/source/images: no such folder").text
     torch.save(network().state_dict(), project / "data/source/model.pth")
     assert told("data/source/images: no such folder").text.endswith(
-        "; to start from the model that lies there, set source.checkpoint: data/source/model.pth"
+        "; to start from the model there, set source.checkpoint: data/source/model.pth"
     )
     set_params(project, "source", checkpoint="data/source/model.pth")
     assert complaints() == []
@@ -251,7 +251,7 @@ def test_doctor_finds_a_device_that_is_not_there_and_a_precision_that_is_imitate
     monkeypatch.setattr("atp.checks.machine.computes_bf16", lambda device: False)
     for precision, count in (("auto", 0), ("bf16", 1)):
         set_params(project, "training", precision=precision)
-        assert ["which is only imitated here" in finding.text for finding in complaints()] == [True] * count
+        assert ["which this device only emulates" in finding.text for finding in complaints()] == [True] * count
     set_params(project, "runtime", device="tpu9")
     assert any("no such device 'tpu9'" in finding.text for finding in complaints())
 
@@ -262,7 +262,7 @@ def test_doctor_finds_mixed_sizes(project: Path) -> None:
         path = project / "data/source" / kind / "1.png"
         with Image.open(path) as file:
             file.crop((0, 0, 10, 8)).save(path)
-    assert any("2 sizes of images; set data.size or data.crop" in finding.text for finding in complaints())
+    assert any("2 image sizes; set data.size or data.crop" in finding.text for finding in complaints())
 
 
 def test_doctor_finds_a_class_that_never_occurs(project: Path) -> None:
@@ -371,7 +371,7 @@ def test_doctor_says_what_would_be_frozen(project: Path) -> None:
     own(project, classifier="stem")
     finding = told("model.classifier")
     assert finding.level == "warning"
-    assert "stem is not what makes the scores, which then learn; decoder.3 (2 of 16" in finding.text
+    assert "stem does not compute the scores: what does is not frozen; decoder.3 (2 of 16" in finding.text
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -379,7 +379,7 @@ def test_doctor_finds_the_divisor(project: Path, strict: bool) -> None:
     own(project, "Skips", classifier="head", arguments={"strict": strict})
     why = "fails at 12x8 (RuntimeError: sizes must be multiples of 32)"
     if not strict:
-        why = "gives 32x32 scores for 12x8 pixels, so it crops or stretches"
+        why = "returns 32x32 scores for 12x8 pixels, so it crops or stretches"
     (finding,) = (finding for finding in complaints() if finding.level == "error")
     assert finding.text == (
         f"model.factory: tests.models.foreign:Skips {why}, and works at multiples of 32; set model.divisor: 32"
@@ -420,7 +420,7 @@ def test_doctor_notices_a_factory_that_loads_weights(project: Path, monkeypatch:
         classifier="decoder",
         code="loading_net.py",
     )
-    assert "loading_net:make loads backbone.pth whenever it is called" in told("loads").text
+    assert "loading_net:make loads backbone.pth at every call" in told("loads").text
     del sys.modules["loading_net"]
 
 
@@ -449,7 +449,7 @@ def own_model(project: Path) -> Path:
 def test_predict_calls_nothing_that_only_a_file_names(own_model: Path, images: Path, tmp_path: Path) -> None:
     command = ["predict", str(images), str(tmp_path / "out"), "--model", str(own_model)]
     result = CliRunner().invoke(app, command)
-    assert "to make its network tests.models.foreign:Small would be called, which no params.yaml here names" in str(
+    assert "building its network would call tests.models.foreign:Small, which no params.yaml here names" in str(
         result.exception
     )
     assert CliRunner().invoke(app, [*command, "--trust"]).exit_code == 0
@@ -533,11 +533,11 @@ def test_doctor_asks_a_callable_about_one_image_and_says_what_it_would_send(
     assert complaints() == []
     said = "\n".join(finding.text for finding in examine(Path("params.yaml")))
     assert "query.callable: answering:predict: the stage query would send 4 images of target, test" in said
-    assert "answered about data/target/images/0.png: ids alone, 1 classes a pixel" in said
+    assert "answered for data/target/images/0.png: ids only, 1 classes per pixel" in said
     set_params(boxed, "query", callable="answering:fail")
     (finding,) = complaints()
     assert finding.level == "error"
-    assert "asked about data/target/images/0.png: ValueError: no model" in finding.text
+    assert "query of data/target/images/0.png: ValueError: no model" in finding.text
 
 
 def test_doctor_says_that_nobody_listens(boxed: Path) -> None:
@@ -555,5 +555,5 @@ def test_what_doctor_asked_an_endpoint_is_kept_and_not_asked_again(boxed: Path) 
         for _ in range(5):
             assert complaints() == []
         said = "\n".join(finding.text for finding in examine(Path("params.yaml")))
-    assert "has answered about all 4 images before" in said
+    assert "has already answered for all 4 images" in said
     assert list(box.good.values()) == [1] * 4

@@ -90,7 +90,7 @@ def test_settings_of_a_baseline_are_checked_with_the_rest(
 @pytest.mark.parametrize("alias", ["latest", "Latest", "v12", "two words", ""])
 def test_aliases_that_mlflow_does_not_take(tree: Any, tmp_path: Path, key: str, alias: str) -> None:
     tree["register"][key] = alias
-    assert complaint(tree, tmp_path).startswith(f"params.yaml: register: alias {alias!r} is no word")
+    assert complaint(tree, tmp_path).startswith(f"params.yaml: register: alias {alias!r} is not a word")
 
 
 def test_one_alias_for_two_things(tree: Any, tmp_path: Path) -> None:

@@ -3,11 +3,11 @@
     FOLDER/table.json              classes, the box, the images
     FOLDER/answers/NAME.npy.zst    the most probable classes of each pixel and their probabilities
 
-A file (see ``atp.data.arrays``) of k classes a pixel holds uint8, (2, k, H, W). First the classes, most probable first.
-Then codes: of the second to k-th probability, and of what is missing to 1. The first probability is what they leave. A
-code is proportional to the root of the probability, the scale on which an error weighs alike in Eq. 11 wherever it
-falls, and of the j-th, which cannot exceed 1/j, to that of j times it. Of each code its neighbours' left + up - upper
-left is subtracted: upsampled predictions are nearly planes, piece by piece. Other forms were measured:
+A file (see ``atp.data.arrays``) with k classes per pixel holds uint8, (2, k, H, W): the classes, most probable first,
+then codes for the second to k-th probability and for the remainder to 1. The first probability follows from the others.
+A code is proportional to the square root of the probability, a scale on which equal errors have equal weight in Eq. 11.
+The j-th probability cannot exceed 1/j and is multiplied by j first. From each code the prediction left + up - upper
+left of its neighbours is subtracted, since upsampled predictions are nearly piecewise planar. Measured alternatives:
 docs/explanation/answer-store.md.
 """
 
@@ -34,18 +34,17 @@ from atp.losses.distillation import dense_probabilities
 _FORMAT, _VERSION = "atp answers", 2
 
 LEAST = 1e-3
-"""Lower probabilities than this are not kept: below it classes change from pixel to pixel, and would be half of the
-file."""
+"""Lower probabilities are dropped: their classes change from pixel to pixel and would take half of the file."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the box said of one image.
+    """A black box's answer for one image.
 
     Attributes:
-        classes: ids, most probable first, uint8, (k, H, W); 255 = no class named, in plane 0: no answer for the pixel.
-        probabilities: of those classes, float32, (k, H, W), >= 0 and descending, each pixel's sum <= 1; 0 where no
-            class is named. What is missing to 1 belongs to the classes not named, to each the same.
+        classes: ids, most probable first, uint8, (k, H, W); 255 = no class; in plane 0, no answer for the pixel.
+        probabilities: probabilities of those classes, float32, (k, H, W), >= 0 and descending, each pixel's sum <= 1; 0
+            if there is no class. The remainder to 1 is spread evenly over the other classes.
     """
 
     classes: Tensor
@@ -53,12 +52,12 @@ class Answer:
 
     @classmethod
     def hard(cls, ids: Tensor) -> "Answer":
-        """Ids alone, uint8, (H, W), 255 = no answer."""
+        """Make an answer from ids only, uint8, (H, W), 255 = no answer."""
         return cls(ids[None], (ids[None] != IGNORE).float())
 
     @classmethod
     def of(cls, probabilities: Tensor, keep: int) -> "Answer":
-        """The ``keep`` most probable of probabilities, float32, (C, H, W), each pixel's sum 1, or 0 for no answer."""
+        """Keep the ``keep`` highest probabilities, float32, (C, H, W), each pixel's sum 1, or 0 for no answer."""
         kept, classes = probabilities.topk(min(keep, len(probabilities)), dim=0)
         return cls(classes.byte().masked_fill_(kept <= 0, IGNORE), kept.clamp_(0, 1))
 
@@ -69,11 +68,11 @@ class Answer:
         return width, height
 
     def dense(self, num_classes: int) -> Tensor:
-        """Probabilities of all classes, float32, (C, H, W), each pixel's sum 1; 0 where there is no answer."""
+        """Probabilities of all classes, float32, (C, H, W), each pixel's sum 1; 0 if there is no answer."""
         return dense_probabilities(self.classes, self.probabilities, num_classes)
 
     def to_bytes(self) -> bytes:
-        """A file's bytes; lossy but for the first plane of classes and for hard answers."""
+        """Encode as a file; lossy except for the first plane of classes and for hard answers."""
         planes = len(self.classes)
         kept = self.probabilities.numpy().copy()
         kept[1:][kept[1:] < LEAST] = 0
@@ -107,7 +106,7 @@ class Answer:
             left -= probabilities[plane]
         probabilities[0] = np.where(classes[0] == IGNORE, 0, np.maximum(left, 0))
         for plane in range(1, len(classes)):
-            # Rounded, equals may have changed their order.
+            # Rounding may have reordered equal probabilities.
             np.minimum(probabilities[plane], probabilities[plane - 1], out=probabilities[plane])
         return cls(torch.from_numpy(classes.copy()), torch.from_numpy(probabilities))
 
@@ -121,13 +120,13 @@ class AnsweredImage(TypedDict):
 
 
 class AnswerTable(TypedDict):
-    """What table.json says about a folder of answers.
+    """The contents of table.json in a folder of answers.
 
     Attributes:
         classes: names, in the order of their ids.
-        colors: RGB of each; here, since the file of classes is closed to those who learn from the answers.
-        box: what answered; no secrets.
-        soft: whether there are probabilities, and not ids alone.
+        colors: RGB per class, stored here because stages that use the answers cannot open the file of classes.
+        box: identity of the box; no secrets.
+        soft: whether there are probabilities besides ids.
     """
 
     format: str
@@ -143,14 +142,14 @@ _TABLE = TypeAdapter(AnswerTable)
 
 
 class AnswerWriter:
-    """Writes answers into a folder that nobody reads yet; without ``finish`` nobody will."""
+    """Writes answers into a new folder, which cannot be read until ``finish``."""
 
     def __init__(self, folder: Path, space: LabelSpace, box: dict[str, Any]) -> None:
-        """Begin.
+        """Start writing.
 
         Args:
             space: the classes.
-            box: what answers; goes into the table as it is.
+            box: identity of the box, copied into the table.
         """
         self._folder, self._space, self._box = folder, space, box
         self._images: dict[str, AnsweredImage] = {}
@@ -160,7 +159,7 @@ class AnswerWriter:
         """Add an image's answer.
 
         Args:
-            data: the same as a file's bytes, if they are at hand.
+            data: the encoded answer, if available.
         """
         path = _path(self._folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -170,7 +169,7 @@ class AnswerWriter:
         self._soft = self._soft or bool((answer.probabilities[0] < (answer.classes[0] != IGNORE)).any())
 
     def finish(self) -> AnswerTable:
-        """Write the table, which makes the folder a whole one, and return it."""
+        """Write and return the table, which completes the folder."""
         table = AnswerTable(
             format=_FORMAT,
             version=_VERSION,
@@ -186,13 +185,13 @@ class AnswerWriter:
 
 
 class AnswerStore:
-    """Answers in a folder that ``AnswerWriter`` finished; one image at a time, from any process."""
+    """Reads a finished folder of ``AnswerWriter``, one image at a time, from any process."""
 
     def __init__(self, folder: Path) -> None:
-        """Read the table alone.
+        """Read only the table.
 
         Raises:
-            InputError: no such folder, an unfinished one, or one of another version.
+            InputError: the folder is missing, unfinished, or of another version.
         """
         self.folder = folder
         self.table: AnswerTable = read_table(folder, _TABLE, (_FORMAT, _VERSION), "query", "answers")
@@ -209,7 +208,7 @@ class AnswerStore:
         return LabelSpace(tuple(self.table["classes"]), tuple(self.table["colors"]))
 
     def answer(self, name: str) -> Answer:
-        """What the box said of an image.
+        """The box's answer for an image.
 
         Raises:
             InputError: no such image, or its file is damaged.
@@ -229,7 +228,7 @@ def _path(folder: Path, name: str) -> Path:
 
 @dataclass(frozen=True)
 class StoredAnswers:
-    """A black box's answer about an image from the store; a class for the same reason as ``FolderLabels``."""
+    """Loads a black box's answer for an image; a class so that it can be pickled, like ``FolderLabels``."""
 
     store: AnswerStore
     soft: bool

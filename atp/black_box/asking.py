@@ -1,4 +1,4 @@
-"""Asks a box about images: several at once, not faster than it likes, again where it fails, and never twice."""
+"""Queries a black box: concurrent, rate-limited, with retries, and only once per image."""
 
 import logging
 import random
@@ -23,11 +23,11 @@ NOT_ASKED = "not asked"
 
 @dataclass
 class Asked:
-    """How it went.
+    """The outcome of a query.
 
     Attributes:
-        requests: made, good and bad.
-        failures: keys of images without a good answer, and why.
+        requests: number of requests, including failed ones.
+        failures: reason by key of each image without a valid answer.
     """
 
     requests: int = 0
@@ -39,7 +39,7 @@ class _StoppedError(Exception):
 
 
 class _Pace:
-    """When the next request may begin, for all threads together."""
+    """Schedules the next request across all threads."""
 
     def __init__(self, rate: float) -> None:
         self._every_s = 1 / rate if rate else 0.0
@@ -51,15 +51,15 @@ class _Pace:
         self._stopped.set()
 
     def pause(self, seconds: float) -> None:
-        """No request of any thread before then."""
+        """Delay the requests of all threads."""
         with self._lock:
             self._paused_until = max(self._paused_until, time.monotonic() + seconds)
 
     def wait(self) -> None:
-        """Until it is this thread's turn.
+        """Block until this thread may send a request.
 
         Raises:
-            _StoppedError: there will be none.
+            _StoppedError: no more requests are allowed.
         """
         while True:
             with self._lock:
@@ -88,13 +88,13 @@ class _Asker:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def work(self, key: str, question: Question) -> str | None:
-        """Ask until there is a good answer and it is kept; else the reason why there is none."""
+        """Query until a valid answer is stored; returns the reason if all attempts fail."""
         reason, down = NOT_ASKED, False
         try:
             for attempt in range(self.section.attempts):
                 if attempt:
                     delay = min(self.section.backoff_s * 2 ** (attempt - 1), LONGEST_BACKOFF_S)
-                    # Not all at the same moment.
+                    # Jitter, so that threads do not retry at the same moment.
                     self.pace.sleep(delay * random.uniform(0.5, 1.0))
                 self.pace.wait()
                 with self._lock:
@@ -125,16 +125,16 @@ class _Asker:
 def ask_all(
     box: Box, questions: Mapping[str, Question], cache: AnswerCache, section: QuerySettings, progress: Progress
 ) -> Asked:
-    """Ask about all images; every good answer is in the cache before its thread asks the next.
+    """Query all images; each valid answer is in the cache before its thread sends the next request.
 
-    A box that does not work for several images in a row is given up, and the rest not asked.
+    Stops early if the box fails for several images in a row.
 
     Args:
-        questions: by their keys in the cache.
+        questions: questions by cache key.
         progress: advanced by one for each image.
 
     Raises:
-        InputError: the box lets nobody in, or an image cannot be read; answers up to then are kept.
+        InputError: access is denied, or an image cannot be read; earlier answers are kept.
     """
     at_once = section.concurrency or (4 if section.box == "endpoint" else 1)
     asker = _Asker(box, cache, section, _Pace(section.rate), max(8, 3 * at_once))
@@ -147,7 +147,7 @@ def ask_all(
                     asker.asked.failures[waiting[done]] = reason
                 progress.advance()
         except BaseException:
-            # What is under way is waited for, and kept.
+            # Pending requests are completed and stored.
             asker.pace.stop()
             pool.shutdown(cancel_futures=True)
             raise

@@ -1,4 +1,4 @@
-"""What may answer: a folder of predictions, a Python callable, an HTTP endpoint (``endpoint``)."""
+"""Kinds of black boxes: a folder of predictions, a Python callable, an HTTP endpoint (``endpoint``)."""
 
 import sys
 from collections.abc import Sequence
@@ -27,12 +27,12 @@ _OF_FILES = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryEr
 
 @dataclass(frozen=True)
 class Question:
-    """An image to ask about.
+    """An image to query.
 
     Attributes:
         part: ``target`` or ``test``.
         sample: the image.
-        size: (width, height) at which it is shown; None is its own.
+        size: (width, height) at which it is sent; None keeps its own.
     """
 
     part: str
@@ -41,11 +41,11 @@ class Question:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Name for messages."""
         return f"{self.part}/{self.sample.name}"
 
     def image(self) -> Image.Image:
-        """As RGB.
+        """The image as RGB.
 
         Raises:
             InputError: the file cannot be read.
@@ -54,32 +54,32 @@ class Question:
 
 
 class Box(Protocol):
-    """What answers."""
+    """Interface of a black box."""
 
     def key(self, question: Question) -> str:
-        """Of all that, beside the box's identity, decides the answer; hexadecimal."""
+        """Hexadecimal digest of everything that decides the answer besides the box's identity."""
 
     def ask(self, question: Question) -> Answer:
-        """The answer in the box's own classes, of the question's size; called from several threads.
+        """The answer in the box's own classes, at the question's size; called from several threads.
 
         Raises:
-            NoAnswerError: none, or a wrong one.
-            InputError: nothing that this box could be asked would be answered.
+            NoAnswerError: there is no answer, or an invalid one.
+            InputError: no question to this box can succeed.
         """
 
 
 def image_key(question: Question) -> str:
-    """Of the image's bytes and its size."""
+    """Digest of the image's bytes and size."""
     size = "" if question.size is None else "{}x{}".format(*question.size)
     return sha256(question.sample.image.read_bytes() + size.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class FolderBox:
-    """Predictions that lie in a folder, of the image's own size or of that at which it is shown.
+    """Predictions in a folder, at the image's own size or at the size of the question.
 
     Attributes:
-        folder: of NAME.png, NAME.npy or NAME.npz, or of the folders target and test that hold them.
+        folder: contains NAME.png, NAME.npy or NAME.npz, or subfolders target and test with these.
         num_classes, keep: see ``Expected``.
     """
 
@@ -88,7 +88,7 @@ class FolderBox:
     keep: int
 
     def key(self, question: Question) -> str:
-        # A prediction may be replaced, unlike an answer that was paid for.
+        # A prediction may be replaced, so its bytes are part of the key.
         try:
             return sha256((image_key(question) + sha256(self._read(question)).hexdigest()).encode()).hexdigest()
         except NoAnswerError:
@@ -109,23 +109,21 @@ class FolderBox:
         found = [path for path in (Path(f"{start}.{kind}") for kind in FORMATS) if path.is_file()]
         if len(found) != 1:
             there = " and ".join(path.name for path in found) if found else "none"
-            raise NoAnswerError(
-                f"there must be one prediction {start}.png, .npy or .npz; there is {there}", again=False
-            )
+            raise NoAnswerError(f"there must be one prediction {start}.png, .npy or .npz; found {there}", again=False)
         return found[0].read_bytes()
 
     def check_names(self, questions: Sequence[Question]) -> None:
-        """Refuse a prediction that would be taken for that of two images.
+        """Check that no prediction file matches two images.
 
         Raises:
-            InputError: names both images.
+            InputError: a file matches two images, which are named.
         """
         seen: dict[Path, str] = {}
         for question in questions:
             start = self._below(question.part) / question.sample.name
             if start in seen:
                 raise InputError(
-                    f"{start}: would be the prediction of {seen[start]} and of {question.name}; make two folders, "
+                    f"{start}: matches both {seen[start]} and {question.name}; use two folders, "
                     f"{self.folder}/target and {self.folder}/test, or set query.test: false"
                 )
             seen[start] = question.name
@@ -136,11 +134,11 @@ class FolderBox:
 
 @dataclass(frozen=True)
 class CallableBox:
-    """A callable: an image, uint8, (H, W, 3), to ids (H, W) or probabilities (C, H, W), as arrays or tensors.
+    """A callable from an image, uint8, (H, W, 3), to ids (H, W) or probabilities (C, H, W), as array or tensor.
 
     Attributes:
         address: ``package.module:callable``.
-        function: what it names.
+        function: the callable.
         num_classes, keep: see ``Expected``.
     """
 
@@ -158,7 +156,7 @@ class CallableBox:
         try:
             returned = self.function(np.array(image))
         except Exception as error:  # A user's code may raise anything.
-            # What a library raises that asks elsewhere, when that does not work.
+            # Raised by libraries if a service behind the callable fails.
             elsewhere = isinstance(error, OSError) and not isinstance(error, _OF_FILES)
             raise NoAnswerError(_told(error), again=elsewhere, down=elsewhere) from error
         try:
@@ -172,13 +170,13 @@ def _told(error: Exception) -> str:
 
 
 def _as_array(returned: object) -> NDArray[np.generic]:
-    # Of a tensor on another device, or with a gradient.
+    # Also handles tensors on other devices or with gradients.
     for method in ("detach", "cpu"):
         returned = getattr(returned, method, lambda same=returned: same)()
     try:
         array = np.asarray(returned)
     except Exception as error:
-        raise WrongAnswerError(f"it returns {type(returned).__name__}, which is no array ({_told(error)})") from error
+        raise WrongAnswerError(f"it returns {type(returned).__name__}, not an array ({_told(error)})") from error
     if array.dtype.kind not in "iuf":
         raise WrongAnswerError(f"it returns {type(returned).__name__} of {array.dtype}; it must be an array of numbers")
     return array
@@ -200,10 +198,10 @@ def open_callable(section: QuerySettings, num_classes: int, watched: Path) -> Ca
     """The box ``callable``.
 
     Args:
-        watched: folder in which DVC sees changes; code of the project's own must lie there.
+        watched: folder that DVC tracks; the project's own code must be in it.
 
     Raises:
-        InputError: it cannot be imported, or lies elsewhere in the project.
+        InputError: it cannot be imported, or is elsewhere in the project.
     """
     assert section.callable is not None, "checked with the parameters"
     function = import_callable(section.callable, "query.callable")
@@ -214,6 +212,6 @@ def open_callable(section: QuerySettings, num_classes: int, watched: Path) -> Ca
     if ours and not file.is_relative_to(watched.resolve()):
         raise InputError(
             f"params.yaml: query.callable: {file.relative_to(Path.cwd())} is not below data.source.root {watched}; "
-            "move it there, so that DVC sees it change"
+            "move it there, so that DVC tracks changes"
         )
     return CallableBox(section.callable, function, num_classes, section.keep)

@@ -1,10 +1,10 @@
-"""Every good answer, kept for ever, so that no image is asked about twice.
+"""Permanent cache of valid answers, so that no image is queried twice.
 
-    .atp/answers/IDENTITY/box.json       what answers: kind, address, protocol, version, classes, classes kept
+    .atp/answers/IDENTITY/box.json       the box: kind, address, protocol, version, classes, classes kept
     .atp/answers/IDENTITY/KEY.npy.zst    by the image's bytes and the size at which it was shown
 
-Outside DVC's outputs, which DVC deletes before a rerun. Answers are in the box's own classes, so that another class map
-asks nothing anew.
+Kept outside DVC's outputs, which DVC deletes before a rerun. Answers are in the box's own classes, so changing the
+class map repeats no query.
 """
 
 import json
@@ -21,10 +21,10 @@ from atp.files import atomic_path
 
 
 def identity(section: QuerySettings, num_classes: int) -> dict[str, Any]:
-    """All that decides what a box answers; no secrets.
+    """The settings that decide a box's answers; no secrets.
 
     Args:
-        num_classes: of the box.
+        num_classes: number of classes of the box.
     """
     where: Any = getattr(section, section.box)
     return {
@@ -38,14 +38,14 @@ def identity(section: QuerySettings, num_classes: int) -> dict[str, Any]:
 
 
 class AnswerCache:
-    """The answers of one box; for several threads, each with answers of its own."""
+    """The answers of one box; safe for several threads that write different answers."""
 
     def __init__(self, root: Path, box: dict[str, Any]) -> None:
-        """Take up the box's folder, or begin one.
+        """Open or create the box's folder.
 
         Args:
-            root: of all boxes.
-            box: its identity.
+            root: folder of all boxes.
+            box: identity of the box.
         """
         described = json.dumps(box, sort_keys=True)
         self._folder = root / sha256(described.encode()).hexdigest()[:16]
@@ -54,7 +54,7 @@ class AnswerCache:
                 temporary.write_text(described + "\n")
 
     def has(self, key: str) -> bool:
-        """Whether there is a good answer; a damaged one is not, and is deleted."""
+        """Whether there is a valid answer; a damaged one is deleted."""
         path = self.path(key)
         if not path.is_file():
             return False
@@ -66,7 +66,7 @@ class AnswerCache:
         return True
 
     def put(self, key: str, answer: Answer) -> None:
-        """Keep an answer: once this returns, neither a kill nor a power cut loses it."""
+        """Store an answer durably: once this returns, it survives a kill or a power cut."""
         path = self.path(key)
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             file.write(answer.to_bytes())
@@ -79,5 +79,5 @@ class AnswerCache:
             os.close(folder)
 
     def path(self, key: str) -> Path:
-        """Of an answer's file."""
+        """Path of an answer's file."""
         return self._folder / f"{key}{SUFFIX}"

@@ -1,7 +1,7 @@
-"""A box behind HTTP: MLflow's scoring protocol, or the plain one, a PNG in and a PNG or an array out.
+"""A black box behind HTTP, by MLflow's scoring protocol or a plain one: PNG in, PNG or array out.
 
-Secrets come from environment variables and go into the request's headers; whatever is said about a request, by us or by
-the server, is rid of them.
+Secrets come from environment variables and go into the request's headers; all messages about a request, ours and the
+server's, are redacted.
 """
 
 import base64
@@ -33,7 +33,7 @@ from atp.black_box.settings import QuerySettings
 from atp.errors import InputError
 
 LONGEST_PAUSE_S = 600.0
-"""A longer Retry-After counts as this."""
+"""Maximum Retry-After, in seconds."""
 
 _MIB = 2**20
 _HOW = {
@@ -43,13 +43,13 @@ _HOW = {
 
 
 class Credentials(requests.auth.AuthBase):
-    """Headers with secrets in them. With it ``requests`` looks into no .netrc."""
+    """Headers with secrets; passed as ``auth``, so ``requests`` does not read .netrc."""
 
     def __init__(self, section: QuerySettings, environment: Mapping[str, str] = os.environ) -> None:
         """Read the environment variables that the section names.
 
         Raises:
-            InputError: one of ``headers`` is not set, or a value cannot stand in a header; names the variable alone.
+            InputError: one of ``headers`` is not set or invalid in a header; the message contains only its name.
         """
         self._headers: dict[str, str] = {}
         token = self._value(section.token, environment)
@@ -65,7 +65,7 @@ class Credentials(requests.auth.AuthBase):
             self._headers[name] = value
             secrets |= {value, value.split()[-1]}
         encoded = {form for secret in secrets if secret for form in _forms(secret)}
-        # The longest first: one may be part of another.
+        # Longest first: one secret may be part of another.
         self._secrets = sorted(encoded, key=len, reverse=True)
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -74,13 +74,13 @@ class Credentials(requests.auth.AuthBase):
 
     @property
     def any(self) -> bool:
-        """Whether there are any secrets. Not as this object's truth: ``requests`` takes a false one for none at all."""
+        """Whether there are any secrets. Not ``__bool__``: ``requests`` ignores a falsy ``auth``."""
         return bool(self._headers)
 
     def redact(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        # What is quoted was cut somewhere, and may end with the beginning of one.
+        # Quoted text may be truncated and end with the beginning of a secret.
         beginnings = (secret[:length] for secret in self._secrets for length in range(3, len(secret)))
         longest = max((len(begun) for begun in beginnings if text.endswith(begun)), default=0)
         return f"{text[:-longest]}***" if longest else text
@@ -89,7 +89,7 @@ class Credentials(requests.auth.AuthBase):
     def _value(variable: str, environment: Mapping[str, str]) -> str:
         value = environment.get(variable, "").strip()
         if not all(" " <= letter <= "~" for letter in value):
-            raise InputError(f"the environment variable {variable} holds what no header can: use printable ASCII alone")
+            raise InputError(f"the environment variable {variable} is not valid in a header: use printable ASCII only")
         return value
 
 
@@ -126,23 +126,23 @@ class Endpoint:
                 return read_answer(self._post(file, most=_MIB + 8 * pixels), expected)
             wanted = {"confidence": True, "soft": self.section.keep}
             body = json.dumps({"inputs": [base64.b64encode(file).decode()], "params": wanted}).encode()
-            # Plain lists take some twenty letters a number.
+            # Nested lists take about twenty characters per number.
             return read_scoring(self._post(body, most=_MIB + 24 * pixels), expected)
         except NoAnswerError as error:
-            # Whatever was said, by whomever.
+            # Redact every message, whatever its origin.
             error.args = (self.credentials.redact(str(error)),)
             raise
 
     def _post(self, body: bytes, most: int) -> bytes:
-        """The body of a good answer.
+        """Send a request and return the body of a successful response.
 
         Raises:
-            NoAnswerError: none; says whether to ask again, and when.
-            InputError: the box does not let us in.
+            NoAnswerError: no answer; states whether and when to retry.
+            InputError: access is denied.
         """
         deadline = time.monotonic() + self.section.timeout_s
         try:
-            # A redirect would take the secrets elsewhere.
+            # A redirect would send the secrets elsewhere.
             with self._session().post(
                 str(self.section.endpoint),
                 data=body,
@@ -160,27 +160,27 @@ class Endpoint:
 
     def _refused(self, response: requests.Response, body: bytes) -> Exception:
         status = response.status_code
-        # Rid of secrets before it is cut, so that no half of one is left.
+        # Redacted before truncation, so that no partial secret remains.
         said = quoted(self.credentials.redact(body.decode(errors="replace")).encode())
         line = f"HTTP {status}" + (f": {said}" if said else "")
         if status in (401, 403):
             variable = self.credentials.token_variable
             known = f"check the token in {variable}" if self.credentials.has_token else f"{variable} is not set"
-            return InputError(f"{self.section.endpoint}: not let in, {line}; {known}, and query.headers")
+            return InputError(f"{self.section.endpoint}: access denied, {line}; {known}, and query.headers")
         if 300 <= status < 400:
             to = self.credentials.redact(response.headers.get("Location", "nowhere"))
             return InputError(
-                f"{self.section.endpoint}: HTTP {status} to {to[:200]}; give the final address as endpoint"
+                f"{self.section.endpoint}: HTTP {status} to {to[:200]}; set the final address as endpoint"
             )
         if status in (408, 425, 429) or status >= 500:
             return NoAnswerError(line, down=True, after_s=pause_s(response.headers.get("Retry-After")))
         return NoAnswerError(line, again=False)
 
     def _session(self) -> requests.Session:
-        """One a thread: keeps the connection."""
+        """One session per thread, which keeps its connection."""
         if not hasattr(self._local, "session"):
             session = requests.Session()
-            # What decompresses to gigabytes is not asked for.
+            # No compression: a response could decompress to gigabytes.
             session.headers["Accept-Encoding"] = "identity"
             session.headers["User-Agent"] = "atp"
             session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -206,29 +206,29 @@ def open_endpoint(section: QuerySettings, num_classes: int) -> Endpoint:
 
 
 def unencrypted(endpoint: str) -> bool:
-    """Whether what is sent there can be read on the way."""
+    """Whether requests to the endpoint can be read in transit."""
     parts = urlsplit(endpoint)
     return parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1")
 
 
 def _read(response: requests.Response, most: int, deadline: float, *, cut: bool = False) -> bytes:
-    """The body, of at most so many bytes, in time.
+    """Read the body, limited in size and time.
 
     Args:
-        cut: what is longer is cut rather than refused.
+        cut: truncate a longer body instead of raising.
     """
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise WrongAnswerError("the answer is compressed, which was not asked for")
+        raise WrongAnswerError("the answer is compressed, which was not requested")
     parts: list[bytes] = []
     size = 0
-    # Whatever has come, so that a trickle does not last for ever: requests' own timeout is between two bytes.
+    # In small reads, so that a slow trickle hits the deadline: requests' own timeout is between two bytes.
     while part := response.raw.read1(2**16):
         parts.append(part)
         size += len(part)
         if size > most:
             if cut:
                 break
-            raise WrongAnswerError(f"the answer is longer than {most} bytes, which none of this size needs")
+            raise WrongAnswerError(f"the answer is longer than {most} bytes, the maximum for this size")
         if time.monotonic() > deadline:
             raise TimeoutError
     length = response.headers.get("Content-Length", "")
@@ -238,7 +238,7 @@ def _read(response: requests.Response, most: int, deadline: float, *, cut: bool 
 
 
 def pause_s(header: str | None) -> float:
-    """Seconds of a Retry-After, a number or an HTTP date, within reason; 0 if there is none."""
+    """Seconds of a Retry-After header, a number or an HTTP date, limited; 0 without one."""
     if header is None:
         return 0.0
     try:
@@ -254,7 +254,7 @@ def _until(date: str) -> float:
 
 
 def read_scoring(body: bytes, expected: Expected) -> Answer:
-    """The one prediction in MLflow's answer.
+    """Read the single prediction in MLflow's answer.
 
     ``{"predictions": [P]}`` with P a mapping that has ``classes`` and ``probabilities``, PNGs in base64 of the k most
     probable classes and of their probabilities in 255ths, k planes of the image's size one below the other; or
@@ -267,10 +267,10 @@ def read_scoring(body: bytes, expected: Expected) -> Answer:
     try:
         tree = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise WrongAnswerError(f"the answer is no JSON: {quoted(body)}") from error
+        raise WrongAnswerError(f"the answer is not JSON: {quoted(body)}") from error
     predictions = tree.get("predictions") if isinstance(tree, dict) else None
     if not isinstance(predictions, list) or len(predictions) != 1:
-        raise WrongAnswerError(f"the answer has no list of one under predictions: {quoted(body)}")
+        raise WrongAnswerError(f"the answer must have one prediction under predictions: {quoted(body)}")
     (prediction,) = predictions
     if isinstance(prediction, dict):
         if "classes" in prediction and "probabilities" in prediction:
@@ -280,7 +280,7 @@ def read_scoring(body: bytes, expected: Expected) -> Answer:
         if "mask" in prediction:
             return expected.answer(_planes(prediction["mask"], expected, most=1)[0])
     if not isinstance(prediction, list):
-        raise WrongAnswerError(f"the prediction is neither an array nor has it mask or classes: {quoted(body)}")
+        raise WrongAnswerError(f"the prediction is not an array and has no mask or classes: {quoted(body)}")
     try:
         array = np.asarray(prediction)
     except ValueError as error:
@@ -289,13 +289,13 @@ def read_scoring(body: bytes, expected: Expected) -> Answer:
 
 
 def _planes(text: object, expected: Expected, most: int | None = None) -> NDArray[np.uint8]:
-    """A PNG in base64 of one or several planes one below the other, (k, H, W)."""
+    """Decode a base64 PNG of one or several vertically stacked planes, (k, H, W)."""
     try:
         if not isinstance(text, str):
             raise ValueError
         file = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise WrongAnswerError("the prediction holds no PNG as base64") from error
+        raise WrongAnswerError("the prediction is not a base64 PNG") from error
     ((width, height),) = expected.sizes
     counts = range(1, min(most or expected.num_classes, expected.num_classes) + 1)
     stacked = read_png(file, tuple((width, count * height) for count in counts))
@@ -303,14 +303,14 @@ def _planes(text: object, expected: Expected, most: int | None = None) -> NDArra
 
 
 def _network_reason(error: BaseException, timeout_s: float) -> str:
-    """What went wrong on the way, without the address and all that libraries wrap around it."""
+    """The reason of a network error, without the address and the libraries' wrapping."""
     chain: list[BaseException] = []
     while error not in chain:
         chain.append(error)
         error = error.__cause__ or error.__context__ or getattr(error, "reason", None) or error
         if not isinstance(error, BaseException):
             break
-    # Not urllib3's TimeoutError, of which a refused connection is a kind.
+    # Not urllib3's TimeoutError, which includes refused connections.
     if any(isinstance(e, TimeoutError | requests.Timeout | urllib3.exceptions.ReadTimeoutError) for e in chain):
         return f"no answer in {timeout_s:g} s"
     if any(isinstance(e, http.client.IncompleteRead | urllib3.exceptions.IncompleteRead) for e in chain):

@@ -1,6 +1,6 @@
-"""Files of predictions from whoever sent them: PNG, npy and npz, read without trust.
+"""Readers of untrusted prediction files: PNG, npy and npz.
 
-Headers are compared with what is expected before anything is allocated or decoded, and nothing is unpickled.
+Headers are checked before anything is allocated or decoded, and nothing is unpickled.
 """
 
 import struct
@@ -23,10 +23,10 @@ Check = Callable[[np.dtype, tuple[int, ...]], None]
 
 
 def read_answer(data: bytes, expected: Expected) -> Answer:
-    """A PNG of ids, an npy of ids or probabilities, or an npz of the most probable classes, whichever it is.
+    """Read a PNG of ids, an npy of ids or probabilities, or an npz of the most probable classes.
 
     Raises:
-        WrongAnswerError: none of these, damaged, or not as expected.
+        WrongAnswerError: another format, damaged, or not as expected.
     """
     if data.startswith(_PNG):
         return expected.answer(read_png(data, expected.sizes))
@@ -41,38 +41,38 @@ def read_answer(data: bytes, expected: Expected) -> Answer:
 
 
 def quoted(data: bytes) -> str:
-    """The beginning of what was said instead, on one line."""
+    """The beginning of an unexpected answer, on one line."""
     text = " ".join(data[:4096].decode(errors="replace").split())
     return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
 
 
 def read_png(data: bytes, sizes: tuple[Size, ...]) -> NDArray[np.uint8]:
-    """8 bits a pixel, grey or the indices of a palette, uint8, (H, W).
+    """Read an 8-bit PNG, grey or palette indices, as uint8, (H, W).
 
     Raises:
-        WrongAnswerError: another size by its header, another mode, or damaged.
+        WrongAnswerError: wrong size in the header, wrong mode, or damaged.
     """
-    # Pillow takes a file without its end for a whole one, if the last row is there.
+    # Pillow accepts a truncated file if the last row is complete.
     if not data.startswith(_PNG) or not data.endswith(_PNG_END):
-        raise WrongAnswerError("the PNG is cut short" if data.startswith(_PNG) else "the answer is no PNG")
+        raise WrongAnswerError("the PNG is cut short" if data.startswith(_PNG) else "the answer is not a PNG")
     width, height, depth, kind = struct.unpack_from(">IIBB", data, 16)
     if (width, height) not in sizes:
         known = " or ".join(f"{width}x{height}" for width, height in sizes[:2]) + (" or more" if sizes[2:] else "")
         raise WrongAnswerError(f"the answer is {width}x{height}; it must be {known}")
-    # Pillow spreads grey of fewer bits over 0 to 255.
+    # Pillow scales grey of fewer bits to 0-255.
     if (kind, depth) != (0, 8) and kind != 3:
-        raise WrongAnswerError("the PNG must be grey of 8 bits, or have a palette; its values are class ids")
+        raise WrongAnswerError("the PNG must be 8-bit grey or have a palette; its values are class ids")
     try:
         with Image.open(BytesIO(data), formats=("PNG",)) as file:
             return np.array(file)
     except MemoryError:
         raise
-    except Exception as error:  # What a broken or malicious file makes a decoder raise is open-ended.
+    except Exception as error:  # A broken or malicious file can make a decoder raise anything.
         raise WrongAnswerError(f"the PNG cannot be decoded ({_reason(error)})") from error
 
 
 def _read_top(data: bytes, expected: Expected) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    """``classes`` and ``probabilities`` of an npz."""
+    """Read ``classes`` and ``probabilities`` from an npz."""
     arrays = []
     try:
         with zipfile.ZipFile(BytesIO(data)) as archive:
@@ -96,13 +96,13 @@ def _read_top(data: bytes, expected: Expected) -> tuple[NDArray[np.generic], NDA
 
 
 def _read_array(stream: IO[bytes], check: Check) -> NDArray[np.generic]:
-    """An npy file's array, of numbers alone; it must hold exactly as many bytes as its header says.
+    """Read an npy array of numbers; its size must match its header exactly.
 
     Args:
-        check: raises if such an array is not wanted.
+        check: raises if the dtype or shape is not allowed.
     """
     try:
-        # The only one that NumPy writes for numbers; a header of another may be gigabytes long.
+        # The only version that NumPy writes for numbers; headers of others may be gigabytes long.
         if np.lib.format.read_magic(stream) != (1, 0):
             raise WrongAnswerError("the npy file is not of version 1.0; write it with numpy.save")
         shape, by_columns, dtype = np.lib.format.read_array_header_1_0(stream)

@@ -1,6 +1,6 @@
-"""What boxes answer, checked: arrays of any kind become an ``Answer`` in the box's own classes, or one sentence.
+"""Validation of a box's predictions: arrays become an ``Answer`` in the box's own classes, or an error.
 
-Nothing about them is believed: type, shape, ids, finiteness and sums are looked at first.
+Predictions are untrusted: type, shape, ids, finiteness and sums are checked first.
 """
 
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ from atp.black_box.answers import Answer
 from atp.data.labels import IGNORE
 
 TOLERANCE = 0.02
-"""By how much a pixel's probabilities may miss 1; half precision misses it by less."""
+"""Tolerance of a pixel's sum of probabilities around 1; half precision stays within it."""
 
 _HALF_STEP = 0.5 / 255
-"""What rounding to 8 bits adds to that, for each class."""
+"""Additional tolerance per class for rounding to 8 bits."""
 
 Size = tuple[int, int]
 
 
 class NoAnswerError(Exception):
-    """A box gave no good answer for an image; one sentence that says why.
+    """A box gave no valid answer for an image; the message is one sentence.
 
     Attributes:
-        again: whether the same question may be answered another time.
-        down: whether it is the box that does not work, rather than this image.
-        after_s: how long the box asks not to be asked.
+        again: whether a retry may succeed.
+        down: whether the box itself fails, rather than this image.
+        after_s: seconds to wait, as requested by the box.
     """
 
     def __init__(self, reason: str, *, again: bool = True, down: bool = False, after_s: float = 0.0) -> None:
@@ -38,17 +38,17 @@ class NoAnswerError(Exception):
 
 
 class WrongAnswerError(NoAnswerError):
-    """There is an answer, but not of the kind, size or content that it must have."""
+    """The answer has the wrong type, size or content."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What an answer must be like.
+    """Requirements on an answer.
 
     Attributes:
-        num_classes: C, of the box.
-        sizes: (width, height) that it may have.
-        keep: classes to keep of each pixel.
+        num_classes: C, the box's number of classes.
+        sizes: allowed (width, height).
+        keep: number of classes to keep per pixel.
     """
 
     num_classes: int
@@ -56,7 +56,7 @@ class Expected:
     keep: int
 
     def check_shape(self, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-        """Whether this may be ids or probabilities, before there is an array."""
+        """Check dtype and shape of ids or probabilities before the array is allocated."""
         if shape[-2:] not in [(height, width) for width, height in self.sizes]:
             raise WrongAnswerError(f"the answer has the shape {shape}; it must end with {self._shapes()}")
         if len(shape) == 2:
@@ -68,18 +68,18 @@ class Expected:
             self._check_shares(dtype)
 
     def check_top(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-        """The same for an array of a top-k answer, ``classes`` or ``probabilities``."""
+        """The same check for an array of a top-k answer, ``classes`` or ``probabilities``."""
         if len(shape) != 3 or shape[-2:] not in [(height, width) for width, height in self.sizes]:
             raise WrongAnswerError(f"{name} has the shape {shape}; it must be (k, H, W) and end with {self._shapes()}")
         if not 1 <= shape[0] <= self.num_classes:
-            raise WrongAnswerError(f"{name} names {shape[0]} classes a pixel; there are {self.num_classes}")
+            raise WrongAnswerError(f"{name} has {shape[0]} classes per pixel; there are {self.num_classes}")
         if name == "probabilities":
             self._check_shares(dtype)
         elif dtype.kind not in "iu":
             raise WrongAnswerError(f"{name} is {dtype}; ids must be whole numbers")
 
     def answer(self, array: NDArray[np.generic]) -> Answer:
-        """Of ids (H, W), integers, 255 = none; or of probabilities (C, H, W), float, or uint8 of 255ths.
+        """Make an answer from ids (H, W), integers, 255 = none; or probabilities (C, H, W), float or uint8 / 255.
 
         Raises:
             WrongAnswerError: for any other array.
@@ -99,9 +99,9 @@ class Expected:
         return Answer.of(torch.from_numpy(shares / totals), self.keep)
 
     def top(self, classes: NDArray[np.generic], probabilities: NDArray[np.generic]) -> Answer:
-        """Of the k most probable classes, (k, H, W), in any order, and their probabilities.
+        """Make an answer from the k most probable classes, (k, H, W), in any order, and their probabilities.
 
-        A class may be 255 where its probability is 0.
+        A class may be 255 if its probability is 0.
 
         Raises:
             WrongAnswerError: another shape, type or range; a class named twice; sums above 1.
@@ -112,11 +112,11 @@ class Expected:
             raise WrongAnswerError(f"classes has the shape {classes.shape}, but probabilities {probabilities.shape}")
         ids, shares = self._ids(classes), self._shares(probabilities)
         if ((ids == IGNORE) & (shares > 0)).any():
-            raise WrongAnswerError(f"class {IGNORE}, which is none, has a probability")
+            raise WrongAnswerError(f"class {IGNORE}, which means none, has a probability")
         ids[shares == 0] = IGNORE
         ordered = np.sort(ids, axis=0)
         if ((ordered[1:] == ordered[:-1]) & (ordered[1:] != IGNORE)).any():
-            raise WrongAnswerError("a pixel names the same class twice")
+            raise WrongAnswerError("a pixel has the same class twice")
         totals = shares.sum(0)
         if totals.max() > 1 + self._tolerance(probabilities, len(ids)):
             raise WrongAnswerError(f"probabilities of a pixel add up to {totals.max():.3g}, more than 1")
@@ -143,14 +143,14 @@ class Expected:
         if array.dtype == np.uint8:
             return shares / np.float32(255)
         if not np.isfinite(shares).all():
-            raise WrongAnswerError("probabilities that are not finite")
+            raise WrongAnswerError("some probabilities are not finite")
         if shares.min() < -1e-6:
             raise WrongAnswerError(f"a probability of {shares.min():.3g}; are these scores before the softmax?")
         return shares.clip(min=0)
 
     def _check_shares(self, dtype: np.dtype) -> None:
         if dtype.kind != "f" and dtype != np.uint8:
-            raise WrongAnswerError(f"probabilities are {dtype}; they must be float, or uint8 of 255ths")
+            raise WrongAnswerError(f"probabilities are {dtype}; they must be float, or uint8 in steps of 1/255")
 
     def _tolerance(self, array: NDArray[np.generic], summands: int) -> float:
         return TOLERANCE + (summands * _HALF_STEP if array.dtype == np.uint8 else 0)
@@ -160,7 +160,7 @@ class Expected:
 
 
 def resized(answer: Answer, size: Size, num_classes: int, keep: int) -> Answer:
-    """An answer at another (width, height): ids by nearest neighbour, probabilities bilinearly."""
+    """Resize an answer to (width, height): ids by nearest neighbour, probabilities bilinearly."""
     if answer.size == size:
         return answer
     if _is_hard(answer):
@@ -172,14 +172,14 @@ def resized(answer: Answer, size: Size, num_classes: int, keep: int) -> Answer:
 
 
 def mapped(answer: Answer, ids: tuple[int, ...], num_classes: int, keep: int) -> Answer:
-    """An answer in other classes.
+    """Map an answer to other classes.
 
-    Probabilities of classes that become one are added up; ignored ones are dropped and the rest scaled up; a pixel
-    whose most probable class is ignored has no answer.
+    Probabilities of merged classes are summed; those of ignored classes are dropped and the rest is renormalised. A
+    pixel whose most probable class is ignored has no answer.
 
     Args:
-        ids: for each class of the answer its new id, 255 = ignored.
-        num_classes: of the new ones.
+        ids: new id of each class of the answer, 255 = ignored.
+        num_classes: number of new classes.
     """
     table = torch.full((256,), IGNORE, dtype=torch.uint8)
     table[: len(ids)] = torch.tensor(ids, dtype=torch.uint8)
@@ -187,14 +187,14 @@ def mapped(answer: Answer, ids: tuple[int, ...], num_classes: int, keep: int) ->
     if _is_hard(answer):
         return Answer.hard(first)
     dense = answer.dense(len(ids))
-    # One plane more, for what is ignored.
+    # One more plane for ignored classes.
     index = torch.tensor([num_classes if target == IGNORE else target for target in ids])
     sums = torch.zeros((num_classes + 1, *dense.shape[1:])).index_add_(0, index, dense)[:num_classes]
     return Answer.of(_scaled(sums, first != IGNORE), keep)
 
 
 def _scaled(probabilities: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Each pixel's sum to 1, or to 0 where there is no answer."""
+    """Normalise each pixel's sum to 1, or 0 without an answer."""
     return probabilities * valid / probabilities.sum(0).clamp_(min=torch.finfo(torch.float32).tiny)
 
 

@@ -10,26 +10,26 @@ from pydantic import Field, model_validator
 from atp.settings import Count, Flag, NonNegative, Positive, Section
 
 SECRET_PATTERN = r"(?i)key|token|secret|passw|^sig|signature|credential|auth"
-"""Names in an address that mark what belongs into no file."""
+"""Query parameters of an address that suggest a secret."""
 
 
 class QuerySettings(Section):
-    """A source model of which only the predictions are known (Sec. 3.4): where they come from, and what is kept.
+    """A black-box source model (Sec. 3.4): where its predictions come from, and what is kept of them.
 
     Attributes:
-        box: what answers: a ``folder`` of predictions, a Python ``callable``, or an HTTP ``endpoint``.
+        box: kind of box: a ``folder`` of predictions, a Python ``callable``, or an HTTP ``endpoint``.
         folder: predictions by image name, ``NAME.png`` of ids, ``NAME.npy`` or ``NAME.npz``; below data.source.root.
-        callable: ``package.module:callable``, an image, uint8 (H, W, 3), to ids (H, W) or probabilities (C, H, W).
-        endpoint: address, http or https, without credentials in it.
-        protocol: ``mlflow``, its scoring protocol, or ``plain``: a PNG is posted, a PNG or an array comes back.
-        version: of the box. Answers are kept for ever; another word asks all images anew.
-        test: also ask about the test images, so that the box's own mIoU stands in the tables.
-        keep: most probable classes kept of each pixel.
-        concurrency: requests under way at once; if not given 4 to an endpoint, else 1. A callable must bear more.
-        rate: requests a second at most; 0 is no limit.
-        timeout_s: for one request.
-        attempts: for one image, before the stage goes on without it and ends with its name.
-        backoff_s: before the second attempt; doubled for each further one, up to a minute, and less a random part.
+        callable: ``package.module:callable``, from an image, uint8 (H, W, 3), to ids (H, W) or probabilities (C, H, W).
+        endpoint: http or https address without credentials.
+        protocol: ``mlflow``, its scoring protocol, or ``plain``: post a PNG, receive a PNG or an array.
+        version: version of the box. Answers are cached permanently; a new version queries all images again.
+        test: also query the test images, so that tables include the box's own mIoU.
+        keep: number of most probable classes kept per pixel.
+        concurrency: concurrent requests; default 4 for an endpoint, else 1. A callable must be thread-safe for more.
+        rate: maximum requests per second; 0 is unlimited.
+        timeout_s: timeout of one request, seconds.
+        attempts: attempts per image; the stage reports failed images at its end.
+        backoff_s: seconds before the second attempt; doubled for each further one, up to a minute, minus a random part.
         token: name of the environment variable whose value is sent as ``Authorization: Bearer``.
         headers: further headers, by the name of the environment variable that holds the value.
     """
@@ -52,10 +52,10 @@ class QuerySettings(Section):
 
     @model_validator(mode="after")
     def _variables_are_named(self) -> Self:
-        # Not as a pattern: its complaint would quote the secret that stands here in place of a name.
+        # Not a regex constraint: its error would quote a secret given in place of a name.
         for name, variable in {"token": self.token, **self.headers}.items():
             if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable):
-                raise ValueError(f"{name}: must name an environment variable that holds the secret: ATP_QUERY_TOKEN")
+                raise ValueError(f"{name}: must name an environment variable with the secret, such as ATP_QUERY_TOKEN")
         return self
 
     @model_validator(mode="after")
@@ -67,8 +67,8 @@ class QuerySettings(Section):
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ValueError("endpoint must be an address such as http://127.0.0.1:5001/invocations")
             if parts.username or parts.password:
-                raise ValueError("endpoint holds a user or a password; put the secret into the variable named by token")
+                raise ValueError("endpoint contains a user or a password; put the secret into the variable of token")
             secret = next((name for name, _ in parse_qsl(parts.query) if re.search(SECRET_PATTERN, name)), None)
             if secret is not None:
-                raise ValueError(f"endpoint holds {secret}, which looks like a secret; send it by token or headers")
+                raise ValueError(f"endpoint contains {secret}, which looks like a secret; pass it by token or headers")
         return self

@@ -1,1 +1,1 @@
-"""What ``atp doctor`` checks, one file for each subject; no stage depends on any of it."""
+"""The checks of ``atp doctor``, one file per subject; no stage depends on them."""

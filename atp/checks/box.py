@@ -1,4 +1,4 @@
-"""A black box: its predictions, or one answer of it."""
+"""Checks of a black box: its predictions, or one of its answers."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,11 +14,11 @@ from atp.params import Params
 from atp.stages.query import answers, check_listening, open_box, questions
 
 MOST_SHOWN = 5
-"""Errors of one kind that are reported one by one."""
+"""Maximum number of errors of one kind that are reported individually."""
 
 
 def check_box(params: Params, space: LabelSpace, sample: int) -> Iterator[Finding]:
-    """A black box: predictions lie there and can be read; a callable or an endpoint answers about one image."""
+    """Check that predictions exist and can be read, or that a callable or an endpoint answers for one image."""
     section = params.query
     if section is None:
         return
@@ -30,11 +30,11 @@ def check_box(params: Params, space: LabelSpace, sample: int) -> Iterator[Findin
         yield from _read_predictions(box, asked, sample)
         return
     cache = AnswerCache(answers(), identity(section, num_classes))
-    # A callable costs nothing, and may be the work of this hour.
+    # A callable is free to call, and may have just been edited.
     paid = section.box == "endpoint"
     question = next((each for each in asked if not (paid and cache.has(box.key(each)))), None)
     if question is None:
-        yield Finding("ok", f"query.endpoint: {section.endpoint}: has answered about all {len(asked)} images before")
+        yield Finding("ok", f"query.endpoint: {section.endpoint}: has already answered for all {len(asked)} images")
         return
     image = question.image()
     what = f"{len(asked)} images of {', '.join(sorted({question.part for question in asked}))}"
@@ -50,11 +50,11 @@ def check_box(params: Params, space: LabelSpace, sample: int) -> Iterator[Findin
         if paid:
             cache.put(box.key(question), answer)
     except NoAnswerError as error:
-        yield Finding("error", f"{where}: asked about {question.sample.image}: {error}")
+        yield Finding("error", f"{where}: query of {question.sample.image}: {error}")
         return
-    kind = "probabilities" if bool((answer.probabilities[0] < 1).any()) else "ids alone"
+    kind = "probabilities" if bool((answer.probabilities[0] < 1).any()) else "ids only"
     yield Finding(
-        "ok", f"{where}: answered about {question.sample.image}: {kind}, {len(answer.classes)} classes a pixel"
+        "ok", f"{where}: answered for {question.sample.image}: {kind}, {len(answer.classes)} classes per pixel"
     )
 
 
@@ -67,5 +67,5 @@ def _read_predictions(box: FolderBox, asked: Sequence[Question], sample: int) ->
             errors += 1
             if errors <= MOST_SHOWN:
                 yield Finding("error", f"query.folder: {question.name}: {error}")
-    text = f"{box.folder}: predictions for {len(asked)} images wanted, {len(chosen)} looked at, {errors} with errors"
+    text = f"{box.folder}: predictions for {len(asked)} images needed, {len(chosen)} checked, {errors} with errors"
     yield Finding("ok", text)

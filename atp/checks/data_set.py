@@ -1,4 +1,4 @@
-"""A published data set, as it was unpacked."""
+"""Check of an unpacked published data set."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from atp.errors import InputError
 
 
 def examine_data_set(name: str, root: Path) -> list[Finding]:
-    """Whether a data set is complete and where it is published to be; reads no image.
+    """Check that a data set is complete and has its published layout; reads no image.
 
     Raises:
         InputError: no data set of that name.
@@ -18,7 +18,7 @@ def examine_data_set(name: str, root: Path) -> list[Finding]:
     if lines:
         return [Finding("error", line) for line in lines]
     findings = []
-    # Cityscapes' training images are those of a source and of a target.
+    # Cityscapes' training images serve both as source and as target.
     for part, split in {part: split for split, part in data_set.parts.items()}.items():
         try:
             count = len(list_pairs(data_set, root, split))

@@ -1,4 +1,4 @@
-"""What a check reports."""
+"""The result of a check."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: how bad it is, what is wrong where, and what to do about it."""
+    """One line: severity, what is wrong and where, and what to do about it."""
 
     level: Literal["ok", "warning", "error"]
     text: str

@@ -1,4 +1,4 @@
-"""Images and labels of the two domains."""
+"""Checks of the images and labels of both domains."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from atp.files import digest
 from atp.params import Params
 
 CHECKPOINTS = (".pth", ".pt", ".safetensors", ".ckpt", ".bin")
-"""Endings of files that may be a given model."""
+"""Suffixes of files that may be a given model."""
 
 
 def _folders(params: Params) -> dict[str, tuple[Path, Path | None]]:
@@ -30,7 +30,7 @@ def _folders(params: Params) -> dict[str, tuple[Path, Path | None]]:
 
 
 def check_images(params: Params, space: LabelSpace, sample: int) -> Iterator[Finding]:
-    """Missing, unreadable and mismatched files; label values; classes that never occur; sizes; odd image modes."""
+    """Check for missing, unreadable and mismatched files, label values, absent classes, sizes and image modes."""
     for split, (images, labels) in _folders(params).items():
         try:
             samples = list_samples(images, labels, optional=split != "source")
@@ -57,27 +57,27 @@ def check_images(params: Params, space: LabelSpace, sample: int) -> Iterator[Fin
         yield Finding("ok", f"{images}: {len(samples)} images, {len(chosen)} read, {errors} with errors")
         for mode in sorted(modes.keys() - {"RGB", "P", "L"}):
             yield Finding(
-                "warning", f"{modes[mode]}: mode {mode} is converted to 8-bit RGB; convert it yourself to be sure"
+                "warning", f"{modes[mode]}: mode {mode} will be converted to 8-bit RGB; convert it yourself to be sure"
             )
         if len(sizes) > 1 and params.data.size is None and params.data.crop is None:
-            yield Finding("error", f"{images}: {len(sizes)} sizes of images; set data.size or data.crop in params.yaml")
+            yield Finding("error", f"{images}: {len(sizes)} image sizes; set data.size or data.crop in params.yaml")
         absent = [name for name, count in zip(space.names, pixels.tolist(), strict=False) if not count]
         if labels is not None and absent:
-            yield Finding("warning", f"{labels}: classes that never occur: {', '.join(absent)}; is their order right?")
+            yield Finding("warning", f"{labels}: classes that never occur: {', '.join(absent)}; check the class order")
 
 
 def _given_model(params: Params) -> str:
-    """What to write where a checkpoint lies in the place of source images."""
+    """The advice if there is a checkpoint in place of source images."""
     root = params.data.source.root
     found = sorted(path for path in root.rglob("*") if path.suffix in CHECKPOINTS) if root.is_dir() else []
     if params.source is None or params.source.checkpoint is not None or not found:
         return ""
     others = f" (or another of {len(found)})" if len(found) > 1 else ""
-    return f"; to start from the model that lies there, set source.checkpoint: {found[0]}{others}"
+    return f"; to start from the model there, set source.checkpoint: {found[0]}{others}"
 
 
 def check_domains(params: Params) -> Iterator[Finding]:
-    """The same files in two places: then a figure does not mean what it seems to."""
+    """Check for the same files in two folders, which would make the metrics misleading."""
     held: dict[str, dict[str, Path]] = {}
     for split, (images, _) in _folders(params).items():
         if images.is_dir():
@@ -90,22 +90,22 @@ def check_domains(params: Params) -> Iterator[Finding]:
 
 
 def check_colours(params: Params) -> Iterator[Finding]:
-    """Red and blue swapped in one of the domains: the source's sky is blue over its ground, the target's is red."""
+    """Check for swapped red and blue: the sky is bluer than the ground in one domain, redder in the other."""
     blueness: dict[str, float] = {}
     for split, (images, _) in _folders(params).items():
         if images.is_dir():
             tilts = []
             for sample in evenly_spread(list_samples(images), 50):
                 image = read_image(sample.image).float()
-                blue = (image[2] - image[0]).mean(1)  # of each line
+                blue = (image[2] - image[0]).mean(1)  # per row
                 third = max(1, len(blue) // 3)
                 tilts.append(float(blue[:third].mean() - blue[-third:].mean()))
             blueness[split] = sum(tilts) / len(tilts)
-    # Grey levels; a grey sky or a colour cast over the whole image stays below.
+    # In grey levels; a grey sky or a colour cast over the whole image stays below this.
     if blueness.get("source", 0) * blueness.get("target", 0) < 0 and min(map(abs, blueness.values())) > 8:
         swapped = min(blueness, key=lambda split: blueness[split])
         yield Finding(
             "warning",
-            f"{_folders(params)[swapped][0]}: the upper thirds are redder than the lower ones, elsewhere bluer; were "
-            "these written as BGR (OpenCV) or the others?",
+            f"{_folders(params)[swapped][0]}: the upper thirds are redder than the lower ones, elsewhere bluer; "
+            "check for images written as BGR (OpenCV)",
         )

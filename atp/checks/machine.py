@@ -1,4 +1,4 @@
-"""Device, precision and disk."""
+"""Checks of device, precision and disk."""
 
 import shutil
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ from atp.params import Params
 from atp.training.runtime import computes_bf16, find_device
 
 BYTES_PER_PIXEL_AND_CLASS = 0.08
-"""Of a half-done dump on disk: 755 kB for 1024x512 pixels and 19 classes, docs/explanation/pseudo-labels.md."""
+"""Disk use of an unfinished dump: 755 kB for 1024x512 pixels and 19 classes, docs/explanation/pseudo-labels.md."""
 
 
 def check_machine(params: Params, space: LabelSpace) -> Iterator[Finding]:
-    """Device, precision and disk."""
+    """Check device, precision and disk."""
     try:
         device = find_device(params.runtime.device)
     except InputError as error:
@@ -25,7 +25,7 @@ def check_machine(params: Params, space: LabelSpace) -> Iterator[Finding]:
     else:
         if params.training.precision == "bf16" and not computes_bf16(device):
             yield Finding(
-                "warning", "params.yaml: training.precision is bf16, which is only imitated here; take auto or fp32"
+                "warning", "params.yaml: training.precision is bf16, which this device only emulates; set auto or fp32"
             )
     if params.data.target.images.is_dir():
         samples = list_samples(params.data.target.images)
@@ -34,5 +34,5 @@ def check_machine(params: Params, space: LabelSpace) -> Iterator[Finding]:
         free = shutil.disk_usage(Path.cwd()).free
         level: Literal["ok", "warning"] = "warning" if free < 2 * need else "ok"
         yield Finding(
-            level, f"{Path.cwd()}: {free / 1e9:.1f} GB free; a round of pseudo labels takes about {need / 1e6:.0f} MB"
+            level, f"{Path.cwd()}: {free / 1e9:.1f} GB free; a round of pseudo labels needs about {need / 1e6:.0f} MB"
         )

@@ -1,4 +1,4 @@
-"""A network of the user's own: its factory, the sizes that it takes, its classifier."""
+"""Checks of a user's own network: its factory, its input sizes, its classifier."""
 
 import sys
 from collections.abc import Iterator
@@ -18,11 +18,11 @@ from atp.models.trial import Part, classifiers, part, scores_size
 from atp.params import Params
 
 TRIAL = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-"""Images to try a network on."""
+"""Image sizes to try a network on."""
 
 
 def check_own_network(params: Params, space: LabelSpace) -> Iterator[Finding]:
-    """A network of the user's own: can be made, takes the images' size, gives scores, and has that classifier."""
+    """Check that a user's network can be built, accepts the images' size, returns scores and has the classifier."""
     config = params.network(space)
     if config.factory is None:
         return
@@ -33,8 +33,8 @@ def check_own_network(params: Params, space: LabelSpace) -> Iterator[Finding]:
     if loaded:
         yield Finding(
             "warning",
-            f"model.factory: {name} loads {loaded[0]} whenever it is called, in every stage and by whoever uses the "
-            "registered model; give it an argument that loads nothing (weights_backbone: null, encoder_weights: null) "
+            f"model.factory: {name} loads {loaded[0]} at every call, in every stage and for every user of the "
+            "registered model; pass an argument that loads nothing (weights_backbone: null, encoder_weights: null) "
             "and the weights as source.checkpoint",
         )
     try:
@@ -52,7 +52,7 @@ def check_own_network(params: Params, space: LabelSpace) -> Iterator[Finding]:
 
 
 def _check_divisor(params: Params, model: nn.Module, stride: float, num_scores: int) -> Iterator[Finding]:
-    """The size of the images, padded as the setting ``divisor`` says, is one that the network takes whole."""
+    """Check that the network accepts the images' size, padded to a multiple of ``divisor``, without cropping."""
     config, size = params.model, params.data.size
     if size is None and params.data.target.images.is_dir():
         size = image_size(list_samples(params.data.target.images)[0].image)
@@ -70,7 +70,7 @@ def _check_divisor(params: Params, model: nn.Module, stride: float, num_scores: 
         problem = f"fails at {size[0]}x{size[1]} ({first_line(error)})"
     else:
         if any(abs(own - side / stride) >= 1 for own, side in zip(found, (height, width), strict=True)):
-            problem = f"gives {found[1]}x{found[0]} scores for {width}x{height} pixels, so it crops or stretches"
+            problem = f"returns {found[1]}x{found[0]} scores for {width}x{height} pixels, so it crops or stretches"
     if problem:
         yield Finding(
             "error",
@@ -80,7 +80,7 @@ def _check_divisor(params: Params, model: nn.Module, stride: float, num_scores: 
 
 
 def _check_classifier(config: NetworkConfig, model: nn.Module, whole: Part) -> Iterator[Finding]:
-    """What the setting ``classifier`` would freeze, or what it should be."""
+    """Report what the setting ``classifier`` would freeze, or suggest a value."""
     held = classifiers(model, TRIAL[:1], config.num_scores, str(config.factory))
 
     def described(one: Part) -> str:
@@ -90,7 +90,7 @@ def _check_classifier(config: NetworkConfig, model: nn.Module, whole: Part) -> I
     around = "".join(f", or around it {described(one)}" for one in held[1:])
     proposal = f"{described(held[0])} makes the scores{around}" if held else "no one submodule makes all of the scores"
     if config.classifier is None:
-        advice = "; set one" if held else "; give the one that is to be frozen, or wrap them in one"
+        advice = "; set one" if held else "; name the one to freeze, or wrap them in one"
         yield Finding("error", f"model.classifier: missing; {proposal}{advice}")
         return
     check_classifier(model, config)
@@ -98,7 +98,7 @@ def _check_classifier(config: NetworkConfig, model: nn.Module, whole: Part) -> I
     if held and config.classifier not in names:
         yield Finding(
             "warning",
-            f"model.classifier: {config.classifier} is not what makes the scores, which then learn; {proposal}",
+            f"model.classifier: {config.classifier} does not compute the scores: what does is not frozen; {proposal}",
         )
         return
     yield Finding("ok", f"model.classifier: frozen in align: {described(part(model, config.classifier))}; {proposal}")
@@ -110,7 +110,7 @@ def _millions(count: int) -> str:
 
 @contextmanager
 def noticed_loading() -> Iterator[list[str]]:
-    """Yield a list that fills with the hosts asked for and the files of weights opened meanwhile."""
+    """Yield a list that collects the hosts contacted and the weight files opened meanwhile."""
     seen: list[str] = []
     watching = True
 
@@ -120,7 +120,7 @@ def noticed_loading() -> Iterator[list[str]]:
         if watching and (asked or read):
             seen.append(str(arguments[0]))
 
-    # Python has no way to take one off again.
+    # Python cannot remove an audit hook.
     sys.addaudithook(notice)
     try:
         yield seen

@@ -1,4 +1,4 @@
-"""dvc.yaml and data.dvc: what DVC would stop at, or not notice."""
+"""Checks of dvc.yaml and data.dvc for what DVC would stop at or not notice."""
 
 import re
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ from atp.params import Params, read_params, setting
 
 
 def check_pipeline(params: Params, path: Path) -> Iterator[Finding]:
-    """What dvc.yaml takes from params.yaml stands there: DVC knows none of the defaults, and ends at the first gap."""
+    """Check that params.yaml has all that dvc.yaml reads from it: DVC knows no defaults and stops at the first gap."""
     pipeline = path.with_name("dvc.yaml")
     if not pipeline.is_file():
         return
     given, defaults = read_params(path), params.model_dump(mode="json", by_alias=True)
     for name in dict.fromkeys(re.findall(r"\$\{(\w+(?:\.\w+)*)\}", pipeline.read_text())):
-        # Those of a foreach.
+        # Stages of a foreach.
         if name.partition(".")[0] not in ("key", "item") and setting(given, name) is None:
             default = setting(defaults, name)
             yield Finding(
@@ -27,12 +27,12 @@ def check_pipeline(params: Params, path: Path) -> Iterator[Finding]:
 
 
 def check_import(params: Params) -> Iterator[Finding]:
-    """``data/`` is what ``data.dvc`` would bring in now; what changed at its origin is not there before it is."""
+    """Check that ``data/`` is up to date with the origin that ``data.dvc`` imports."""
     root = params.data.root
     described = root.with_name(f"{root.name}.dvc")
     if not described.is_file():
         return
-    # Takes a second.
+    # Slow import, about a second.
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc.scm import SCMError
@@ -41,7 +41,7 @@ def check_import(params: Params) -> Iterator[Finding]:
         with Repo(str(described.parent)) as repo:
             (stage,) = repo.stage.load_file(str(described))
             if not stage.deps:
-                # Of dvc add: nothing is imported.
+                # Made by dvc add: nothing is imported.
                 return
             local = [dep for dep in stage.deps if dep.protocol == "local"]
             changes = {str(one): state for dep in local for one, state in dep.workspace_status().items()}
@@ -53,14 +53,14 @@ def check_import(params: Params) -> Iterator[Finding]:
     if changes.get(origin) == "deleted" and not stage.frozen:
         yield Finding(
             "error",
-            f"{described}: {origin}, which it imports, is not there, and dvc repro would end; put it back, or dvc "
+            f"{described}: {origin}, which it imports, is missing, and dvc repro would fail; restore it, or dvc "
             f"freeze {described}",
         )
     elif changes.get(origin) == "modified":
         how = f"dvc update {described}" if stage.frozen else f"dvc repro {described}"
-        yield Finding("warning", f"{root}: older than {origin}, which {described} imports; {how} brings it in anew")
+        yield Finding("warning", f"{root}: older than {origin}, which {described} imports; {how} imports it again")
     if "modified" in touched:
         yield Finding(
             "warning",
-            f"{root}: changed since {described} brought it in, which the next import undoes; change what it imports",
+            f"{root}: changed since {described} imported it, and the next import overwrites it; change its origin",
         )

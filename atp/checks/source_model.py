@@ -1,4 +1,4 @@
-"""A given source model."""
+"""Checks of a given source model."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,13 +24,13 @@ from atp.training.runtime import Runtime
 
 
 def check_checkpoint(params: Params, space: LabelSpace) -> Iterator[Finding]:
-    """A given source model: loads, fits, uses all its branches, and knows its own domain where that is there."""
+    """Check that it loads, fits, has all branches trained and, given source images, works on its own domain."""
     path = params.source.checkpoint if params.source else None
     if path is None:
         return
     config = params.network(space).model_copy(update={"weights": "none"})
     if config.factory and config.classifier is None:
-        # Any will do to read a checkpoint.
+        # Any label space will do to read a checkpoint.
         proposed = classifiers(call_factory(config), TRIAL[:1], config.num_scores, config.factory)
         if not proposed:
             return
@@ -45,25 +45,25 @@ def check_checkpoint(params: Params, space: LabelSpace) -> Iterator[Finding]:
         samples = evenly_spread(list_samples(data.source.images, data.source.labels), 20)
         yield from check_source_model(path, network, samples, params)
     else:
-        yield Finding("ok", f"{path}: no labelled source images here, so its own mIoU is not known")
+        yield Finding("ok", f"{path}: no labelled source images here, so its mIoU on the source is unknown")
 
 
 def branches(path: Path, state: Mapping[str, Tensor], config: NetworkConfig) -> Iterator[Finding]:
-    """Public code that returns inside its loop trains two of four ASPP branches."""
+    """Detect untrained ASPP branches: public code that returns inside its loop trains only two of four."""
     live = live_aspp_branches(state, config)
     if live and len(live) < len(config.aspp_dilations):
         dilations = [config.aspp_dilations[index] for index in live]
         yield Finding(
             "warning",
-            f"{path}: only {len(live)} of {len(config.aspp_dilations)} ASPP branches are trained, the others add "
-            f"noise; if code with two branches made it, set model.aspp_dilations: {dilations}",
+            f"{path}: only {len(live)} of {len(config.aspp_dilations)} ASPP branches are trained; the others add "
+            f"noise; if it was trained with two branches, set model.aspp_dilations: {dilations}",
         )
 
 
 def check_source_model(
     path: Path, network: SegmentationNetwork, samples: Sequence[Sample], params: Params
 ) -> Iterator[Finding]:
-    """mIoU on its own domain: near chance speaks of normalisation, channel order or class order."""
+    """Check mIoU on its own domain: near chance suggests wrong normalisation, channel order or class order."""
     scores = {"straight": ConfusionMatrix(network.num_classes), "swapped": ConfusionMatrix(network.num_classes)}
     predictor = Predictor([(network, 1.0)], Runtime(torch.device("cpu")))
     for sample in tqdm(samples, desc="source model", unit="image", disable=None, leave=False):

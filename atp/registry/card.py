@@ -1,4 +1,4 @@
-"""The model card: a version's description in the registry, in Markdown as MLflow's page shows it."""
+"""The model card: a version's description in the registry, in the Markdown that MLflow's page renders."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,11 +11,11 @@ from atp.settings import Section
 from atp.training.settings import Optimisation
 
 LIMIT = 5000
-"""Characters that MLflow's table has for a description; sqlite takes more, other databases do not."""
+"""Maximum length of a description in MLflow's database; sqlite accepts more, other databases do not."""
 
 
 _GAP = "&ensp;"
-"""MLflow's page leaves no room between columns."""
+"""Spacing between columns, which MLflow's page omits."""
 
 
 def model_card(
@@ -29,24 +29,24 @@ def model_card(
     evidence: Evidence | None = None,
     vanished: str = "",
 ) -> str:
-    """What a version is, what it was measured to do, and what was not measured.
+    """Describe a version: its origin, its measured performance, and what was not measured.
 
     Args:
         tags: as ``origin_tags`` makes them.
-        metrics: what is in ``runs/evaluate/metrics.json``; without labels there is no ``miou`` in it.
-        images: how many test images there are.
-        picture: address of one, left out if empty.
-        class_map: as the network has it.
-        evidence: what was seen of the model without labels.
-        vanished: which classes it almost ceased to predict, as a line.
+        metrics: the contents of ``runs/evaluate/metrics.json``; without ``miou`` if there are no labels.
+        images: number of test images.
+        picture: address of a picture; omitted if empty.
+        class_map: the network's class map.
+        evidence: indicators and verdict without labels.
+        vanished: one line on the classes that the model hardly predicts any more.
 
     Returns:
-        At most ``LIMIT`` characters; of very many classes the table shows those that changed most.
+        At most ``LIMIT`` characters; with very many classes the table shows those that changed most.
     """
     iou = metrics.get("iou", {})
     source, adapted = iou.get("source", {}), iou.get("propagate", {})
     names = list(adapted)
-    # Those that changed most come last, and are the last to go.
+    # Classes that changed most are dropped last.
     order = sorted(names, key=lambda name: abs(_change(source.get(name), adapted[name])))
     for left_out in range(len(order) + 1):
         shown = set(order[left_out:])
@@ -58,9 +58,9 @@ def model_card(
 
 
 def artifact_address(run_id: str, path: str) -> str:
-    """Where MLflow's page finds an artifact of a run; relative, so right behind any host and prefix.
+    """The URL of a run's artifact on MLflow's page; relative, so it works behind any host and prefix.
 
-    The page drops ``data:`` addresses, and a picture would not fit into the description.
+    The page drops ``data:`` URLs, and a picture would not fit into the description.
     """
     return f"get-artifact?{urlencode({'path': path, 'run_uuid': run_id})}"
 
@@ -84,31 +84,31 @@ def _parts(
         "### Method",
         "Align, Teach and Propagate (Wang, Liang, Zhang), without the source data and without labels of the target:",
         "\n".join(_method(params, class_map)),
-        "The run's parameters have every setting.",
+        "All settings are in the run's parameters.",
         *(["### IoU per class, percent", "\n".join(table)] if table else []),
         "### Limits",
         "\n".join(_limits(params, metrics)),
         "### Licence and intended use",
-        "Not known to ATP, which saw neither the licence of the data nor that of the source model: to be filled in by "
-        "whoever uses this model.",
+        "Unknown to ATP, which has not seen the licence of the data or of the source model: to be filled in by "
+        "the user of this model.",
     ]
 
 
 def _summary(miou: Mapping[str, float | None]) -> str:
     source, adapted = miou.get("source"), miou.get("propagate")
     if adapted is None:
-        return "A segmentation model adapted to new images. **How good it is was not measured: no labels.**"
+        return "A segmentation model adapted to new images. **Its quality was not measured: there were no labels.**"
     than = "" if source is None else f", its source model **{source:.2f} %**"
     return f"A segmentation model adapted to new images: **{adapted:.2f} % mIoU** on held-out ones{than}."
 
 
 def _seen(evidence: Evidence | None, vanished: str) -> list[str]:
-    """The verdict where there are no labels, and where there are."""
+    """The verdict without labels, also shown if there are labels."""
     if evidence is None:
         return []
     return [
-        f"Seen without labels, on {evidence['images']} target images: **{evidence['verdict']}**; {evidence['why']}. "
-        "That is a guess from figures that followed the truth elsewhere, not a measurement."
+        f"Judged without labels, on {evidence['images']} target images: **{evidence['verdict']}**; {evidence['why']}. "
+        "This is an estimate from indicators that correlated with mIoU elsewhere, not a measurement."
         + (f" Look at the {vanished} of the pixels." if vanished else "")
     ]
 
@@ -130,11 +130,11 @@ def _data(params: Params, tags: Mapping[str, str], images: int | None) -> list[s
 def _source(params: Params, tags: Mapping[str, str]) -> str:
     if params.query is None:
         return f"`{tags.get('atp.source_model', 'unknown')}`"
-    # What follows a question mark may be a secret.
+    # A query string may contain a secret.
     address = (params.query.endpoint or "").split("?")[0]
     where = {"endpoint": address, "callable": params.query.callable, "folder": params.query.folder}[params.query.box]
     answers = tags.get("atp.source_answers", "unknown")
-    return f"a black box, {params.query.box} `{where}`, of which only the answers were known: `{answers}`"
+    return f"a black box, {params.query.box} `{where}`, of which only the answers were available: `{answers}`"
 
 
 def _class_map(class_map: Sequence[int] | None) -> list[str]:
@@ -142,8 +142,8 @@ def _class_map(class_map: Sequence[int] | None) -> list[str]:
         return []
     targets = len(set(class_map) - {IGNORED})
     dropped = class_map.count(IGNORED)
-    none = f", and {dropped} of them none" if dropped else ""
-    return [f"- classes: the {len(class_map)} that the source model tells apart became these {targets}{none}"]
+    none = f", and {dropped} of them to none" if dropped else ""
+    return [f"- classes: the source model's {len(class_map)} were mapped to these {targets}{none}"]
 
 
 def _method(params: Params, class_map: Sequence[int] | None) -> list[str]:
@@ -197,9 +197,9 @@ def _limits(params: Params, metrics: Mapping[str, Any]) -> list[str]:
         lines.append(f"- got worse: {told}{more}" if worse else "- no class got worse")
         absent = [_cell(name) for name in adapted if adapted[name] is None]
         if absent:
-            lines.append(f"- not measured, since no test image shows it: {', '.join(absent[:12])}")
+            lines.append(f"- not measured, since absent from the test images: {', '.join(absent[:12])}")
     else:
-        lines.append("- mIoU was not measured; that a model is surer of itself does not say that it is right")
+        lines.append("- mIoU was not measured; higher confidence does not imply higher accuracy")
     return [
         *lines,
         f"- one run with seed {params.training.seed}; another seed moves mIoU by some points",
@@ -216,5 +216,5 @@ def _number(value: float | None) -> str:
 
 
 def _cell(text: str) -> str:
-    """A class's name, harmless in a table."""
+    """A class's name, escaped for a table."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")

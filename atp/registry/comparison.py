@@ -1,4 +1,4 @@
-"""The same evaluation for two models: only what was measured on the same test images, in the same way, is compared."""
+"""Comparable evaluations: two models are compared only on the same test images, measured in the same way."""
 
 import json
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from atp.registry.origin import read_metrics
 
 @dataclass(frozen=True)
 class Again:
-    """Another version's weights on the test images.
+    """The evaluation of another version's weights on the current test images.
 
     Attributes:
         miou: percent; None if they cannot be compared.
-        why: they cannot.
+        why: reason why they cannot.
     """
 
     miou: float | None
@@ -24,14 +24,14 @@ class Again:
 
 
 def evaluation_digest(params: Params) -> str | None:
-    """Of the test images, their labels, and the code and settings that measure on them; None without labels."""
+    """Digest of the test images, their labels, and the evaluation's code and settings; None without labels."""
     test = params.data.test
     if test.labels is None or not test.labels.is_dir():
         return None
     settings = {
         "size": params.data.size,
         "flip": params.evaluate.flip,
-        # What auto came to where it was measured, which may have been another machine.
+        # The precision that auto resolved to on the machine that evaluated, which may be another one.
         "precision": read_metrics().get("precision", params.training.precision),
         "images": digest(test.images),
         "labels": digest(test.labels),

@@ -1,7 +1,7 @@
-"""The gate: whether a candidate becomes champion, and the champion's alias, which people move by hand as well.
+"""The gate: decides whether a candidate becomes champion, and moves the champion's alias, as users can by hand.
 
-A version is judged once, when it is new; again only under another rule. One that was champion before is never promoted
-by itself: whoever went back from it had a reason that no figure shows.
+A version is judged once, when it is new, and again only if the rule changes. A former champion is never promoted
+automatically: a user who rolled it back had a reason that the metrics do not show.
 """
 
 import getpass
@@ -29,7 +29,7 @@ MIOU_TAG = "atp.miou_propagate"
 SOURCE_MIOU_TAG = "atp.miou_source"
 
 JUDGEMENT = ("atp.gate", "atp.promoted")
-"""How the tags begin that are set after a version is made."""
+"""Prefix of the tags that are set after a version is created."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Version:
     """A version of a registered model.
 
     Attributes:
-        run_id: of the run that it belongs to.
-        tags: all of them.
+        run_id: id of the run that it belongs to.
+        tags: all its tags.
     """
 
     name: str
@@ -49,19 +49,19 @@ class Version:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says of a candidate, and why in one sentence."""
+    """The gate's decision on a candidate, with the reason in one sentence."""
 
     promote: bool
     why: str
 
 
 def rule(section: RegisterSettings) -> str:
-    """What a verdict depends on besides the models."""
+    """The settings that a verdict depends on."""
     return f"{section.champion}, at least {section.gain:g} points"
 
 
 def judged(tags: Mapping[str, str], section: RegisterSettings) -> bool:
-    """Whether nothing is left to the gate."""
+    """Whether the gate has already decided on this version."""
     return section.promote == "never" or PROMOTED_TAG in tags or tags.get(RULE_TAG) == rule(section)
 
 
@@ -69,13 +69,13 @@ def judge(own: float | None, source: float | None, champion: str | None, rival: 
     """Compare a candidate with the champion, or with its own source model if there is none.
 
     Args:
-        own, source: mIoU in percent of the candidate and of the model that it was adapted from; None without labels.
-        champion: number of its version.
+        own, source: mIoU in percent of the candidate and of its source model; None without labels.
+        champion: version number of the champion.
         rival: the champion in the same evaluation.
-        gain: percentage points of mIoU that make a candidate better.
+        gain: required improvement in percentage points of mIoU.
     """
     if own is None:
-        return Verdict(False, "the test images have no labels, so nothing measures which model is better")
+        return Verdict(False, "the test images have no labels, so the models cannot be compared")
     if champion is None:
         if source is None or own < source:
             than = "an unknown one" if source is None else f"{source:.2f} %"
@@ -87,16 +87,16 @@ def judge(own: float | None, source: float | None, champion: str | None, rival: 
     figures = f"{own:.2f} % mIoU against {rival.miou:.2f} % of version {champion}"
     if own > rival.miou and round(own - rival.miou, 2) >= gain:
         return Verdict(True, figures)
-    return Verdict(False, figures + (f"; {gain:g} points more are wanted" if gain else ""))
+    return Verdict(False, figures + (f"; a gain of {gain:g} points is required" if gain else ""))
 
 
 def pass_gate(
     client: "MlflowClient", version: Version, section: RegisterSettings, evaluate: Callable[[Path], Again]
 ) -> str | None:
-    """Judge a version that is not judged yet, and make it champion if it is better; returns what was decided.
+    """Judge a version that has not been judged yet, and promote it if it is better; returns the decision.
 
     Args:
-        evaluate: a checkpoint in the evaluation that the version's figures are of.
+        evaluate: evaluates a checkpoint in the same way as the version was evaluated.
     """
     if judged(version.tags, section):
         return None
@@ -104,13 +104,13 @@ def pass_gate(
     while True:
         champion = holder(client, version.name, section.champion)
         if champion is not None and str(champion.version) == version.number:
-            # By hand, in MLflow itself.
+            # The alias was set by hand in MLflow.
             _record(client, version, section, f"{section.champion} already")
             return None
         number = str(champion.version) if champion else None
         rival = _in_the_same_evaluation(champion, version, evaluate) if champion and own is not None else None
         verdict = judge(own, source, number, rival, section.gain)
-        # While the champion was evaluated somebody may have made another one.
+        # Another version may have become champion during the evaluation.
         latest = holder(client, version.name, section.champion)
         if not verdict.promote or (str(latest.version) if latest else None) == number:
             break
@@ -127,7 +127,7 @@ def _record(client: "MlflowClient", version: Version, section: RegisterSettings,
 
 
 def _in_the_same_evaluation(champion: "ModelVersion", version: Version, evaluate: Callable[[Path], Again]) -> Again:
-    """The champion's figure: as its tags say if it was measured in the same way, else measured now."""
+    """The champion's mIoU: from its tags if measured in the same way, else measured now."""
     from atp.registry.package import download_model, find_checkpoint
 
     recorded = _figure(champion.tags, MIOU_TAG)
@@ -162,7 +162,7 @@ def holder(client: "MlflowClient", name: str, alias: str) -> "ModelVersion | Non
 
 
 def promote(client: "MlflowClient", name: str, number: str, alias: str, by: str, why: str) -> str | None:
-    """Give a version the alias, and say in its tags when, by whom and why; returns the number that had it before.
+    """Move the alias to a version and record when, by whom and why in its tags; returns the previous version number.
 
     Args:
         by: ``gate`` or ``hand``.
@@ -177,7 +177,7 @@ def promote(client: "MlflowClient", name: str, number: str, alias: str, by: str,
     for key, value in tags.items():
         client.set_model_version_tag(name, number, key, value)
     client.set_registered_model_alias(name, alias, number)
-    # Last: of a version that has it the gate believes that it was champion.
+    # Set last: the gate treats a version with this tag as a former champion.
     client.set_model_version_tag(name, number, PROMOTED_TAG, datetime.now(UTC).isoformat(timespec="seconds"))
     return str(before.version) if before else None
 
@@ -185,15 +185,15 @@ def promote(client: "MlflowClient", name: str, number: str, alias: str, by: str,
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # A container's user without a name.
+    except (OSError, KeyError):  # A container's user may have no name.
         return "unknown"
 
 
 def promote_by_hand(client: "MlflowClient", name: str, number: str, alias: str, candidate: str, why: str = "") -> str:
-    """Move the alias to a version, newer or older; returns one line, what had it before and what has it now.
+    """Move the alias to a version, newer or older; returns one line with the previous and the new version.
 
     Args:
-        number: of the version; the one that carries the alias ``candidate`` if empty.
+        number: version number; if empty, the version with the alias ``candidate``.
 
     Raises:
         InputError: no such version.
@@ -211,11 +211,11 @@ def promote_by_hand(client: "MlflowClient", name: str, number: str, alias: str, 
     else:
         found = holder(client, name, candidate)
         if found is None:
-            raise InputError(f"{name} has no version with the alias {candidate}; give the number of one")
+            raise InputError(f"{name} has no version with the alias {candidate}; pass a version number")
         version = found
     before = holder(client, name, alias)
     if before is not None and before.version == version.version:
-        return f"{alias}: {_named(version)} already; nothing changed"
+        return f"{alias}: already {_named(version)}; nothing changed"
     compared = _compared(before, version)
     promote(client, name, str(version.version), alias, "hand", f"{why}; {compared}" if why else compared)
     return f"{alias}: {_named(before) if before else 'none'} -> {_named(version)}"
@@ -230,4 +230,4 @@ def _compared(before: "ModelVersion | None", version: "ModelVersion") -> str:
     if before is None:
         return f"{_named(version)}; there was no champion"
     same = before.tags.get(EVALUATION_TAG) == version.tags.get(EVALUATION_TAG) is not None
-    return f"{_named(version)} for {_named(before)}, {'in the same evaluation' if same else 'not measured alike'}"
+    return f"{_named(version)} for {_named(before)}, {'in the same evaluation' if same else 'not comparable'}"

@@ -1,8 +1,8 @@
-"""A guard before MLflow's model server: bodies of bounded size, JSON alone, errors in one sentence.
+"""A guard in front of MLflow's model server: bounded body size, JSON only, errors in one sentence.
 
-MLflow's server, which Uvicorn runs, reads every body into memory as a whole, and neither has a limit. Uvicorn's option
-``--http``, and so its variable ``UVICORN_HTTP``, takes a class of ours, which puts the guard around whatever is served.
-``atp serve`` gives it. It travels with the model, which is loaded before, so ``mlflow models serve`` finds it anywhere.
+MLflow's server, run by Uvicorn, reads every request body into memory, and neither limits its size. Uvicorn's option
+``--http`` (variable ``UVICORN_HTTP``) accepts our protocol class, which wraps the served application in the guard.
+``atp serve`` sets it. The guard is packaged with the model, so ``mlflow models serve`` finds it anywhere.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 BODY_VARIABLE = "ATP_MAX_BODY_MB"
-"""Environment variable with the largest body in MiB."""
+"""Environment variable with the maximum body size in MiB."""
 
 BODY_MB = 32
 
@@ -51,10 +51,10 @@ class Guard:
         headers = dict(scope["headers"])
         kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
         if kind != b"application/json":
-            # Parquet and CSV, which MLflow also reads, are parsers more that strangers can feed.
+            # MLflow also reads Parquet and CSV; refusing them exposes fewer parsers to untrusted input.
             await _refuse(415, "the content type must be application/json", headers, receive, send)
             return
-        too_large = f"the body is larger than the {self.max_body // 2**20} MiB that this server takes"
+        too_large = f"the body is larger than the {self.max_body // 2**20} MiB that this server accepts"
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self.max_body:
             await _refuse(413, too_large, headers, receive, send)
@@ -67,11 +67,11 @@ class Guard:
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > self.max_body:
-                # Sent in chunks, without saying how long it would be.
+                # Sent in chunks, without a content length.
                 await _refuse(413, too_large, headers, receive, send)
                 return
         if body.count(b"[") + body.count(b"{") > _MOST_BRACKETS or body.count(b",") > _MOST_COMMAS:
-            # Base64 has none of these. Parsed, a list of numbers takes many times its size, and deep nesting fails.
+            # Base64 contains none of these. A parsed list of numbers takes many times its size, and deep nesting fails.
             await _answer(400, _error(WANTED), send)
             return
         await self.app(scope, _replay(bytes(body), receive), _in_one_sentence(send))
@@ -92,7 +92,7 @@ async def _refuse(status: int, sentence: str, headers: dict[bytes, bytes], recei
     await send({"type": "http.response.start", "status": status, "headers": fields})
     await send({"type": "http.response.body", "body": body, "more_body": True})
     if b"expect" not in headers:
-        # Closed on a client that still sends, a connection is reset and the answer lost: read on, into nothing.
+        # Closing on a client that still sends resets the connection and loses the answer: read and discard the rest.
         with suppress(TimeoutError):
             async with asyncio.timeout(_LINGER_S):
                 while (await receive()).get("more_body"):
@@ -101,7 +101,7 @@ async def _refuse(status: int, sentence: str, headers: dict[bytes, bytes], recei
 
 
 def _in_one_sentence(send: "Send") -> "Send":
-    """Errors of MLflow's own quote the whole request or a traceback; such are replaced by what is wanted."""
+    """Replace MLflow's own errors, which quote the whole request or a traceback, by one sentence."""
     start: Message = {}
     held = bytearray()
 
@@ -122,7 +122,7 @@ def _sentence(status: int, body: bytes) -> str:
     if status == 504:
         return "this took longer than the server allows; send fewer or smaller images"
     if status >= 500:
-        return "the server failed; its log says how"
+        return "the server failed; see its log"
     with suppress(ValueError):
         found = json.loads(body)
         text = found.get("message", found.get("detail")) if isinstance(found, dict) else None

@@ -1,7 +1,7 @@
-"""Images and masks as text: what the registered model takes and gives where a server can hand on nothing but JSON.
+"""Images and masks as text: the registered model's input and output behind a server that passes only JSON.
 
-Whoever can reach the server chooses the bytes: formats, modes and pixels are limited before anything is decoded.
-Travels with the model, so it needs no PyTorch and of this package only the errors.
+The bytes are untrusted: format, mode and size are checked before anything is decoded. This file is packaged with the
+model, so it needs no PyTorch and only the errors of this package.
 """
 
 import base64
@@ -17,21 +17,21 @@ from atp.errors import InputError
 FORMATS = ("PNG", "JPEG")
 
 MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
-"""What Pillow converts to RGB without loss of meaning; 16 bits of grey would be cut off at 255."""
+"""Modes that Pillow converts to RGB faithfully; 16-bit grey would be clipped at 255."""
 
 
 def decode_image(text: object, max_pixels: int) -> NDArray[np.uint8]:
-    """Read an image as the training reader does: as RGB, transparency left out, EXIF's orientation not applied.
+    """Read an image as in training: as RGB, without transparency, ignoring EXIF orientation.
 
     Args:
         text: base64 of a PNG or JPEG file; line breaks are allowed.
-        max_pixels: more are refused, by the file's header alone.
+        max_pixels: larger images are refused from the file's header.
 
     Returns:
         uint8, (H, W, 3).
 
     Raises:
-        InputError: says in one sentence what is wrong.
+        InputError: not a valid image, with the reason in one sentence.
     """
     if not isinstance(text, str):
         raise InputError(f"an image must be a string, base64 of a PNG or JPEG file, not {type(text).__name__}")
@@ -44,18 +44,18 @@ def decode_image(text: object, max_pixels: int) -> NDArray[np.uint8]:
             if file.width * file.height > max_pixels:
                 raise InputError(
                     f"the image has {file.width}x{file.height} pixels, and with the others of its request more than "
-                    f"the {max_pixels} that this server takes at a time; send a smaller one"
+                    f"the {max_pixels} that this server accepts; send a smaller one"
                 )
             if file.mode not in MODES:
-                raise InputError(f"the image's mode is {file.mode}; convert it to 8 bits a channel")
+                raise InputError(f"the image's mode is {file.mode}; convert it to 8 bits per channel")
             return np.array(file.convert("RGB"))
     except (InputError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise InputError("the string is base64, but not of a PNG or JPEG file") from error
     except Image.DecompressionBombError as error:
-        raise InputError("the image has far more pixels than this server takes; send a smaller one") from error
-    except Exception as error:  # What a broken or malicious file makes a decoder raise is open-ended.
+        raise InputError("the image has far more pixels than this server accepts; send a smaller one") from error
+    except Exception as error:  # A broken or malicious file can make a decoder raise anything.
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
         raise InputError(f"the image cannot be decoded ({reason})") from error
 

@@ -1,6 +1,6 @@
-"""The registered model's code; MLflow copies this file into the model and runs it to load one, so nothing is pickled.
+"""The registered model's code; MLflow copies this file into the model and runs it on loading, so nothing is pickled.
 
-Needs of this package only what ``atp.registry.package`` puts beside it.
+Imports only those parts of this package that ``atp.registry.package`` packages with it.
 """
 
 import json
@@ -24,7 +24,7 @@ from atp.registry.images import decode_image, encode_image, encode_mask
 
 
 class WrongInputError(MlflowException):
-    """HTTP 400 with one sentence; before any other message MLflow's server puts the whole input."""
+    """HTTP 400 with one sentence; to any other message MLflow's server prepends the whole input."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence, error_code=INVALID_PARAMETER_VALUE)
@@ -37,11 +37,11 @@ class WrongInputError(MlflowException):
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What a request asks for beside the mask.
+    """What a request asks for in addition to the mask.
 
     Attributes:
-        confidence: of the mask's classes.
-        soft: how many of the most probable classes of each pixel.
+        confidence: whether to return the mask's confidence.
+        soft: number of most probable classes to return per pixel.
     """
 
     confidence: bool
@@ -51,7 +51,7 @@ class _Wanted:
     def of(cls, params: dict[str, Any]) -> "_Wanted":
         soft = int(params.get("soft") or 0)
         if soft < 0:
-            raise WrongInputError(f"soft is {soft}; it must be how many classes of each pixel are wanted, or 0")
+            raise WrongInputError(f"soft is {soft}; it must be the number of classes per pixel, or 0")
         return cls(bool(params.get("confidence")), soft)
 
     @property
@@ -64,19 +64,19 @@ class AdaptedModel(PythonModel):
     """Images to label maps.
 
     Attributes:
-        network: on a GPU where there is one.
+        network: the model, on a GPU if available.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the weights that lie beside this file."""
+        """Load the weights packaged with this file."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network, self.space = network_from_checkpoint(Path(context.artifacts["model"]))
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.limits: dict[str, int] = context.model_config
-        # A server calls from many threads; one image in the works at a time keeps its memory bounded.
+        # A server calls from many threads; processing one image at a time bounds its memory.
         self._lock = Lock()
 
-    # The plain array as a hint: MLflow takes any other for the schema of a row, and warns where there is none.
+    # Plain array as type hint: MLflow takes any other for a row's schema, and warns without a hint.
     def predict(
         self,
         context: PythonModelContext,
@@ -87,20 +87,20 @@ class AdaptedModel(PythonModel):
 
         Args:
             model_input: RGB images, uint8, (N, H, W, 3), any H and W; or files, base64 of PNG or JPEG, (N,).
-            params: with ``confidence`` also the probability of that class, 0 to 255. With ``soft: k`` also the k most
-                probable classes of each pixel, most probable first, and their probabilities, 0 to 255.
+            params: ``confidence`` adds the probability of that class, 0 to 255. ``soft: k`` adds the k most probable
+                classes per pixel, most probable first, and their probabilities, 0 to 255.
 
         Returns:
-            Of arrays class ids, uint8, (N, H, W); with confidence or soft a dictionary of ``mask``, ``confidence``,
-            and ``classes`` and ``probabilities``, uint8, (N, k, H, W). Of files a list of dictionaries of those names,
-            each a PNG in base64; of the last two with the k planes one below the other.
+            For arrays, class ids, uint8, (N, H, W); with confidence or soft a dictionary of ``mask``, ``confidence``,
+            and ``classes`` and ``probabilities``, uint8, (N, k, H, W). For files, a list of dictionaries with the same
+            keys and a base64 PNG each; the k planes of the last two are stacked vertically.
 
         Raises:
             WrongInputError: for any other input.
         """
         wanted = _Wanted.of(params or {})
         if model_input.dtype == np.uint8 and model_input.ndim == 4 and model_input.shape[3] == 3:
-            # One by one: memory does not grow with how many are given.
+            # One by one, so that memory does not grow with the batch.
             maps = [self._maps(image, wanted) for image in model_input]
             empty = np.zeros((0, *model_input.shape[1:3]), np.uint8)
             stacked = {name: np.stack([each[name] for each in maps]) if maps else empty for name in wanted.names}
@@ -114,7 +114,7 @@ class AdaptedModel(PythonModel):
 
     def _of_files(self, files: list[object], wanted: "_Wanted") -> list[dict[str, str]]:
         if len(files) > self.limits["max_images"]:
-            raise WrongInputError(f"{len(files)} images in a request; this server takes {self.limits['max_images']}")
+            raise WrongInputError(f"{len(files)} images in a request; this server accepts {self.limits['max_images']}")
         left = self.limits["max_pixels"]
         answers = []
         for number, file in enumerate(files):
@@ -138,7 +138,7 @@ class AdaptedModel(PythonModel):
         highest, ids = logits.max(1)
         maps = {"mask": ids}
         if wanted.confidence:
-            # The softmax of the highest score alone.
+            # The softmax of the highest score only.
             maps["confidence"] = (255 * (highest - logits.logsumexp(1)).exp()).round()
         if wanted.soft:
             probabilities, maps["classes"] = logits.softmax(1).topk(min(wanted.soft, logits.shape[1]), 1)

@@ -1,4 +1,4 @@
-"""Which data, parameters, code and source model made an adapted model, as tags of its version in the registry."""
+"""The data, parameters, code and source model of an adapted model, as tags of its registered version."""
 
 import json
 import os
@@ -20,7 +20,7 @@ MODEL_CODE = Path(__file__).with_name("model.py")
 """The code that MLflow runs to load a registered model."""
 
 SERVED_CODE = (MODEL_CODE, MODEL_CODE.with_name("images.py"), MODEL_CODE.with_name("guard.py"))
-"""The code in this folder that decides what a registered model takes and gives."""
+"""The code in this folder that decides a registered model's input and output."""
 
 FINGERPRINT_TAG = "atp.fingerprint"
 EVALUATION_TAG = "atp.evaluation"
@@ -30,9 +30,9 @@ ADAPTED = PROPAGATE / MODEL
 
 @dataclass(frozen=True)
 class Identity:
-    """What a version is made of: with equal identities nothing new is registered.
+    """What a version is made of; a model with an equal identity is not registered again.
 
-    The git commit is no part of it: the next one may change nothing here.
+    The git commit is not part of it, since a commit may not affect the model.
 
     Attributes:
         model: digest of the weights' file, which also names the code that trained them.
@@ -45,7 +45,7 @@ class Identity:
 
     @property
     def fingerprint(self) -> str:
-        """Also of the code that loads the model, so that its next version reaches the registry."""
+        """Digest that includes the code that loads the model, so that changing it creates a new version."""
         code = [digest(path) for path in SERVED_CODE]
         return sha256("\n".join([self.model, self.data, self.params, *code]).encode()).hexdigest()
 
@@ -54,7 +54,7 @@ def identify(params: Params) -> Identity:
     """The identity of the adapted model on disk.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no adapted model.
     """
     if not ADAPTED.is_file():
         raise InputError(f"{ADAPTED}: no such file; run the stage that makes it: dvc repro propagate")
@@ -62,7 +62,7 @@ def identify(params: Params) -> Identity:
 
 
 def origin_tags(identity: Identity) -> dict[str, str]:
-    """Where the adapted model comes from; mIoU, in percent, where the target has labels."""
+    """Tags for the model's origin, and mIoU in percent if the target has labels."""
     miou = read_metrics().get("miou", {})
     return {
         FINGERPRINT_TAG: identity.fingerprint,
@@ -86,19 +86,19 @@ def _source_tag() -> dict[str, str]:
 
 
 def read_metrics() -> dict[str, Any]:
-    """What ``evaluate`` wrote, empty if it did not run."""
+    """The metrics of ``evaluate``; empty if it did not run."""
     metrics: dict[str, Any] = json.loads(METRICS.read_text()) if METRICS.is_file() else {}
     return metrics
 
 
 def read_image_count() -> int | None:
-    """How many test images ``evaluate`` measured on, None if it did not run."""
+    """Number of test images in ``evaluate``; None if it did not run."""
     path = METRICS.with_name("images.json")
     return len(json.loads(path.read_text())["propagate"]["entropy"]) if path.is_file() else None
 
 
 def data_digest(root: Path) -> str:
-    """``md5:`` as DVC keeps it, where everyone can look it up; of data without DVC ``sha256:`` of all files."""
+    """DVC's ``md5:`` of the data, or ``sha256:`` of all files if the data are not in DVC."""
     described = root.with_name(f"{root.name}.dvc")
     if described.is_file():
         known = YAML(typ="safe", pure=True).load(described)["outs"][0].get("md5")
@@ -108,16 +108,16 @@ def data_digest(root: Path) -> str:
 
 
 def params_digest(params: Params) -> str:
-    """Of all parameters that change the model, whatever the file's comments and order; of a black box the answers say
-    more than how they were asked for."""
+    """Digest of all parameters that change the model, regardless of comments and order; a black box is identified by
+    its answers instead of the query."""
     tree = params.model_dump(mode="json", by_alias=True, exclude={"runtime", "register_", "query"})
     return f"sha256:{sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()}"
 
 
 def lock_digest() -> str:
-    """Of dvc.lock without the stage ``register``, whose own entry DVC writes only when it has ended.
+    """Digest of dvc.lock without the stage ``register``, since DVC writes its entry only after it ends.
 
-    So the digest is that of the file which is committed later: ``python -m atp.registry.origin`` prints it.
+    It therefore matches the file committed later: ``python -m atp.registry.origin`` prints it.
     """
     path = Path("dvc.lock")
     if not path.is_file():
@@ -128,7 +128,7 @@ def lock_digest() -> str:
 
 
 def git(*arguments: str) -> str | None:
-    """What git answers about the working folder, None outside of a repository."""
+    """The output of a git command in the working folder; None outside a repository."""
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -137,7 +137,8 @@ def git(*arguments: str) -> str | None:
 
 
 def git_dirty() -> str:
-    """Whether tracked files differ from the commit; dvc.lock, which every run changes, has a tag of its own."""
+    """Whether tracked files differ from the commit, except dvc.lock, which every run changes and which has its own
+    tag."""
     but_locks = ":(top,exclude,glob)**/dvc.lock"
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", but_locks)
     return "unknown" if changed is None else str(bool(changed)).lower()

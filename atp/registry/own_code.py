@@ -1,4 +1,4 @@
-"""What travels with a registered network of the user's own: the project's code of it, or the packages that have it."""
+"""Code packaged with a user's own registered network: project files, or requirements on installed packages."""
 
 import ast
 import shutil
@@ -13,11 +13,10 @@ from atp.models.own import check_code, project_modules
 
 
 def copy_own_code(config: NetworkConfig, folder: Path) -> list[str]:
-    """Copy the project's code of the network, so that its modules can be imported from ``folder``.
+    """Copy the network's code from the project, so that its modules can be imported from ``folder``.
 
     Returns:
-        The distributions that it is made of besides, ``name==version``: those of its factories, and those that the
-        copied modules import.
+        The required distributions, ``name==version``: those of its factories and those that the copied modules import.
 
     Raises:
         InputError: code that is neither below ``model.code`` nor in an installed distribution.
@@ -35,8 +34,8 @@ def copy_own_code(config: NetworkConfig, folder: Path) -> list[str]:
             wanted.add(top)
         elif top != "atp":
             raise InputError(
-                f"model.factory: {address}: {file} is of no installed package and not in the project, so a registered "
-                "model could not bring it along; put it into the project and set model.code"
+                f"model.factory: {address}: {file} is in no installed package and not in the project, so a registered "
+                "model could not include it; move it into the project and set model.code"
             )
     for path in folder.rglob("*.py"):
         wanted |= set(_imported(path)) & known.keys()
@@ -45,7 +44,7 @@ def copy_own_code(config: NetworkConfig, folder: Path) -> list[str]:
 
 
 def _import_root(name: str, file: Path) -> Path:
-    """The folder in which Python looked for a module."""
+    """The folder of ``sys.path`` in which Python found a module."""
     return file.parents[name.count(".") + (file.stem == "__init__")]
 
 
@@ -61,9 +60,9 @@ def _copy(code: Path, root: Path, folder: Path) -> None:
 
 
 def _imported(path: Path) -> Iterator[str]:
-    """Top-level names that a module imports from elsewhere; none of a file that Python could not import itself."""
+    """Top-level names that a module imports from elsewhere; empty if Python cannot parse the file."""
     try:
-        # Bytes, since a file may declare its own encoding.
+        # As bytes, since a file may declare its encoding.
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
         return
@@ -75,5 +74,5 @@ def _imported(path: Path) -> Iterator[str]:
 
 
 def pinned(name: str) -> str:
-    """The installed version; without the local part (``+cpu``), which package indexes do not have."""
+    """Pin the installed version without its local part (``+cpu``), which package indexes lack."""
     return f"{name}=={version(name).split('+')[0]}"

@@ -1,16 +1,16 @@
 """What a registered model consists of: weights, the code that reads them, requirements, signature, example.
 
-MLflow loads it anywhere these requirements are installed, without this package or its project, and without unpickling:
-``MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false`` holds. In a process that has this package already, that one is used.
+MLflow loads it wherever these requirements are installed, without this package or its project, and with
+``MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false``. A process that has already imported this package uses its own copy.
 
-One version takes arrays from Python and files from a server, so its signature must let both through. ``(-1,)`` of type
-object is the one that does: of a tensor so declared MLflow checks nothing, and its server hands on a list of strings as
-such an array. Our code refuses all but the two. Tried, and why not:
+One version accepts arrays from Python and files from a server, so its signature must allow both. Only a tensor
+``(-1,)`` of type object does: MLflow does not check it, and its server passes a list of strings as such an array. Our
+code rejects everything else. Alternatives that failed:
 
 - a tensor of uint8, (-1, -1, -1, 3): the server turns the strings into numbers before our code sees them, and fails.
 - a column of strings, binary or AnyType: MLflow makes a DataFrame of every array, which four dimensions do not fit.
-- ``list[Any]`` as type hint of ``predict``: MLflow refuses an array, which is no list.
-- two inputs, of which one is optional: a tensor cannot be.
+- ``list[Any]`` as type hint of ``predict``: MLflow rejects an array, which is not a list.
+- two inputs, one of them optional: a tensor cannot be optional.
 """
 
 import os
@@ -41,34 +41,33 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 SERVED = ("atp.registry.model", "atp.registry.guard")
-"""What a registered model runs: itself, and the guard of its server."""
+"""The modules that a registered model runs: the model and its server's guard."""
 
 REQUIREMENTS = ("mlflow", "numpy", "pillow", "pydantic", "safetensors", "torch", "torchvision")
-"""What these import besides."""
+"""The third-party packages that these modules import."""
 
 LIMITS = {"max_pixels": 2**24, "max_images": 64}
-"""What one request to a server may hold; ``MLFLOW_PYFUNC_INFERENCE_CONFIG`` changes it. Arrays are not limited."""
+"""Limits of one request to a server; ``MLFLOW_PYFUNC_INFERENCE_CONFIG`` overrides them. Arrays are not limited."""
 
 
 def log_registered_model(
     client: "MlflowClient", run: "Run", checkpoint: Path, name: str, tags: dict[str, str], metadata: dict[str, Any]
 ) -> str:
-    """Upload a checkpoint as a model of this run, and register it; returns the number of the new version.
+    """Upload a checkpoint as a model of this run and register it; returns the new version number.
 
     Args:
         checkpoint: as ``save_checkpoint`` writes it.
-        name: of the registered model, made if there is none yet.
-        tags: of the version, set in the moment in which it is made.
-        metadata: for users of the model: the size it was adapted at, its classes.
+        name: name of the registered model, created if missing.
+        tags: tags of the version, set when it is created.
+        metadata: for users of the model: its adaptation size and classes.
 
     Raises:
-        InputError: a network of the user's own whose code cannot come along.
+        InputError: a network of the user's own whose code cannot be packaged.
     """
     from mlflow import pyfunc, register_model
     from mlflow.models import Model
 
-    # Made beforehand, and not through `pyfunc.log_model`: that knows MLflow's active run and experiment only, globals
-    # which the stages leave alone.
+    # Saved first instead of by `pyfunc.log_model`, which uses MLflow's global active run and experiment; stages do not.
     logged = client.create_logged_model(run.info.experiment_id, "model", run.info.run_id, params=run.data.params)
     with packaged(checkpoint) as parts:
         Model.log(
@@ -79,15 +78,15 @@ def log_registered_model(
             metadata=metadata,
             **parts,
         )
-    # Apart, since `Model.log` gives its tags to the version only in newer MLflows.
+    # A separate call, since `Model.log` tags the version only in newer MLflow releases.
     return str(register_model(logged.model_uri, name, tags=tags).version)
 
 
 def save_model(checkpoint: Path, folder: Path) -> None:
-    """Write a checkpoint as a model that MLflow can serve, without a registry, into a new folder.
+    """Write a checkpoint to a new folder as a model that MLflow can serve without a registry.
 
     Raises:
-        InputError: a network of the user's own whose code cannot come along, or that nobody here has named.
+        InputError: the code of a user's own network cannot be packaged, or is not named in params.yaml.
     """
     from mlflow import pyfunc
 
@@ -100,12 +99,12 @@ def save_model(checkpoint: Path, folder: Path) -> None:
 
 @contextmanager
 def packaged(checkpoint: Path) -> Iterator[dict[str, Any]]:
-    """What MLflow is to put together, as its arguments; the copies of the code are there as long as this is open.
+    """Yield MLflow's arguments for saving the model; the copied code exists while the context is open.
 
     Raises:
-        InputError: a network of the user's own whose code cannot come along.
+        InputError: a network of the user's own whose code cannot be packaged.
     """
-    from atp.models.checkpoint import load_checkpoint  # torch, which a server's command need not wait for
+    from atp.models.checkpoint import load_checkpoint  # imports torch, which a server's command does not need
 
     with tempfile.TemporaryDirectory() as workplace:
         code = Path(workplace)
@@ -123,17 +122,17 @@ def packaged(checkpoint: Path) -> Iterator[dict[str, Any]]:
 
 
 def download_model(address: str, to: Path | None = None) -> Path:
-    """The folder of a registered model; downloaded unless it lies on this machine.
+    """The folder of a registered model; downloaded unless it is on this machine.
 
     Args:
         address: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
-        to: folder for the download, a temporary one if not given.
+        to: folder for the download; temporary if not given.
 
     Raises:
-        InputError: not in the registry.
+        InputError: the model is not in the registry.
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    import mlflow  # seconds that local models need not wait for
+    import mlflow  # slow, and not needed for local models
     from mlflow.exceptions import MlflowException
 
     uri = tracking_uri()
@@ -146,7 +145,7 @@ def download_model(address: str, to: Path | None = None) -> Path:
 
 
 def find_model(model: str) -> Path:
-    """The checkpoint that ``model`` means; one in the registry is downloaded.
+    """The checkpoint that ``model`` refers to; downloaded if it is in the registry.
 
     Args:
         model: a stage's folder, a file of ``save_checkpoint``, or an address in MLflow's registry.
@@ -168,7 +167,7 @@ def local_checkpoint(model: str) -> Path:
     path = Path(model)
     path = path / MODEL if path.is_dir() else path
     if not path.is_file():
-        raise InputError(f"{path}: no such model; run dvc repro, or give a folder, a file or models:/atp@candidate")
+        raise InputError(f"{path}: no such model; run dvc repro, or pass a folder, a file or models:/atp@candidate")
     return path
 
 
@@ -176,19 +175,19 @@ def find_checkpoint(model: Path, address: str) -> Path:
     """The checkpoint in the folder of a registered model.
 
     Raises:
-        InputError: ATP did not make it.
+        InputError: the model was not made by ATP.
     """
     found = sorted(model.rglob(MODEL))
     if not found:
-        raise InputError(f"{address}: holds no model.safetensors, so ATP did not make it")
+        raise InputError(f"{address}: contains no model.safetensors, so it was not made by ATP")
     return found[0]
 
 
 def check_callables(config: NetworkConfig, path: Path) -> None:
-    """Refuse to call what nothing but a model's file names: one of somebody else's could name anything.
+    """Refuse callables that only the model's file names: a file from others could name anything.
 
     Raises:
-        InputError: params.yaml, if there is one here, names something else.
+        InputError: params.yaml is missing or does not name the callable.
     """
     if not config.callables:
         return
@@ -196,20 +195,20 @@ def check_callables(config: NetworkConfig, path: Path) -> None:
     unknown = [address for address in config.callables if address not in own]
     if unknown:
         raise InputError(
-            f"{path}: to make its network {unknown[0]} would be called, which no params.yaml here names; "
-            "name it there, or if you trust the file give --trust, in Python trust=True"
+            f"{path}: building its network would call {unknown[0]}, which no params.yaml here names; "
+            "name it there, or pass --trust (in Python trust=True) if you trust the file"
         )
 
 
 def use_code_of(checkpoint: Path) -> None:
-    """Let Python find, before all else, the code of the user's own network that came with a registered model."""
+    """Put the code packaged with a user's own registered network first on Python's path."""
     for folder in checkpoint.parents:
         if (folder / "MLmodel").is_file():
             sys.path.insert(0, str(folder / "code"))
 
 
 def copy_code(folder: Path) -> Path:
-    """Copy what the model needs of this package; returns the copy of the package."""
+    """Copy the parts of this package that the model needs; returns the copied package's folder."""
     copy = folder / "atp"
     for source in needed_by(*SERVED):
         target = copy / source.relative_to(PACKAGE)
@@ -219,12 +218,12 @@ def copy_code(folder: Path) -> Path:
 
 
 def requirements() -> list[str]:
-    """The installed versions of what every model needs."""
+    """The installed versions of the packages that every model needs."""
     return [pinned(name) for name in REQUIREMENTS]
 
 
 def signature() -> "ModelSignature":
-    """Images as arrays or as files to label maps of that kind, see above; the parameters ask for more of them."""
+    """Signature from images to label maps, as arrays or files (see above); parameters request further maps."""
     from mlflow.models import ModelSignature
     from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
@@ -234,9 +233,9 @@ def signature() -> "ModelSignature":
 
 
 def input_example() -> NDArray[np.object_]:
-    """Two images of 32x16 with a gradient each, as a server gets them: base64 of PNG, (2,).
+    """Two 32x16 images with a gradient each, as sent to a server: base64 PNG, (2,).
 
-    Drawn, not taken from the data: an example is stored with the model, and the images may be private.
+    Synthetic, since the example is stored with the model and the data may be private.
     """
     ramp = np.linspace(0, 255, 16 * 32 * 3).reshape(16, 32, 3).astype(np.uint8)
     return np.array([encode_image(image) for image in (ramp, ramp[:, ::-1])], dtype=object)

@@ -15,13 +15,13 @@ def serve(model: str, host: str, port: int, workers: int, max_body_mb: int) -> N
     """Serve a model as ``mlflow models serve`` does, behind the guard, until the process is ended.
 
     Args:
-        model: an address in MLflow's registry, a folder with a model of MLflow's, or a stage's folder or checkpoint.
+        model: an address in MLflow's registry, a folder with an MLflow model, or a stage's folder or checkpoint.
 
     Raises:
         InputError: there is no such model.
     """
     os.environ[BODY_VARIABLE] = str(max_body_mb)
-    # Threads that wait for their next piece would otherwise take the cores from those that compute.
+    # Idle threads would otherwise spin and take the cores from those that compute.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     with _folder(model) as folder:
@@ -30,11 +30,11 @@ def serve(model: str, host: str, port: int, workers: int, max_body_mb: int) -> N
 
 @contextmanager
 def _folder(model: str) -> Iterator[Path]:
-    """Of a model of MLflow's; made for a checkpoint, and then deleted when the server ends."""
+    """Folder of an MLflow model; for a checkpoint, a temporary one that is deleted when the server ends."""
     if ":/" in model or (Path(model) / "MLmodel").is_file():
         folder = download_model(model) if ":/" in model else Path(model).resolve()
         if not (folder / "MLmodel").is_file():
-            raise InputError(f"{model}: no model of MLflow's; give models:/NAME@ALIAS or models:/NAME/VERSION")
+            raise InputError(f"{model}: not an MLflow model; pass models:/NAME@ALIAS or models:/NAME/VERSION")
         yield folder
         return
     checkpoint = local_checkpoint(model)
@@ -47,7 +47,7 @@ def _serve(folder: Path, host: str, port: int, workers: int) -> None:
     import uvicorn
     from mlflow.pyfunc import scoring_server
 
-    # The application reads there which model it is to load.
+    # The application reads from it which model to load.
     _, environment = scoring_server.get_cmd(str(folder))
     os.environ.update(environment)
     guard = f"{GuardedProtocol.__module__}:{GuardedProtocol.__qualname__}"

@@ -1,4 +1,4 @@
-"""Charts of a run. Every function draws one and returns it; none knows where it goes."""
+"""Charts of a run. Each function draws and returns one chart; none writes files."""
 
 import io
 import math
@@ -32,29 +32,29 @@ from atp.report.style import (
 )
 
 WIDTH = 9.0
-"""Of every chart, inches."""
+"""Width of every chart, inches."""
 _BLUES = LinearSegmentedColormap.from_list("atp", ["#ffffff", MODELS["align"], MODELS["teach"], MODELS["propagate"]])
 _BETTER, _WORSE = "#1a7f4b", "#b3361f"
 _FEW_CLASSES = 16
-"""Up to so many, a confusion matrix has room for figures, and two of them stand side by side."""
+"""Largest number of classes for which confusion matrices show numbers and stand side by side."""
 _THUMBNAIL = 1.6
-"""Widest, inches; one or two images would otherwise fill the page."""
+"""Maximum width, inches; one or two images would otherwise fill the page."""
 
 
 def to_png(figure: Figure) -> bytes:
-    """PNG bytes, the same for the same figure: without a time and without matplotlib's version."""
+    """Deterministic PNG bytes, without a timestamp or matplotlib's version."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None}, bbox_inches="tight", pad_inches=0.1)
     return buffer.getvalue()
 
 
 def signed(value: float) -> str:
-    """With its sign, a true minus, and one decimal; no negative zero."""
+    """Format with sign, a true minus, and one decimal; no negative zero."""
     return f"{round(value, 1) + 0.0:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def iou_bars(results: Results) -> Figure:
-    """IoU of every class before adaptation and after each stage; of many classes those that changed most."""
+    """IoU per class before adaptation and after each stage; with many classes, those that changed most."""
     models = [name for name in results.shown if name in results.iou]
     names, labels, changes = results.space.names, class_names(results.space), results.changes
     shown = foremost([abs(changes.get(name, 0.0)) for name in names])
@@ -70,7 +70,7 @@ def iou_bars(results: Results) -> Figure:
         values = [results.iou[model][names[i]] or 0.0 for i in shown]
         places = _beside(len(shown), index, len(models), thick)
         axes.barh(places, values, thick * 0.94, label=display_name(model), color=model_color(model))
-    # Right of a class's bars: how it came out.
+    # The final change, to the right of a class's bars.
     look: dict[str, Any] = {"va": "center", "clip_on": False, "fontsize": 8}
     heading = f"{display_name(models[0])} → {display_name(models[-1])}"
     axes.text(122, -0.62, heading, ha="right", va="bottom", fontsize=8, color=FAINT)
@@ -91,10 +91,10 @@ def iou_bars(results: Results) -> Figure:
 
 
 def label_quality(rounds: Mapping[str, LabelRound], names: Sequence[str]) -> Figure:
-    """Pseudo labels: how many, how many of them right where the truth is known, and the thresholds of the classes.
+    """Pseudo labels: coverage, accuracy if ground truth is available, and class thresholds.
 
     Args:
-        names: of the classes, as they are to be written.
+        names: the classes' display names.
     """
     accuracies = {key: row.accuracy_per_class for key, row in rounds.items()}
     panels = {"least confidence that keeps a label": ({key: row.thresholds for key, row in rounds.items()}, 1.0)}
@@ -102,7 +102,7 @@ def label_quality(rounds: Mapping[str, LabelRound], names: Sequence[str]) -> Fig
     if any(value is not None for row in accuracies.values() for value in row):
         panels["labels of the class that are right, %"] = (accuracies, 100.0)
         worst = "least accurate"
-    # Of many classes those whose labels in the last round are worst, or else least sure.
+    # With many classes, those with the least accurate or else least confident labels in the last round.
     last = list(list(panels.values())[-1][0].values())[-1]
     shown = foremost([-math.inf if value is None else -value for value in last])
     heights = (3.2, 0.9 + len(shown) * max(0.17, min(0.24, 5 / len(shown))))
@@ -111,7 +111,7 @@ def label_quality(rounds: Mapping[str, LabelRound], names: Sequence[str]) -> Fig
     _overall(top.add_subplot(), rounds)
     grid = bottom.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, (values, highest)) in zip(grid, panels.items(), strict=True):
-        # A row a class, a dot a round, darker from round to round.
+        # One row per class, one dot per round, darker with each round.
         for index, (key, row) in enumerate(values.items()):
             dots = np.array([row[i] for i in shown], float)
             look: dict[str, Any] = {"ms": 5.5, "mec": "white", "mew": 0.6, "color": _shade(index, len(rounds))}
@@ -148,13 +148,13 @@ def _round_name(key: str) -> str:
 
 
 def ranking_curve(ranking: Ranking, each: int = 4) -> Figure:
-    """Entropy of the target images in rising order, where easy ones end, and both ends in pictures."""
+    """Entropy of the target images in ascending order, the easy/hard split, and thumbnails of both ends."""
     count, easy = len(ranking.samples), ranking.easy
     each = min(each, easy, count - easy)
     ends = [*range(each), *range(count - each, count)]
     pictures = [np.asarray(fitted(open_image(ranking.samples[i].image), 320, 1.2)) for i in ends]
     names = image_names([ranking.samples[i].name for i in ends], 18)
-    # In widths of a thumbnail; what the two ends leave is between them.
+    # In thumbnail widths; the gap takes the space between the two ends.
     between = max(0.35, (WIDTH - 0.8) / _THUMBNAIL - 2 * each)
     tall = (WIDTH - 0.8) / (2 * each + between) * max(picture.shape[0] / 320 for picture in pictures)
     figure = Figure(figsize=(WIDTH, 3.6 + tall), layout="constrained")
@@ -191,7 +191,7 @@ def _curve(axes: Axes, ranking: Ranking) -> None:
 
 
 def confusion(results: Results) -> Figure:
-    """For every true class, the share that is predicted as each class, by the source and by the last model."""
+    """For each true class, the share predicted as each class, by the source and by the last model."""
     models = list(dict.fromkeys((results.shown[0], results.shown[-1])))
     counts, names = [results.confusion[model] for model in models], class_names(results.space)
     if len(names) > MANY_CLASSES:
@@ -237,7 +237,7 @@ def _matrix(axes: Axes, counts: NDArray[np.int64], names: Sequence[str], *, numb
 def _largest_classes(
     counts: Sequence[NDArray[np.int64]], names: Sequence[str]
 ) -> tuple[list[NDArray[np.int64]], list[str]]:
-    """The classes with the most labelled pixels, and all others as one, so that rows still add up."""
+    """The classes with the most labelled pixels, and all others merged, so that rows still add up."""
     kept = foremost(counts[0].sum(1).tolist(), MANY_CLASSES - 1)
     groups = np.full(len(names), len(kept))
     groups[kept] = np.arange(len(kept))
@@ -248,7 +248,7 @@ def _largest_classes(
 
 
 def evidence_lines(indicators: Mapping[str, Figures]) -> Figure:
-    """Agreement under changes and the distance of the class shares, from the source model on through the stages."""
+    """Agreement on changed images and the distance of the class shares, from the source model through the stages."""
     figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for kind, model in (("scale", "propagate"), ("flip", "teach"), ("photometric", "align")):
@@ -266,7 +266,7 @@ def evidence_lines(indicators: Mapping[str, Figures]) -> Figure:
 
 
 def histories(curves: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> Figure:
-    """The loss and its parts during training: a row a stage, a panel a quantity, a line a round."""
+    """The loss and its parts during training: one row per stage, one panel per quantity, one line per round."""
     quantities = {stage: list(dict.fromkeys(q for c in rounds.values() for q in c)) for stage, rounds in curves.items()}
     quantities = {stage: [name for name in names if name != "step"] for stage, names in quantities.items()}
     figure = Figure(figsize=(WIDTH, 1.75 * len(curves)), layout="constrained")
@@ -293,18 +293,18 @@ def histories(curves: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]])
 
 
 def _beside(groups: int, index: int, bars: int, width: float) -> NDArray[np.floating[Any]]:
-    """Where the bar ``index`` of so many stands in each group."""
+    """Positions of bar ``index`` in each group."""
     return np.arange(groups) + (index - (bars - 1) / 2) * width
 
 
 def _shade(index: int, count: int) -> tuple[float, float, float, float]:
-    """Of one round among so many, the later the darker."""
+    """Colour of a round; later rounds are darker."""
     shade: tuple[float, float, float, float] = _BLUES(0.35 + 0.65 * (index + 1) / count)
     return shade
 
 
 def _titled(axes: Axes, title: str) -> None:
-    """Title at the left and the explanation of colours at the right of one line above the axes."""
+    """Title at the left and legend at the right of one line above the axes."""
     axes.set_title(title, pad=22)
     axes.legend(
         loc="lower left",

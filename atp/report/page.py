@@ -1,4 +1,4 @@
-"""The report of a run: pictures as PNG, and one page that holds everything and needs nothing else."""
+"""The report of a run: pictures as PNG, and one self-contained HTML page."""
 
 import base64
 import io
@@ -27,24 +27,24 @@ def build_report(params: Params, runs: Path, out: Path) -> None:
     """Write the pictures and ``index.html`` of a finished run.
 
     Args:
-        params: of that run.
+        params: the run's parameters.
         runs: its results, from ``source`` to ``evaluate``.
         out: an existing folder.
 
     Raises:
-        InputError: the run is not finished, or an image that it worked on is gone.
+        InputError: the run is not finished, or one of its images is missing.
     """
     results = read_results(params, runs)
     pictures = draw(results)
     files = {f"{name}.png": data for name, data in pictures.items()}
     for name, data in {**files, "index.html": page(results, pictures).encode()}.items():
-        # Beside what was there and then in its place: that may be a link into DVC's cache.
+        # Written next to the old file and then renamed: the old file may be a link into DVC's cache.
         with atomic_path(out / name) as temporary:
             temporary.write_bytes(data)
 
 
 def draw(results: Results) -> dict[str, bytes]:
-    """All pictures that this run can have, as PNG, by name and in the page's order."""
+    """All pictures available for this run, as PNG, by name and in the page's order."""
     rounds, ranking, curves = results.label_rounds(), results.ranking(), results.histories()
     buffer = io.BytesIO()
     predictions(results).save(buffer, "PNG")
@@ -62,7 +62,7 @@ def draw(results: Results) -> dict[str, bytes]:
 
 
 def page(results: Results, pictures: Mapping[str, bytes]) -> str:
-    """The whole page; pictures are part of it."""
+    """The whole page, with embedded pictures."""
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -80,14 +80,14 @@ def page(results: Results, pictures: Mapping[str, bytes]) -> str:
 
 
 def _embedded(data: bytes) -> dict[str, str | int]:
-    """The attributes of a picture that is part of the page."""
+    """The HTML attributes of an embedded picture."""
     with Image.open(io.BytesIO(data)) as image:
         width, height = image.size
     return {"width": width, "height": height, "src": f"data:image/png;base64,{base64.b64encode(data).decode()}"}
 
 
 def _provenance(results: Results) -> dict[str, str]:
-    """Which data, model and libraries made this, as far as known; nothing that differs when the same is made again."""
+    """The data, model and libraries behind the run, as far as known; only reproducible values."""
     params, model = results.params, within(results.runs, folder(results.shown[-1]) / MODEL)
     facts = {
         "data": _data_digest(params),
@@ -99,7 +99,7 @@ def _provenance(results: Results) -> dict[str, str]:
 
 
 def _settings(params: Params) -> str:
-    """params.yaml but for what changes no result or is decided after it."""
+    """params.yaml without settings that do not change a result or apply after it."""
     buffer = io.StringIO()
     yaml = YAML()
     yaml.default_flow_style = None
@@ -109,14 +109,14 @@ def _settings(params: Params) -> str:
 
 
 def _class_map(params: Params) -> str:
-    """Which of the source model's classes became which; the answers of a black box are mapped already."""
+    """The mapping of the source model's classes; a black box's answers are already mapped."""
     pairs = (None if params.black_box else params.data.mapped_names()) or []
     sources = {target: [name for name, to in pairs if to == target] for _, target in pairs}
     return "; ".join(f"{', '.join(names)} → {target}" for target, names in sources.items())
 
 
 def _data_digest(params: Params) -> str:
-    """What DVC calls the data, if DVC brought them."""
+    """DVC's digest of the data, if they are in DVC."""
     described = Path(f"{params.data.root}.dvc")
     if not described.is_file():
         return ""

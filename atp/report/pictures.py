@@ -1,4 +1,4 @@
-"""Images and predictions side by side, pixel by pixel; charts are in ``figures``."""
+"""Images and predictions side by side; charts are in ``figures``."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,13 @@ from atp.report.style import FAINT, INK, MANY_CLASSES, PAPER, class_names, displ
 
 UNLABELLED = (255, 255, 255)
 CELL, TALLEST = 256, 1.2
-"""Width of a picture in the sheet, pixels, and greatest height in widths: a portrait is narrower than its column."""
+"""Width of a picture in the sheet, pixels, and maximum height in widths; portraits are narrower than their column."""
 _GAP, _BAND, _LINE, _TOP = 12, 40, 26, 40
 _FRAME = "#c9d0d6"
 _FONT, _BOLD, _SMALL = font(18), font(18, bold=True), font(15)
 
 Entry = tuple[str, tuple[int, int, int] | None]
-"""A name and its colour in the legend; a remark has none."""
+"""A name and its colour in the legend; a remark has no colour."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Example:
     """One test image in the sheet.
 
     Attributes:
-        group: what it is an example of; stands once beside rows that follow each other.
-        name: of the image.
+        group: what it is an example of; shown once for consecutive rows.
+        name: the image's name.
         image: its file.
-        masks: by the title of their column, class ids, (H, W), and what stands below them.
+        masks: by column title, class ids, (H, W), and the caption below.
     """
 
     group: str
@@ -48,7 +48,7 @@ def predictions(results: Results) -> Image.Image:
 
 
 def examples(results: Results) -> list[Example]:
-    """Images by the last model's mIoU, or without labels by its entropy."""
+    """Images selected by the last model's mIoU, or without labels by its entropy."""
     last, scores, groups = results.shown[-1], results.image_miou, ("best", "median", "worst")
     if not results.labelled:
         groups = ("surest", "median", "least sure")
@@ -58,7 +58,7 @@ def examples(results: Results) -> list[Example]:
         sample = results.test_samples[name]
         masks = {"ground truth": (read_ids(sample.label, results.space.num_classes), "")} if sample.label else {}
         for model in results.shown:
-            # What every other one is compared with.
+            # The reference for all other columns.
             title = "source only" if model == "source" else display_name(model)
             score, caption = scores[model].get(name), ""
             if score is not None:
@@ -69,28 +69,28 @@ def examples(results: Results) -> list[Example]:
 
 
 def chosen(scores: Mapping[str, float], each: int, groups: Sequence[str]) -> list[tuple[str, str]]:
-    """Images from the two ends and the middle of the order by score, highest first.
+    """Select images with the highest, median and lowest scores, highest first.
 
     Args:
-        groups: what the highest, the middle and the lowest are.
+        groups: names of the highest, median and lowest group.
 
     Returns:
-        What the image is an example of, and its name. None comes twice, so a handful of images gives fewer.
+        Group and name of each image. No image is repeated, so few images give fewer examples.
     """
     order = sorted(scores, key=lambda name: (-scores[name], name))
     each = max(1, min(each, len(order) // 3))
     middle = (len(order) - each) // 2
-    # A name in two of these belongs to the last that has it.
+    # A name in two groups belongs to the last of them.
     group = dict.fromkeys(order[middle : middle + each], groups[1])
     group |= dict.fromkeys(order[-each:], groups[2]) | dict.fromkeys(order[:each], groups[0])
     return [(group[name], name) for name in order if name in group]
 
 
 def legend(space: LabelSpace, pixels: NDArray[np.int64]) -> list[Entry]:
-    """Names and colours to explain: all of a few classes, of many those with the most pixels.
+    """Legend entries: all classes, or if there are many those with the most pixels.
 
     Args:
-        pixels: how often each id is in the pictures, (256,).
+        pixels: pixel count of each id in the pictures, (256,).
     """
     names, counts = class_names(space), pixels[: space.num_classes].tolist()
     shown = [index for index in foremost(counts) if counts[index] or len(counts) <= MANY_CLASSES]
@@ -102,13 +102,13 @@ def legend(space: LabelSpace, pixels: NDArray[np.int64]) -> list[Entry]:
 
 
 def sheet(rows: Sequence[Example], space: LabelSpace) -> Image.Image:
-    """Images with their masks in titled columns, captions below them, and an explanation of colours at the foot."""
+    """Images with their masks in titled columns, captions below them, and a legend at the bottom."""
     titles = ["target image", *rows[0].masks]
     images = [fitted(open_image(row.image), CELL, TALLEST) for row in rows]
     pixels = sum(np.bincount(ids.ravel(), minlength=256) for row in rows for ids, _ in row.masks.values())
     entries = legend(space, np.asarray(pixels))
     width = _BAND + len(titles) * (CELL + _GAP)
-    # The legend's entries stand in columns as wide as the widest.
+    # The legend's columns are as wide as the widest entry.
     room = width - _BAND - _GAP
     abreast = max(1, min(len(entries), int(room // max(_FONT.getlength(name) + 44 for name, _ in entries))))
     foot = _TOP + sum(image.height + _LINE + _GAP for image in images) + 8
@@ -132,7 +132,7 @@ def sheet(rows: Sequence[Example], space: LabelSpace) -> Image.Image:
         groups[row.group] = (first, bottom + _LINE)
         top = bottom + _LINE + _GAP
     for group, (top, bottom) in groups.items():
-        # Upwards, left of its rows, with a line along them.
+        # Vertical text left of the group's rows, with a line along them.
         box = Image.new("RGB", (bottom - top, _BAND - 14), PAPER)
         ImageDraw.Draw(box).text((box.width / 2, box.height / 2), group, INK, _BOLD, "mm")
         canvas.paste(box.rotate(90, expand=True), (2, top))
@@ -146,18 +146,18 @@ def sheet(rows: Sequence[Example], space: LabelSpace) -> Image.Image:
 
 
 def fitted(image: Image.Image, width: int, tallest: float) -> Image.Image:
-    """The whole image, as large as ``width`` and ``tallest`` widths of height allow."""
+    """Scale an image to fit ``width`` and a height of ``tallest`` widths."""
     scale = min(width / image.width, width * tallest / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def mask_picture(ids: NDArray[np.uint8], space: LabelSpace, size: tuple[int, int]) -> Image.Image:
-    """Class ids, (H, W), in their colours at ``size`` = (width, height), with sharp edges and no new colours inside."""
+    """Class ids, (H, W), in their colours at ``size`` = (width, height), with sharp edges."""
     colors = np.frombuffer(space.palette, np.uint8).reshape(256, 3).copy()
     colors[space.num_classes :] = UNLABELLED
     picture = Image.fromarray(colors[ids])
-    # Enlarged in whole steps and averaged down: a box filter alone makes pixels of unequal width.
+    # Upscaled by an integer and averaged down: a box filter alone makes pixels of unequal width.
     steps = math.ceil(4 * size[0] / picture.width)
     if steps > 1:
         picture = picture.resize((picture.width * steps, picture.height * steps), Image.Resampling.NEAREST)

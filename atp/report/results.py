@@ -1,4 +1,4 @@
-"""What the stages left below ``runs/``, read once and typed, for the pictures and the page."""
+"""The stages' results below ``runs/``, read once and typed, for the pictures and the page."""
 
 import csv
 import json
@@ -26,14 +26,14 @@ BATCHNORM_ONLY = "batchnorm_only"
 
 @dataclass(frozen=True)
 class LabelRound:
-    """Pseudo labels of one round; everything in percent but thresholds, None where the truth is not known.
+    """Pseudo labels of one round; all in percent except thresholds, None without ground truth.
 
     Attributes:
-        coverage: pixels with a positive label.
-        accuracy: positive labels that are right.
-        negative_accuracy: negative labels that are right.
-        thresholds: per class the least confidence that keeps a label, 0-1; None for a class never predicted.
-        accuracy_per_class: by the class that the label names.
+        coverage: share of pixels with a positive label.
+        accuracy: share of correct positive labels.
+        negative_accuracy: share of correct negative labels.
+        thresholds: per class, the minimum confidence of a label, 0-1; None for a class never predicted.
+        accuracy_per_class: accuracy by labelled class.
     """
 
     coverage: float
@@ -48,9 +48,9 @@ class Ranking:
     """The target images from easy to hard.
 
     Attributes:
-        samples: in rising order of entropy.
+        samples: images in ascending order of entropy.
         entropy: normalised mean entropy of each, 0-1.
-        easy: how many of them are easy.
+        easy: number of easy images.
     """
 
     samples: tuple[Sample, ...]
@@ -63,7 +63,7 @@ class Results:
     """A finished run.
 
     Attributes:
-        params: of that run.
+        params: the run's parameters.
         runs: the folder of its results.
         space: the classes.
         entropy: mean normalised entropy on the test images, 0-1, by model in the pipeline's order.
@@ -72,7 +72,7 @@ class Results:
         iou: percent, by model and class; None for a class that the test images do not show.
         image_miou: percent, by model and image; empty without labels.
         image_entropy: 0-1, by model and image.
-        confusion: counts by model, (C, C), rows true classes.
+        confusion: pixel counts by model, (C, C), rows are true classes.
     """
 
     params: Params
@@ -92,13 +92,13 @@ class Results:
 
     @property
     def shown(self) -> list[str]:
-        """The models whose predictions are compared in pictures: of several rounds the last."""
+        """The models whose predictions the pictures compare, with the last round only."""
         rounds = {f"teach_{key}" for key in self.params.rounds}
         return [name for name in self.entropy if name != BATCHNORM_ONLY and name not in rounds]
 
     @property
     def changes(self) -> dict[str, float]:
-        """IoU that classes gained from the first model to the last, percent, by class that the test images show."""
+        """Gain in IoU from the first to the last model, percentage points, per class present in the test images."""
         models = list(self.iou.values())
         first, last = models[0], models[-1]
         pairs = ((name, first[name], last[name]) for name in self.space.names)
@@ -106,20 +106,20 @@ class Results:
 
     @cached_property
     def test_samples(self) -> dict[str, Sample]:
-        """By name, those that were evaluated.
+        """The evaluated test images, by name.
 
         Raises:
-            InputError: one of them is no longer there.
+            InputError: an image no longer exists.
         """
         names, data = self.image_entropy[self.shown[-1]], self.params.data.test
         return _present(names, within(self.runs, layout.EVALUATE), data.images, data.labels)
 
     def prediction(self, model: str, name: str) -> Path:
-        """Where a model's prediction of a test image lies, a PNG of class ids."""
+        """Path of a model's prediction of a test image, a PNG of class ids."""
         return within(self.runs, layout.EVALUATE) / "predictions" / model / f"{name}.png"
 
     def label_rounds(self) -> dict[str, LabelRound]:
-        """By round, and under ``split`` those that propagation builds on."""
+        """Labels by round, and under ``split`` those that propagate uses."""
         rounds = {}
         for key, row in _read(within(self.runs, layout.METRICS))["pseudo_labels"].items():
             folder = layout.SPLIT_LABELS if key == "split" else layout.dumped(key)
@@ -135,7 +135,7 @@ class Results:
         return rounds
 
     def ranking(self) -> Ranking:
-        """Raises InputError if an image that was ranked is no longer there."""
+        """The ranking by entropy; raises InputError if a ranked image no longer exists."""
         tree = _read(within(self.runs, layout.RANKING))
         names = [*tree["easy"], *tree["hard"]]
         samples = _present(names, within(self.runs, layout.SPLIT), self.params.data.target.images)
@@ -143,23 +143,23 @@ class Results:
 
     @cached_property
     def evidence(self) -> dict[str, Evidence]:
-        """What was measured without labels, by model; empty for a run of an earlier version."""
+        """Evidence without labels, by model; empty for a run of an earlier version of ATP."""
         return read_all(self.runs, list(self.params.rounds))
 
     @property
     def indicators(self) -> dict[str, Figures]:
-        """Of the evidence, which there must be, the figures by model; before them those that all are compared with."""
+        """The indicators by model, preceded by those of the reference model; requires evidence."""
         start = "source" if "align" in self.evidence else "start"
         first = next(iter(self.evidence.values()))
         return {start: first["source"]} | {model: found["after"] for model, found in self.evidence.items()}
 
     @cached_property
     def vanished(self) -> dict[str, str]:
-        """By model, which classes it almost ceased to predict, as a line; those alone that did."""
+        """By model, one line on the classes that it hardly predicts any more, if any."""
         return warnings(self.runs, list(self.params.rounds))
 
     def histories(self) -> dict[str, dict[str, dict[str, list[float]]]]:
-        """By stage and round (``""`` where there are none), the columns of the training's records."""
+        """Columns of the training history, by stage and round (``""`` if the stage has no rounds)."""
         stages = [layout.DISTILL] if self.params.black_box else [layout.SOURCE, layout.ALIGN]
         folders = {folder.name: {"": folder} for folder in stages}
         folders["teach"] = {key: layout.taught(key) for key in self.params.rounds}
@@ -173,7 +173,7 @@ class Results:
 
 
 def read_results(params: Params, runs: Path) -> Results:
-    """What ``evaluate`` measured, and where the rest is.
+    """Read the results of ``evaluate`` and locate the others.
 
     Raises:
         InputError: the run is not finished.
@@ -197,7 +197,7 @@ def read_results(params: Params, runs: Path) -> Results:
 
 
 def _label_space(params: Params, runs: Path) -> LabelSpace:
-    """Of a black box as ``query`` wrote it down: nothing after that stage depends on the folder of the box."""
+    """For a black box, read from the results of ``query``: no later stage depends on the box's folder."""
     if not params.black_box:
         return params.data.label_space()
     table = _read(within(runs, layout.ANSWERS / "table.json"))
@@ -205,24 +205,24 @@ def _label_space(params: Params, runs: Path) -> LabelSpace:
 
 
 def in_order(models: Sequence[str] | Mapping[str, Any]) -> list[str]:
-    """The models as evaluated, but the baseline beside the source model that it is made of."""
+    """The models in the order of evaluation, with the baseline moved next to the source model."""
     order = [name for name in models if name != BATCHNORM_ONLY]
     return [*order[:1], BATCHNORM_ONLY, *order[1:]] if BATCHNORM_ONLY in models else order
 
 
 def known(values: Mapping[str, float | None]) -> dict[str, float]:
-    """Without those that were not measured: images and data without a single labelled pixel."""
+    """Drop values that were not measured, for lack of a labelled pixel."""
     return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
 
 
 def _present(names: Iterable[str], result: Path, images: Path, labels: Path | None = None) -> dict[str, Sample]:
-    """The samples of these names, in their order, that ``result`` was measured on."""
+    """The samples with these names, in order, which ``result`` was measured on."""
     samples = {sample.name: sample for sample in list_samples(images, labels)}
     for name in names:
         if name not in samples:
             raise InputError(
-                f"{images}: there is no image {name}, which {result} has figures of: the images were changed after it "
-                "was made, and no run has come so far since; dvc repro makes it anew"
+                f"{images}: no image {name}, which {result} was measured on: the images were changed after it "
+                "was written; run dvc repro to update it"
             )
     return {name: samples[name] for name in names}
 
@@ -237,6 +237,6 @@ def _read(path: Path) -> Any:
 
 
 def _columns(path: Path) -> dict[str, list[float]]:
-    """Columns of a CSV by their headings; empty if there is none, as of a source model that was given."""
+    """Columns of a CSV by heading; empty if the file is missing, as for a given source model."""
     rows = list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
     return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}

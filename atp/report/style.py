@@ -1,4 +1,4 @@
-"""What all pictures share: colours, fonts, and names that fit."""
+"""Shared style of all pictures: colours, fonts, and shortened names."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -21,10 +21,10 @@ MODELS = {
     "teach": "#2f86c5",
     "propagate": "#114b8c",
 }
-"""Grey where the run began, then ever darker: readable without telling hues apart, and in print."""
+"""Grey for the source model, then darker with each stage: readable in print and by colour-blind readers."""
 OTHER_MODEL = "#8a6fb0"
 MANY_CLASSES = 40
-"""Of more classes than these, pictures show some."""
+"""With more classes than this, pictures show only some."""
 
 _CHARTS = {
     "font.family": "DejaVu Sans",
@@ -57,37 +57,37 @@ _CHARTS = {
 
 
 def charts() -> AbstractContextManager[None]:
-    """The look of charts, whatever matplotlibrc the machine has."""
+    """The charts' style, independent of the machine's matplotlibrc."""
     return style.context(["default", _CHARTS])
 
 
 def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The charts' font for Pillow; basic layout, since a better one would differ between machines."""
+    """The charts' font for Pillow, with basic layout, which is the same on all machines."""
     return ImageFont.truetype(_font_file(bold), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def model_color(model: str) -> str:
-    """Of all rounds of a stage the stage's."""
+    """The stage's colour, shared by all its rounds."""
     return MODELS.get(model.partition("_")[0], OTHER_MODEL)
 
 
 def display_name(model: str) -> str:
-    """``teach_r01`` as people read it."""
+    """Human-readable form of a name such as ``teach_r01``."""
     return {"batchnorm_only": "BatchNorm only"}.get(model, model.replace("_", " "))
 
 
 def class_names(space: LabelSpace, length: int = 24) -> list[str]:
-    """The classes' names, short enough, and in letters that the font has."""
+    """The classes' names, shortened, in letters that the font has."""
     return [shortened(drawable(name, f"class {index}"), length) for index, name in enumerate(space.names)]
 
 
 def foremost(scores: Sequence[float], most: int = MANY_CLASSES) -> list[int]:
-    """Indices of the highest scores, in their own order; all, where there are no more."""
+    """Indices of the ``most`` highest scores, in ascending order."""
     return sorted(sorted(range(len(scores)), key=lambda index: -scores[index])[:most])
 
 
 def image_names(names: Sequence[str], length: int = 28) -> list[str]:
-    """Images' names for captions: without what all have in common where they are too long otherwise."""
+    """Image names for captions, without their common part if they are too long."""
     if any(len(name) > length for name in names):
         start = _shared(names)
         end = _shared([name[start:][::-1] for name in names])
@@ -97,7 +97,7 @@ def image_names(names: Sequence[str], length: int = 28) -> list[str]:
 
 
 def _shared(names: Sequence[str]) -> int:
-    """With how many letters all begin alike, up to the last that is neither letter nor digit."""
+    """Length of the common prefix, up to its last character that is neither letter nor digit."""
     alike = next((i for i, letters in enumerate(zip(*names, strict=False)) if len(set(letters)) > 1), 0)
     while alike and names[0][alike - 1].isalnum():
         alike -= 1
@@ -105,7 +105,7 @@ def _shared(names: Sequence[str]) -> int:
 
 
 def shortened(text: str, length: int) -> str:
-    """At most so many characters; the middle goes, since names that differ do so at their ends."""
+    """Shorten to ``length`` characters by cutting the middle, since names tend to differ at their ends."""
     if len(text) <= length:
         return text
     tail = length // 2
@@ -113,7 +113,7 @@ def shortened(text: str, length: int) -> str:
 
 
 def drawable(text: str, otherwise: str) -> str:
-    """The text, or something else if the font has no glyph for some of its letters."""
+    """The text, or ``otherwise`` if the font lacks a glyph for it."""
     return text if all(ord(letter) in _glyphs() for letter in text) else otherwise
 
 

@@ -1,4 +1,4 @@
-"""The result of a run in words, and as a table for a terminal."""
+"""The result of a run in words and as a table for the terminal."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -8,11 +8,11 @@ from atp.report.results import BATCHNORM_ONLY, in_order, known
 
 
 def summary_table(metrics: Mapping[str, Any], verdicts: Mapping[str, str] = MappingProxyType({})) -> str:
-    """mIoU of every model and its gain over the source model, as text in columns; without labels the entropies.
+    """mIoU of every model and its gain over the source model, as a text table; without labels, the entropies.
 
     Args:
-        metrics: what is in ``runs/evaluate/metrics.json``.
-        verdicts: what was said of some of the models without labels, by name.
+        metrics: the contents of ``runs/evaluate/metrics.json``.
+        verdicts: verdicts without labels, by model name.
     """
     miou = known(metrics["miou"])
     values, heading, digits = (miou, "mIoU, %", 1) if miou else (metrics["entropy"], "entropy", 3)
@@ -33,16 +33,16 @@ def summary_table(metrics: Mapping[str, Any], verdicts: Mapping[str, str] = Mapp
     for name in names:
         lines.append([name.ljust(first), *(cells.get(name, "").rjust(widths[head]) for head, cells in columns.items())])
     if not miou:
-        remark = "The test images have no labels, so there is no mIoU; entropy says how sure a model is, not how right."
+        remark = "The test images have no labels, so there is no mIoU; entropy measures confidence, not accuracy."
         lines.append([remark])
     return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
 def verdict(miou: Mapping[str, float], last: str) -> str:
-    """What the figures say, in plain words, also where it is not welcome.
+    """Summarise the metrics in one sentence, including losses.
 
     Args:
-        miou: percent by model; empty without labels.
+        miou: percent, by model; empty without labels.
         last: the adapted model.
     """
     if last not in miou:

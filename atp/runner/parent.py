@@ -1,4 +1,4 @@
-"""A process that ends with the one that started it; imported before all that takes time."""
+"""Ends a process together with its parent; imported before anything slow."""
 
 import ctypes
 import os
@@ -12,14 +12,14 @@ GONE = "the process that started this one has ended"
 
 
 def die_with_parent(by: signal.Signals = signal.SIGKILL, parent: int | None = None) -> None:
-    """Ask the kernel to end this process with the one that started it (Linux; elsewhere nothing happens).
+    """Ask the kernel to end this process when its parent ends (Linux only; a no-op elsewhere).
 
-    Killing ``dvc`` would otherwise leave its stage training on beside the next one. To be called as early as can be:
-    whoever started this process may have been killed before.
+    Otherwise a killed ``dvc`` would leave its stage training alongside the next one. Call this as early as possible:
+    the parent may already have been killed.
 
     Args:
         by: the signal.
-        parent: process number of whoever started this one, where that is known.
+        parent: process id of the parent, if known.
     """
     if sys.platform != "linux":
         return
@@ -32,10 +32,10 @@ def die_with_parent(by: signal.Signals = signal.SIGKILL, parent: int | None = No
 
 
 def die_with_dvc() -> None:
-    """Ends this process with the ``dvc`` that runs it as a stage, whatever processes are between (Linux).
+    """End this process with the ``dvc`` that runs it as a stage, across any processes in between (Linux).
 
-    DVC starts a stage by ``$SHELL -c``, else by ``/bin/sh -c``. Bash becomes the stage, other shells wait for it and
-    outlive a killed ``dvc``, so that to ``die_with_parent`` is not enough.
+    DVC starts a stage by ``$SHELL -c``, else by ``/bin/sh -c``. Bash replaces itself with the stage; other shells wait
+    for it and outlive a killed ``dvc``, so ``die_with_parent`` is not enough.
     """
     stage = os.environ.get("DVC_STAGE")
     if stage is None or sys.platform != "linux":
@@ -45,32 +45,32 @@ def die_with_dvc() -> None:
         descriptor = os.pidfd_open(dvc)
     except ProcessLookupError:
         sys.exit(GONE)
-    except OSError:  # A kernel before 5.3, or a sandbox without.
+    except OSError:  # A kernel before 5.3, or a sandbox that forbids it.
         return
-    # It may have ended before it was looked for, and between that and the opening.
+    # It may have ended before the search, or between the search and the opening.
     if _takes_in_orphans(dvc) or _not_in_stage(stage) != dvc:
         sys.exit(GONE)
     Thread(target=_end_with, args=(descriptor,), daemon=True).start()
 
 
 def _not_in_stage(stage: str) -> int:
-    """The nearest ancestor that is not itself within this stage of DVC, which tells those it starts which it is."""
+    """The nearest ancestor outside this stage; DVC names the stage in the environment of its processes."""
     process = os.getppid()
     while process > 1:
         try:
             if f"DVC_STAGE={stage}".encode() not in Path(f"/proc/{process}/environ").read_bytes().split(b"\0"):
                 break
-            # Behind the name, which may hold anything: the state, then the parent.
+            # The state and the parent follow the name, which may contain any character.
             process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
         except PermissionError:
             break
-        except OSError:  # It has just ended, or there is no /proc.
+        except OSError:  # It has just exited, or there is no /proc.
             return os.getppid()
     return process
 
 
 def _end_with(descriptor: int) -> None:
-    """Wait for the end of another process, and then end this one."""
+    """Wait until another process ends, then end this one."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     poll.poll()
@@ -78,10 +78,10 @@ def _end_with(descriptor: int) -> None:
 
 
 def _takes_in_orphans(ancestor: int) -> bool:
-    """Whether that is a process which only took in this one: one that leads no session has that of who started it."""
+    """Whether the ancestor only adopted this process: a process that leads no session shares its starter's."""
     session = os.getsid(0)
     try:
         return session != os.getpid() and os.getsid(ancestor) != session
     except ProcessLookupError:
-        # In a container the parent may be outside.
+        # The parent may be outside the container.
         return False

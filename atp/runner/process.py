@@ -1,6 +1,6 @@
-"""A stage as a process: exit codes, lock, seal, and output that is whole or absent.
+"""A stage as a process: exit codes, lock, seal, and atomic output.
 
-Without PyTorch, whose import takes seconds that ``report`` and ``register`` do not have.
+Does not import PyTorch, which would slow down ``report`` and ``register`` by seconds.
 """
 
 import argparse
@@ -22,19 +22,19 @@ from atp.runner.project import kept
 from atp.runs import ANSWERS_ON_TEST, folder
 
 STATE = kept() / "state"
-"""Training states and half-done dumps; outside DVC's outputs, which DVC deletes before a rerun."""
+"""Training states and unfinished dumps; outside DVC's outputs, which DVC deletes before a rerun."""
 
 
 @contextmanager
 def lock(label: str) -> Iterator[None]:
-    """Only one process works on a stage at a time.
+    """Let only one process at a time work on a stage.
 
     Raises:
-        InputError: another one does.
+        InputError: another process does.
     """
     STATE.mkdir(parents=True, exist_ok=True)
     with (STATE.parent / f"{label}.lock").open("w") as file:
-        # A data loading process that outlives a killed stage by seconds would hold its lock for as long.
+        # A data loading process can outlive a killed stage by seconds and must not hold its lock.
         os.register_at_fork(after_in_child=file.close)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -44,14 +44,14 @@ def lock(label: str) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete temporary folders of a killed run; the lock is held, so nobody is writing them."""
+    """Delete temporary folders of a killed run; the lock is held, so no other process writes to them."""
     for path in folder.parent.glob(f".{folder.name}.*.tmp"):
         shutil.rmtree(path)
 
 
 @contextmanager
 def output(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes ``folder`` if all goes well."""
+    """Yield a temporary folder that is renamed to ``folder`` on success."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     try:
@@ -64,7 +64,7 @@ def output(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def light_stage(name: str) -> Iterator[Params]:
-    """A stage's command that needs no PyTorch: arguments, parameters, lock; bad input ends it with one line."""
+    """Run a stage that needs no PyTorch: arguments, parameters, lock; bad input ends it with one line."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     argparse.ArgumentParser(prog=f"python -m atp.stages {name}", description=f"Stage {name} of dvc.yaml.").parse_args()
     with exit_codes():
@@ -79,22 +79,22 @@ def write_json(path: Path, tree: Mapping[str, Any]) -> None:
 
 
 def seal(params: Params, opened: Collection[Path] = ()) -> None:
-    """From here on this process cannot open the source data, the test images or a label of the target.
+    """Prevent this process from opening the source data, the test images and the target's labels.
 
-    An audit hook cannot be taken back and is inherited by forked workers: source-freeness does not hang on a path
-    in a stage being right.
+    An audit hook cannot be removed and is inherited by forked workers, so source-freeness does not depend on a stage
+    using the right paths.
 
     Args:
-        opened: what of it this stage needs all the same; labels never.
+        opened: exceptions that this stage needs; never labels.
     """
     data = params.data
     closed = [path for path in (data.source.root, data.test.images) if path not in opened]
     closed += [ANSWERS_ON_TEST, *(path for path in (data.target.labels, data.test.labels) if path is not None)]
-    close(closed, "sealed: this stage works without source data and target labels")
+    close(closed, "sealed: this stage must not read source data or target labels")
 
 
 def close(paths: Collection[Path], why: str) -> None:
-    """From here on this process cannot open these files, and what lies in these folders."""
+    """Prevent this process from opening these files and anything in these folders."""
     closed = list(paths)
     prefixes = tuple(f"{path.resolve()}{os.sep}" for path in closed)
     files = {str(path.resolve()) for path in closed if path.is_file()}

@@ -1,14 +1,14 @@
-"""Where the project is, also for a process in a folder of it, or in an experiment's temporary clone."""
+"""Locate the project, also from one of its folders or from an experiment's temporary clone."""
 
 import os
 from pathlib import Path
 
 
 def project_root() -> Path:
-    """The folder that holds ``.dvc``, which shares one tracking database; without one the working folder.
+    """The folder that contains ``.dvc`` and the tracking database; the working folder if there is none.
 
-    DVC tells its stages by ``DVC_ROOT``. Those of a queued experiment work in a clone below ``.dvc/tmp``, with a
-    ``.dvc`` of its own, that is deleted when they end: of them the variable names the project itself.
+    DVC passes it to its stages as ``DVC_ROOT``. The stages of a queued experiment run in a temporary clone below
+    ``.dvc/tmp`` with its own ``.dvc``; for them the variable names the project itself.
     """
     told = os.environ.get("DVC_ROOT")
     if told:
@@ -18,9 +18,9 @@ def project_root() -> Path:
 
 
 def kept() -> Path:
-    """Where locks and unfinished states lie: ``.atp``, and of an experiment in a temporary clone below the project's.
+    """Folder of locks and unfinished states: ``.atp``; for a queued experiment, a folder below the project's ``.atp``.
 
-    So one that was killed continues when it is queued again under its name.
+    A killed experiment therefore continues when it is queued again under its name.
     """
     name, root = os.environ.get("DVC_EXP_NAME"), project_root()
     if name and Path.cwd().is_relative_to(root / ".dvc/tmp"):

@@ -1,6 +1,6 @@
-"""What every stage's command shares: parameters, lock, seal, state, tracking, and output that is whole or absent.
+"""What all stages share: parameters, lock, seal, state, tracking, and atomic output.
 
-A stage's module calls ``run_stage`` with a function from ``Stage`` to nothing; it is started by DVC, by Prefect through
+A stage's module calls ``run_stage`` with a function that takes a ``Stage``. It is started by DVC, by Prefect through
 DVC, by ``torchrun``, or by hand, always from the root of the project.
 """
 
@@ -48,7 +48,7 @@ class Stage:
 
     Attributes:
         name: as in dvc.yaml.
-        key: of the round, for stages that have rounds.
+        key: the round's key, for stages with rounds.
         params: all of params.yaml.
         runtime: device and processes.
         inputs: files and folders that the result depends on.
@@ -68,23 +68,23 @@ class Stage:
 
     @property
     def folder(self) -> Path:
-        """Where the result goes."""
+        """Folder of the result."""
         return folder(self.name, self.key)
 
     @property
     def seed(self) -> int:
-        """Of this stage: see ``part_seed``."""
+        """This stage's seed: see ``part_seed``."""
         return part_seed(self.params.training.seed, self.label)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the inputs' bytes, the parameters and the code: equal fingerprints train equal models.
+        """Digest of the inputs' bytes, the parameters and the code: equal fingerprints train equal models.
 
-        What the section ``evidence`` makes of a model is not among them: a training that the guard stopped is not
-        repeated where the guard is set otherwise.
+        The section ``evidence`` is excluded: if the guard stopped a training, changing its settings does not repeat the
+        training.
         """
         sections = self.params.model_dump(mode="json", by_alias=True, exclude={"runtime"})
-        # align's and propagate's settings choose a module.
+        # The settings of align and propagate select a module.
         chosen = getattr(getattr(self.params, self.name, None), "module", None)
         modules = [f"atp.stages.{self.name}", *([chosen] if chosen else [])]
         parts = {
@@ -98,26 +98,26 @@ class Stage:
 
     @property
     def state(self) -> Path:
-        """Where this stage's state lies, by fingerprint; says so when another one's is passed over."""
+        """Path of this stage's state, by fingerprint; logs it if a state with another fingerprint is ignored."""
         mine = STATE / f"{self.label}-{self.fingerprint[:16]}"
         others = [path for path in STATE.glob(f"{self.label}-*") if not path.name.startswith(mine.name)]
         if others and self.runtime.is_main:
             logger.warning(
-                "%s: refused the unfinished state %s: it is of other inputs, parameters or code; starting over",
+                "%s: refused the unfinished state %s: it is from other inputs, parameters or code; starting over",
                 self.label,
                 others[0],
             )
         return mine
 
     def run(self) -> Run:
-        """What a training function needs."""
+        """The context that a training function needs."""
         if self.params.training.precision == "auto" and self.runtime.is_main:
             logger.info("%s: computes in %s", self.label, self.runtime.precision)
         resume = ResumeFile(self.state.with_suffix(".pt"), self.fingerprint, self.runtime.save_every_s)
         return Run(self.label, self.seed, self.runtime, resume, self.tracker.log)
 
     def images(self, samples: Sequence[Sample], size: tuple[int, int] | None = None) -> Images:
-        """Samples with the sizes of params.yaml; ``size`` is ``data.size`` if None."""
+        """Samples at the sizes from params.yaml; ``size`` defaults to ``data.size``."""
         data = self.params.data
         return Images(samples, size or data.size, data.crop, ImageCache(self.runtime.cache_mb))
 
@@ -126,17 +126,17 @@ class Stage:
         return self.images(list_samples(self.params.data.target.images))
 
     def network_config(self, space: LabelSpace) -> NetworkConfig:
-        """The section ``model``, for the classes of the data and those that a given model has.
+        """The section ``model``, completed with the classes of the data and of a given source model.
 
         Raises:
-            InputError: a class map that does not fit, or code of the network's that DVC does not watch.
+            InputError: the class map does not fit, or DVC does not track the network's code.
         """
         config = self.params.network(space)
         check_code(config)
         return config
 
     def load(self, made: Path) -> tuple[SegmentationNetwork, Checkpoint]:
-        """The model that a stage left in its folder."""
+        """Load the model from a stage's folder."""
         path = made / MODEL
         checkpoint = load_checkpoint(path)
         return restored(checkpoint, path), checkpoint
@@ -148,11 +148,11 @@ class Stage:
         history: History,
         also: Callable[[Path], None] = lambda folder: None,
     ) -> None:
-        """Write a model and its history as this stage's result, all at once, and forget the training state.
+        """Write a model and its history as this stage's result, atomically, and delete the training state.
 
         Args:
-            made_from: has the network's configuration and its classes.
-            also: writes what else belongs to the result into its folder.
+            made_from: provides the network's configuration and classes.
+            also: writes further files of the result into the folder.
         """
         if self.runtime.is_main:
             made_by = {
@@ -169,7 +169,7 @@ class Stage:
         self.runtime.barrier()
 
     def output(self) -> AbstractContextManager[Path]:
-        """A temporary folder that becomes this stage's result if all goes well."""
+        """A temporary folder that becomes this stage's result on success."""
         return output(self.folder)
 
 
@@ -180,7 +180,7 @@ def forget(label: str) -> None:
 
 
 def write_history(path: Path, history: History) -> None:
-    """One line a record, as DVC and everyone else can plot it."""
+    """Write one line per record, for DVC's plots among others."""
     names = list(history)
     rows = [",".join(names), *(",".join(f"{v:.6g}" for v in row) for row in zip(*history.values(), strict=True))]
     path.write_text("\n".join(rows) + "\n")
@@ -202,8 +202,8 @@ def run_stage(
         body: does the work.
         inputs: files and folders that the result depends on.
         rounds: the command takes ``--round``.
-        sealed: the stage may open neither the source data nor any label of the target.
-        opened: what of the source data and the test images a sealed stage may open all the same.
+        sealed: the stage must not open the source data or the target's labels.
+        opened: source data or test images that a sealed stage may open nevertheless.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     parser = argparse.ArgumentParser(prog=f"python -m atp.stages {name}", description=f"Stage {name} of dvc.yaml.")
@@ -214,7 +214,7 @@ def run_stage(
         params = load_params()
         if key is not None and key not in params.rounds:
             raise InputError(f"params.yaml: rounds has no {key}; it has {', '.join(params.rounds)}")
-        # Of several processes each is started by PyTorch's launcher.
+        # PyTorch's launcher starts each of several processes.
         die_with_parent()
         if sealed:
             seal(params, opened(params))

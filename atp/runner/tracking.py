@@ -1,7 +1,7 @@
 """MLflow: one parent run per pipeline, one child run per stage, metrics in batches.
 
-The tracking server is the usual ``MLFLOW_TRACKING_URI``, else a sqlite file in the project. A server that does not work
-is told before a stage begins; one that stops working later never ends a stage.
+The tracking server is ``MLFLOW_TRACKING_URI`` if set, else a sqlite file in the project. A server that does not work is
+reported before a stage begins; a server that fails later never ends a stage.
 """
 
 import fcntl
@@ -39,19 +39,19 @@ PIPELINE_TAG = "atp.pipeline"
 STAGE_TAG = "atp.stage"
 
 PARENT_VARIABLE = "ATP_PARENT_RUN_ID"
-"""Environment variable in which whoever starts the stages names the pipeline's run."""
+"""Environment variable with the id of the pipeline's run, set by the process that starts the stages."""
 
 _WAITING_MAX = 100_000
-"""Figures kept for a server that does not answer; beyond it the oldest are dropped."""
+"""Maximum number of metrics kept while the server does not answer; beyond it the oldest are dropped."""
 
 
 def tracking_uri() -> str:
-    """The usual variable, else ``mlflow.db`` in the project's root, for all its pipelines and experiments."""
+    """``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the project's root, shared by its pipelines and experiments."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The database file of a tracking address, None if it is no sqlite file."""
+    """The database file of a tracking URI; None if it is not sqlite."""
     if not uri.startswith("sqlite:///"):
         return None
     return Path(uri.removeprefix("sqlite:///").split("?")[0]).resolve()
@@ -59,7 +59,7 @@ def sqlite_path(uri: str) -> Path | None:
 
 @contextmanager
 def store_lock(purpose: str) -> Iterator[None]:
-    """One process at a time, of all on this machine that share the sqlite file, or of one user the server."""
+    """Lock among the processes of this machine that share the sqlite file or, per user, the server."""
     uri = tracking_uri()
     database = sqlite_path(uri)
     server = f"atp-{os.getuid()}-{sha256(uri.encode()).hexdigest()[:16]}"
@@ -73,7 +73,7 @@ def store_lock(purpose: str) -> Iterator[None]:
 
 @contextmanager
 def patience(timeout_s: int, retries: int) -> Iterator[None]:
-    """How long MLflow's requests may take; its own defaults wait for minutes. What the user set stands."""
+    """Limit MLflow's request time, which is minutes by default; variables set by the user take precedence."""
     wanted = {"MLFLOW_HTTP_REQUEST_TIMEOUT": timeout_s, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": retries}
     ours = {name: str(value) for name, value in wanted.items() if name not in os.environ}
     os.environ.update(ours)
@@ -86,10 +86,10 @@ def patience(timeout_s: int, retries: int) -> Iterator[None]:
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Whatever MLflow raises becomes one line about its address.
+    """Turn any MLflow exception into one line about its address.
 
     Raises:
-        InputError: for any exception; MLflow has many kinds of them for a wrong address.
+        InputError: for any exception; MLflow raises many kinds for a wrong address.
     """
     try:
         yield
@@ -105,7 +105,7 @@ def _does_not_work(error: Exception) -> InputError:
 
 
 def _line(error: Exception) -> str:
-    """The first line of what an exception says."""
+    """The first line of an exception's message."""
     return next((line.strip()[:200] for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
@@ -115,7 +115,7 @@ def open_client() -> "MlflowClient":
     Raises:
         InputError: the server does not answer.
     """
-    # Before the import, which reads them.
+    # Set before the import, which reads them.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
@@ -125,12 +125,12 @@ def open_client() -> "MlflowClient":
     uri = tracking_uri()
     with told():
         check_address(uri)
-    # Collecting garbage while MLflow and SQLAlchemy are imported takes a third of the time and finds nothing.
+    # Garbage collection takes a third of the import time of MLflow and SQLAlchemy and finds nothing.
     gc.disable()
     try:
-        import mlflow  # takes seconds, which a stage that only prints an error should not wait for
+        import mlflow  # slow; a stage that only prints an error should not wait for it
 
-        # Several processes at once on a new sqlite file break its creation.
+        # Concurrent processes break the creation of a new sqlite file.
         with told(), store_lock("create"), patience(5, 1):
             mlflow.set_tracking_uri(uri)
             client = mlflow.MlflowClient(uri)
@@ -141,10 +141,10 @@ def open_client() -> "MlflowClient":
 
 
 def check_address(uri: str) -> None:
-    """A wrong address is told in seconds; MLflow itself would try for minutes.
+    """Report a wrong address within seconds; MLflow itself would retry for minutes.
 
     Raises:
-        OSError: nobody listens there; behind a proxy that cannot be known.
+        OSError: no server listens there; not detected behind a proxy.
     """
     database = sqlite_path(uri)
     if database is not None:
@@ -166,12 +166,12 @@ def _experiment_id(client: "MlflowClient") -> str:
     from mlflow.exceptions import MlflowException
 
     database = sqlite_path(tracking_uri())
-    # Beside the database, whichever folder is the current one when it is made; a server knows its own place.
+    # Artifacts go next to the database, whatever the working folder; a server has its own location.
     artifacts = (database.parent / "mlartifacts").as_uri() if database else None
     try:
         return str(client.create_experiment(EXPERIMENT, artifacts))
     except MlflowException:
-        # Another machine may have been faster.
+        # Another machine may have created it first.
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             raise
@@ -180,16 +180,16 @@ def _experiment_id(client: "MlflowClient") -> str:
 
 @dataclass
 class Tracker:
-    """Where a stage's figures go; without a client (processes other than the first) they go nowhere.
+    """Logs a stage's metrics; a no-op without a client (in processes other than the first).
 
-    Figures are sent every few seconds. If the server does not answer they are kept and sent later, ever more rarely
-    tried: training goes on, and the stage succeeds even if nothing can be sent at its end.
+    Metrics are sent every few seconds. If the server does not answer, they are kept and retried with growing intervals:
+    training continues, and the stage succeeds even if nothing can be sent at its end.
 
     Attributes:
         client: None in processes other than the first.
         run_id, parent_id: the stage's run, and the pipeline's.
-        every_s: seconds between two requests, as long as they succeed.
-        failures: requests failed since the last that succeeded.
+        every_s: seconds between two requests while they succeed.
+        failures: failed requests since the last success.
     """
 
     client: "MlflowClient | None" = None
@@ -201,7 +201,7 @@ class Tracker:
     failures: int = 0
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Figures of one training step."""
+        """Log the metrics of one training step."""
         if self.client is None:
             return
         now = int(time.time() * 1000)
@@ -210,13 +210,13 @@ class Tracker:
             self.flush()
 
     def flush(self) -> None:
-        """Send what waits."""
+        """Send the waiting metrics."""
         if self.client is None or not self._waiting:
             return
         from mlflow.entities import Metric
 
         while self._waiting:
-            metrics = [Metric(*entry) for entry in self._waiting[:1000]]  # the most that one request may hold
+            metrics = [Metric(*entry) for entry in self._waiting[:1000]]  # the limit of one request
             if not _sent(self, partial(self.client.log_batch, self.run_id, metrics=metrics)):
                 del self._waiting[:-_WAITING_MAX]
                 break
@@ -224,42 +224,42 @@ class Tracker:
         self._sent_at = time.monotonic()
 
     def artifacts(self, path: Path, to: str | None = None) -> None:
-        """Upload a file, or what a folder holds."""
+        """Upload a file, or the contents of a folder."""
         if self.client is not None:
             upload = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
             _sent(self, partial(upload, self.run_id, str(path), to), timeout_s=120)
 
     def tag(self, tags: Mapping[str, str]) -> None:
-        """Tags of the stage's run."""
+        """Set tags of the stage's run."""
         if self.client is not None:
             for key, value in tags.items():
                 _sent(self, partial(self.client.set_tag, self.run_id, key, value))
 
     def finish(self, folder: Path, fingerprint: str) -> None:
-        """Say what came out where."""
+        """Record the result's folder and fingerprint."""
         self.tag({"atp.folder": str(folder), "atp.fingerprint": fingerprint})
 
     def end(self, status: str) -> None:
-        """Send the rest and end the stage's run, and the pipeline's unless whoever named it ends it.
+        """Send the rest and end the stage's run, and the pipeline's run unless its creator ends it.
 
-        Under plain ``dvc repro`` nobody knows which stage is the last, so each leaves its own state there.
+        Under plain ``dvc repro`` no stage knows whether it is the last, so each sets its own status there.
         """
         self.flush()
         if self._waiting:
-            logger.warning("MLflow: %d figures could not be sent and are lost", len(self._waiting))
+            logger.warning("MLflow: %d metrics could not be sent and are lost", len(self._waiting))
         if self.client is not None:
             for run_id in (self.run_id,) if os.environ.get(PARENT_VARIABLE) else (self.run_id, self.parent_id):
                 _sent(self, partial(self.client.set_terminated, run_id, status))
 
 
 def _sent(tracker: Tracker, request: Callable[[], object], timeout_s: int = 10) -> bool:
-    """Whether a request succeeded; a warning, no more, if it did not."""
+    """Whether a request succeeded; logs a warning if it did not."""
     try:
         with patience(timeout_s, 0):
             request()
-    except Exception as error:  # What a broken server or disk makes MLflow raise is open-ended, and not worth a run.
+    except Exception as error:  # A broken server or disk can raise anything, and must not end the run.
         if not tracker.failures:
-            logger.warning("MLflow does not take what is sent; going on without: %s", _line(error))
+            logger.warning("MLflow does not accept data; continuing without it: %s", _line(error))
         tracker.failures += 1
         return False
     tracker.failures = 0
@@ -268,10 +268,10 @@ def _sent(tracker: Tracker, request: Callable[[], object], timeout_s: int = 10) 
 
 @contextmanager
 def open_tracker(stage: str, params: Params, *, enabled: bool) -> Iterator[Tracker]:
-    """The stage's run below the pipeline's; failed if the stage fails, continued if a killed stage is.
+    """The stage's run below the pipeline's; marked as failed if the stage fails, continued if a killed stage resumes.
 
     Raises:
-        InputError: MLflow does not work; told before the stage begins.
+        InputError: MLflow does not work; raised before the stage begins.
     """
     if not enabled:
         yield Tracker()
@@ -293,7 +293,7 @@ def open_tracker(stage: str, params: Params, *, enabled: bool) -> Iterator[Track
 
 
 def find_parent(client: "MlflowClient", params: Params) -> "Run":
-    """The pipeline's run: the one named by ``ATP_PARENT_RUN_ID``, else that of these parameters and data."""
+    """The pipeline's run: the one named by ``ATP_PARENT_RUN_ID``, else the run of these parameters and data."""
     given = os.environ.get(PARENT_VARIABLE)
     if given:
         return client.get_run(given)
@@ -301,7 +301,7 @@ def find_parent(client: "MlflowClient", params: Params) -> "Run":
     data = described.read_text() if described.exists() else ""
     tracked = params.model_dump_json(by_alias=True, exclude={"runtime"})
     pipeline = sha256(f"{tracked}\n{data}".encode()).hexdigest()[:16]
-    # A DVC experiment is found by its name there too; it is tracked like any other run.
+    # A DVC experiment's run has the experiment's name; it is tracked like any other run.
     return _pipeline(client, params, pipeline, os.environ.get("DVC_EXP_NAME") or f"pipeline-{pipeline[:6]}")
 
 
@@ -315,10 +315,10 @@ def _pipeline(client: "MlflowClient", params: Params, identity: str, name: str) 
 
 @contextmanager
 def pipeline_run(params: Params, identity: str, name: str) -> Iterator["Run"]:
-    """A pipeline's run; whoever starts the stages hands its id on as ``ATP_PARENT_RUN_ID``.
+    """A pipeline's run; the process that starts the stages passes its id as ``ATP_PARENT_RUN_ID``.
 
     Args:
-        identity: the same one finds the same run again, so that a retry continues it.
+        identity: equal identities find the same run, so that a retry continues it.
         name: of a new run.
 
     Raises:
@@ -332,7 +332,7 @@ def pipeline_run(params: Params, identity: str, name: str) -> Iterator["Run"]:
     try:
         yield run
     except BaseException as error:
-        # An interrupt, or a flow that was cancelled.
+        # An interrupt, or a cancelled flow.
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
         raise
     finally:
@@ -340,7 +340,7 @@ def pipeline_run(params: Params, identity: str, name: str) -> Iterator["Run"]:
 
 
 def _find_or_create(client: "MlflowClient", tags: dict[str, str], name: str, *, finished: bool = False) -> "Run":
-    """A run with these tags, by default one that did not finish."""
+    """Find or create a run with these tags, by default an unfinished one."""
     experiment_id = _experiment_id(client)
     query = " and ".join(f"tags.`{key}` = '{quotable(value)}'" for key, value in tags.items())
     if not finished:
@@ -353,14 +353,14 @@ def _find_or_create(client: "MlflowClient", tags: dict[str, str], name: str, *, 
 
 
 def quotable(value: str) -> str:
-    """A value that may stand between quotes in MLflow's query language, which cannot escape one."""
+    """Check that a value can be quoted in MLflow's query language, which has no escapes."""
     if "'" in value or "\\" in value:
-        raise InputError(f"{value!r} cannot be looked up in MLflow; leave out quotes and backslashes")
+        raise InputError(f"{value!r} cannot be looked up in MLflow; remove quotes and backslashes")
     return value
 
 
 def log_params(client: "MlflowClient", run: "Run", tree: Mapping[str, Any]) -> None:
-    """Nested parameters by dotted names; values that stand already are left alone, since MLflow never changes one."""
+    """Log nested parameters by dotted names; existing ones are skipped, since MLflow cannot change a parameter."""
     from mlflow.entities import Param
 
     flat = {key: value for key, value in flatten(tree).items() if key not in run.data.params}

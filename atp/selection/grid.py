@@ -19,20 +19,20 @@ from atp.params import load_params
 SEED = "training.seed"
 UNSEEN = {
     "runtime": "changes no result",
-    "register": "comes after the choice: the experiments of a grid are not registered",
+    "register": "applies after the selection: a grid's experiments are not registered",
 }
-"""Sections of params.yaml by which no experiment can differ from another, and why."""
+"""Sections of params.yaml that cannot vary in a grid, and why."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination of a grid, or another experiment for DVC's queue.
+    """One combination of a grid, or any other experiment for DVC's queue.
 
     Attributes:
-        name: of its experiment: what it sets, and a digest of all parameters and uncommitted changes, so that the same
-            name means the same result.
-        values: dotted names and what they are set to; ``FILE:NAME`` if it is not in params.yaml.
-        target: the stage with which it ends, in the pipeline's folder.
+        name: the experiment's name: the values it sets, and a digest of all parameters and uncommitted changes, so that
+            equal names mean equal results.
+        values: values by dotted name, or by ``FILE:NAME`` for another file than params.yaml.
+        target: the last stage to run, in the pipeline's folder.
     """
 
     name: str
@@ -41,10 +41,10 @@ class Cell:
 
 
 def parse_axis(text: str) -> tuple[str, list[Any]]:
-    """``align.diversity=0.1,0.3`` to a dotted name and its values, which may be any YAML: ``null``, ``[1.0, 1.25]``.
+    """Parse ``align.diversity=0.1,0.3`` into a dotted name and values, any YAML: ``null``, ``[1.0, 1.25]``.
 
     Raises:
-        InputError: another form, no or twice the same value, or a section that makes no difference.
+        InputError: wrong format, no or repeated values, or a section that cannot vary.
     """
     name, equals, values = text.partition("=")
     if not equals or not re.fullmatch(r"\w+(\.\w+)+", name):
@@ -54,13 +54,13 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
     except YAMLError as error:
         raise InputError(f"--grid {text}: the values are not YAML; separate them by commas") from error
     if not parsed:
-        raise InputError(f"--grid {text}: there is no value; give at least one, separated by commas")
+        raise InputError(f"--grid {text}: no value; give at least one, separated by commas")
     twice = [value for index, value in enumerate(parsed) if value in parsed[:index]]
     if twice:
-        raise InputError(f"--grid {text}: the value {_text(twice[0])} stands twice")
+        raise InputError(f"--grid {text}: the value {_text(twice[0])} is repeated")
     if any(isinstance(value, Mapping) for value in parsed):
-        # Hydra would merge it into what is there, and not set it.
-        raise InputError(f"--grid {text}: a value is a mapping; set its entries one by one, as {name}.ENTRY=VALUE")
+        # Hydra would merge it into the existing value instead of replacing it.
+        raise InputError(f"--grid {text}: a value is a mapping; set its entries one by one: {name}.ENTRY=VALUE")
     section = name.partition(".")[0]
     if section in UNSEEN:
         raise InputError(f"--grid {name}: the section {section} {UNSEEN[section]}; leave it out")
@@ -68,24 +68,24 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
 
 
 def make_cells(axes: Sequence[str], seeds: str, path: Path, changes: str = "", pipeline: str = "") -> list[Cell]:
-    """All combinations, each of which is a valid params.yaml.
+    """All combinations of the axes, each checked to be a valid params.yaml.
 
     Args:
         axes: as ``parse_axis`` reads them.
-        seeds: comma-separated, of ``training.seed``; none if empty.
-        path: of params.yaml.
-        changes: uncommitted ones of the code, as text.
-        pipeline: name of its folder, with which the names begin; empty for that in the root.
+        seeds: comma-separated values of ``training.seed``; empty for none.
+        path: path of params.yaml.
+        changes: uncommitted changes of the code, as text.
+        pipeline: name of the pipeline's folder, used as prefix of the names; empty for the root.
 
     Raises:
-        InputError: an axis is wrong, or the first combination that is not valid, with the reason.
+        InputError: an axis is invalid, or a combination is, with the reason.
     """
     given = [*axes, *([f"{SEED}={seeds}"] if seeds else [])]
     parsed = [parse_axis(text) for text in given]
     names = [name for name, _ in parsed]
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"--grid {name}: given twice; put all its values into one")
+            raise InputError(f"--grid {name}: given twice; combine its values in one --grid")
     cells = []
     for values in itertools.product(*(values for _, values in parsed)):
         combination = dict(zip(names, values, strict=True))
@@ -103,7 +103,7 @@ def make_cells(axes: Sequence[str], seeds: str, path: Path, changes: str = "", p
 
 
 def _readable(values: Mapping[str, Any]) -> str:
-    """A name that git takes and a shell needs no quotes for."""
+    """A name that is valid in git and needs no quoting in a shell."""
     lasts = [name.rpartition(".")[2] for name in values]
     parts = []
     for name, value in values.items():
@@ -118,7 +118,7 @@ def _text(value: Any) -> str:
 
 
 def override(name: str, value: Any) -> str:
-    """As ``dvc exp run --set-param`` reads it, which is Hydra's grammar; an entry that the file lacks is added."""
+    """Format for ``dvc exp run --set-param``, in Hydra's grammar; missing entries are added."""
     return f"++{name}={_hydra(value)}"
 
 

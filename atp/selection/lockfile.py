@@ -1,7 +1,7 @@
-"""What dvc.lock says about results: with which parameters, and of which others, each was made.
+"""Provenance of results from dvc.lock: the parameters and inputs of each.
 
-``dvc status`` knows more, but needs the repository's lock, which a running pipeline holds, and hashes all data: too
-much for a line of warning in ``atp predict``.
+``dvc status`` knows more, but needs the repository's lock, which a running pipeline holds, and hashes all data, which
+is too expensive for a warning in ``atp predict``.
 """
 
 import json
@@ -21,11 +21,11 @@ Stages = Mapping[str, Mapping[str, Any]]
 """The entries of a dvc.lock, by stage: ``align``, ``teach@r01``."""
 
 Listing = list[dict[str, str]]
-"""Of each file of a folder ``md5`` and ``relpath``, as DVC's cache keeps it."""
+"""``md5`` and ``relpath`` of each file in a folder, as in DVC's cache."""
 
 
 def read_stages(text: str | None) -> Stages:
-    """The stages of a dvc.lock; none where there is no such file, or git's marks of a conflict stand in it."""
+    """The stages of a dvc.lock; empty if it is missing or contains git's conflict markers."""
     try:
         tree = YAML(typ="safe", pure=True).load(text or "")
     except YAMLError:
@@ -35,14 +35,14 @@ def read_stages(text: str | None) -> Stages:
 
 
 def outdated(stages: Stages, params: Mapping[str, Any], stage: str) -> str:
-    """Why a stage's result is not what params.yaml and the results before it would make now.
+    """Why a stage's result does not match the current params.yaml and upstream results.
 
     Args:
         params: the whole of params.yaml, unchecked.
         stage: as in dvc.lock.
 
     Returns:
-        What was changed since; empty if nothing was, or where DVC knows nothing of the stage.
+        What has changed since; empty if nothing has, or if dvc.lock lacks the stage.
     """
     makers = {path: name for name, entry in stages.items() for path in _digests(entry, "outs")}
     seen: set[str] = set()
@@ -65,16 +65,16 @@ def outdated(stages: Stages, params: Mapping[str, Any], stage: str) -> str:
                 if earlier := reason(maker):
                     return earlier
                 if where == path and _digests(stages[maker], "outs")[where] != digest:
-                    return f"{path} was made anew since"
+                    return f"{path} was updated since"
         return ""
 
     return reason(stage)
 
 
 def outdated_result(folder: Path) -> str:
-    """The same of a result by its folder, or by its model's file, below the ``runs`` of any project.
+    """The same for a result given by its folder or its model's file, below the ``runs`` of any project.
 
-    Data that were brought in anew count where a stage depends on all of them.
+    Re-imported data count if a stage depends on all of them.
     """
     folder = folder.parent if folder.is_file() else folder
     runs = next((parent for parent in folder.parents if parent.name == RUNS.name), None)
@@ -84,7 +84,7 @@ def outdated_result(folder: Path) -> str:
     try:
         params = read_params(runs.parent / "params.yaml")
     except InputError:
-        # Whoever runs the pipeline is told; a result can be used without.
+        # Not an error here: a result can be used without a valid params.yaml.
         return ""
     name = "@".join(folder.relative_to(runs).parts)
     why = outdated(stages, params, name)
@@ -93,12 +93,12 @@ def outdated_result(folder: Path) -> str:
     brought = _digests(read_file(described), "outs").get(Path(root).name) if described.is_file() else None
     worked_on = _digests(stages.get(name, {}), "deps").get(root)
     if not why and brought and worked_on and brought != worked_on:
-        why = f"{root} was brought in anew since"
+        why = f"{root} was imported again since"
     return why
 
 
 def read_file(path: Path) -> Mapping[str, Any]:
-    """One of DVC's files; empty if it is none."""
+    """Read one of DVC's files; empty if it is missing or invalid."""
     try:
         tree = YAML(typ="safe", pure=True).load(path)
     except YAMLError:
@@ -109,24 +109,24 @@ def read_file(path: Path) -> Mapping[str, Any]:
 def why_unmatched(
     stages: Stages, params: Mapping[str, Any], stage: str, listing: Callable[[str], Listing | None]
 ) -> str:
-    """Why what ``evaluate`` measured is not known to be of the model that a stage hands on.
+    """Why the results of ``evaluate`` cannot be attributed to a stage's current model.
 
     Args:
         params: the whole of params.yaml, unchecked.
         stage: as in dvc.lock.
-        listing: reads a folder's files from DVC's cache by the folder's digest; None where it lacks that.
+        listing: reads a folder's files from DVC's cache by the folder's digest; None if not cached.
 
     Returns:
-        Empty where it is of that very model.
+        Empty if they belong to that model.
     """
-    another = "runs/evaluate is of another model than this evidence; dvc repro evaluate"
+    another = "runs/evaluate is of another model than this evidence; run dvc repro evaluate"
     ((path, made),) = _digests(stages.get(stage, {}), "outs").items() or [("", "")]
     measured = _digests(stages.get("evaluate", {}), "deps")
     if not (made and measured):
-        return "dvc.lock does not say that runs/evaluate is of this evidence's model; dvc repro evaluate"
+        return "dvc.lock does not show that runs/evaluate is of this evidence's model; run dvc repro evaluate"
     if path in measured:
         return "" if measured[path] == made else another
-    # A stage with rounds, of all of which evaluate reads the folder.
+    # A stage with rounds: evaluate reads the folder of all rounds.
     rounds = path.rpartition("/")[0]
     files: Listing = []
     for maker, entry in stages.items():
@@ -134,31 +134,31 @@ def why_unmatched(
             if where.startswith(f"{rounds}/") and _is_there(maker, params):
                 listed = listing(digest)
                 if listed is None:
-                    return f"DVC's cache lacks {where}, so that runs/evaluate is of it cannot be told; dvc repro"
+                    return f"DVC's cache lacks {where}, so runs/evaluate cannot be matched to it; run dvc repro"
                 name = where.removeprefix(f"{rounds}/")
                 files += [{"md5": each["md5"], "relpath": f"{name}/{each['relpath']}"} for each in listed]
     return "" if measured.get(rounds) == _folder_digest(files) else another
 
 
 def _is_there(maker: str, params: Mapping[str, Any]) -> bool:
-    """Whether a stage is none of a round that params.yaml no longer has; DVC keeps the entries of those."""
+    """Whether a stage still exists: DVC keeps entries of rounds that params.yaml no longer has."""
     key = maker.partition("@")[2]
     return not key or setting(params, f"rounds.{key}") is not None
 
 
 def _folder_digest(files: Listing) -> str:
-    """As DVC makes it."""
+    """A folder's digest, computed as DVC does."""
     text = json.dumps(sorted(files, key=lambda file: file["relpath"]), sort_keys=True)
     return f"{md5(text.encode(), usedforsecurity=False).hexdigest()}.dir"
 
 
 def _digests(entry: Mapping[str, Any], kind: str) -> dict[str, str]:
-    """Of what a stage read or wrote, by path."""
+    """Digests of a stage's inputs or outputs, by path."""
     return {each["path"]: each.get("md5", "") for each in entry.get(kind, [])}
 
 
 def _changed(dotted: str, old: Any, new: Any) -> str:
-    """The first entry below a name that is not the same, by its own name."""
+    """Dotted name of the first entry that differs."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         key = next(key for key in {**old, **new} if old.get(key) != new.get(key))
         return _changed(f"{dotted}.{key}", old.get(key), new.get(key))

@@ -1,4 +1,4 @@
-"""A grid in DVC's queue: put there once, run by DVC's worker, and brought back when that was killed."""
+"""A grid in DVC's queue: queued once, run by DVC's worker, and queued again after the worker was killed."""
 
 import json
 import logging
@@ -24,25 +24,25 @@ from atp.selection.repository import HERE, Whose, complaint, open_repository
 logger = logging.getLogger(__name__)
 
 WORKERS = Path(".dvc/tmp/exps/celery")
-"""Where DVC's workers leave their process ids."""
+"""Folder in which DVC's workers write their process ids."""
 PAUSE_S = 0.5
-"""Between two that are put while workers work."""
+"""Seconds between queueing two experiments while workers run."""
 START_S = 10.0
-"""In which a worker that was started is there."""
+"""Seconds within which a started worker must appear."""
 
 
 def enqueue(cells: Sequence[Cell], whose: Whose = HERE, jobs: int = 0) -> dict[str, list[str]]:
-    """Put what is neither finished nor on its way into DVC's queue, in the given order.
+    """Queue the cells that are neither finished nor already queued, in the given order.
 
     Args:
-        jobs: so many of DVC's workers are started as soon as as many wait, and the others are put while they work; 0
-            starts none.
+        jobs: number of DVC workers, started once as many cells are queued; the rest is queued while they run. 0 starts
+            none.
 
     Returns:
-        Names by what became of them: ``finished``, ``running``, ``queued`` before, ``failed``, or ``new``.
+        Names by state: ``finished``, ``running``, ``queued`` before, ``failed``, or ``new``.
 
     Raises:
-        InputError: DVC cannot, or no git repository.
+        InputError: DVC fails, or there is no git repository.
     """
     found: dict[str, list[str]] = {state: [] for state in ("finished", "running", "queued", "failed", "new")}
     started = False
@@ -51,7 +51,7 @@ def enqueue(cells: Sequence[Cell], whose: Whose = HERE, jobs: int = 0) -> dict[s
         if untracked:
             more = f" and {len(untracked) - 1} more" if len(untracked) > 1 else ""
             logger.warning(
-                "%s%s: not in git, and so not in the experiments; git add what they need", untracked[0], more
+                "%s%s: not in git, so missing in the experiments; git add what they need", untracked[0], more
             )
         _bring_back(repo, [cell.name for cell in cells])
         done, waiting = whose.finished(repo, prefix), whose.unfinished(repo, prefix)
@@ -65,16 +65,16 @@ def enqueue(cells: Sequence[Cell], whose: Whose = HERE, jobs: int = 0) -> dict[s
                 if not _working():
                     _start_workers(jobs)
             elif started:
-                # DVC's lock on the queue is held while one is put, and is what a worker needs for the next one.
+                # Queueing holds the lock that a worker needs to take the next experiment.
                 time.sleep(PAUSE_S)
         for name in done:
-            # What it kept in case it was killed.
+            # State kept in case it was killed.
             shutil.rmtree(Path(".atp/experiments") / name, ignore_errors=True)
     return found
 
 
 def _put(repo: Any, prefix: Path, cell: Cell) -> None:
-    """Put one into the queue; again while a worker takes another one out of it, or another command of DVC's runs."""
+    """Queue one experiment; retry while a worker or another DVC command holds the lock."""
     from dvc.lock import LockError
 
     for wait_s in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0):
@@ -94,16 +94,16 @@ def _put_once(repo: Any, prefix: Path, cell: Cell) -> None:
         params=changes,
         queue=True,
         name=cell.name,
-        # Imported data come from the cache; the place that they were imported from is not in the temporary clone.
+        # Imported data come from the cache; their origin is not in the temporary clone.
         allow_missing=True,
     )
 
 
 def _bring_back(repo: Any, names: Sequence[str]) -> None:
-    """Take out of the queue what was killed in the middle, so that it can be queued again.
+    """Remove killed experiments from the queue, so that they can be queued again.
 
-    DVC goes on to call it running when its worker was killed with it. Stages that it finished are in DVC's cache, and
-    the one that was killed continues from its last state: nothing is computed twice.
+    DVC still reports an experiment as running if its worker was killed too. Its finished stages are in DVC's cache and
+    the killed stage resumes from its last state, so nothing is computed twice.
     """
     queue = repo.experiments.celery_queue
     active = {entry.name: entry for entry in queue.iter_active()}
@@ -114,20 +114,20 @@ def _bring_back(repo: Any, names: Sequence[str]) -> None:
             continue
         killed = True
         logger.info("%s: was killed; it is queued again", name)
-        # A stage dies with its executor, of which without a worker nobody would collect the result. Once it is
-        # forgotten DVC calls the experiment failed; of a zombie it would go on to call it running.
+        # A stage dies with its executor, whose result is lost without a worker. Reaping the executor lets DVC mark the
+        # experiment as failed; a zombie would still count as running.
         clone = _clone(queue, entry)
         queue.proc.remove(entry.stash_rev, force=True)
         queue.kill([name], force=True)
         _delete(clone)
     behind = [entry.name for entry in queue.iter_queued() if entry.name in names] if killed else []
     if behind:
-        # They come after these again: before, they would begin anew the stage that was killed, if they need it too.
+        # Queued experiments follow these again: run first, they would restart the killed stage if they share it.
         queue.remove(behind)
     failed = {entry.name: entry for entry, _ in queue.iter_failed()}
     for name in names:
         entry = failed.get(name)
-        # One that a stage ended with a reason would end so again.
+        # An experiment that failed with a stage's error would fail again.
         if entry is not None and not complaint(queue, entry):
             clone = _clone(queue, entry)
             queue.remove([name])
@@ -135,7 +135,7 @@ def _bring_back(repo: Any, names: Sequence[str]) -> None:
 
 
 def _clone(queue: Any, entry: Any) -> Path | None:
-    """The temporary clone that a killed experiment leaves behind."""
+    """The temporary clone left behind by a killed experiment."""
     info = Path(queue.get_infofile_path(entry.stash_rev))
     root = Path(json.loads(info.read_text())["root_dir"]) if info.is_file() else None
     return root if root and root.is_relative_to(Path(".dvc/tmp/exps").resolve()) else None
@@ -147,13 +147,13 @@ def _delete(clone: Path | None) -> None:
 
 
 def _working() -> bool:
-    """Whether a worker of DVC's queue lives."""
+    """Whether a worker of DVC's queue is running."""
     files = sorted((project_root() / WORKERS).glob("dvc-exp-worker-*.json"))
     return any(_alive(json.loads(file.read_text()).get("pid"), "queue-worker") for file in files)
 
 
 def _alive(pid: int | None, word: str) -> bool:
-    """Whether a process lives and is what it should be: after a restart of the machine its number may be another's."""
+    """Whether a process runs and is the expected one: after a reboot its id may belong to another."""
     if pid is None:
         return False
     try:
@@ -163,7 +163,7 @@ def _alive(pid: int | None, word: str) -> bool:
 
 
 def say(name: str, line: str) -> None:
-    """Show a line that an experiment printed."""
+    """Print a line of an experiment's output."""
     logger.info("%s: %s", name, line)
 
 
@@ -176,18 +176,18 @@ def work(
     told: Callable[[str, str], None] = say,
     left: Callable[[Collection[str], Mapping[str, str]], None] = lambda names, failed: None,
 ) -> dict[str, str]:
-    """Let DVC's workers run what is queued, and show what the experiments print, until all ended.
+    """Let DVC's workers run the queued experiments and show their output until all have ended.
 
-    The workers go on when this process is ended.
+    The workers continue if this process ends.
 
     Args:
-        jobs: experiments at a time; each then has its share of the cores.
-        told: is given the name and each line that an experiment printed.
-        left: is given the names of those that have not ended, and of those that failed with the reason, whenever an
-            experiment began or ended.
+        jobs: number of parallel experiments, which share the cores.
+        told: called with an experiment's name and each line of its output.
+        left: called with the names of unfinished experiments, and of failed ones with the reason, whenever an
+            experiment starts or ends.
 
     Returns:
-        Names of those that failed, and why.
+        Names of failed experiments, with the reason.
     """
     names = {cell.name for cell in cells}
     logs: dict[str, Log] = {}
@@ -205,7 +205,7 @@ def work(
         if not unended:
             return failed
         if not _working():
-            # Those alone that have not ended: one that failed would be tried for ever.
+            # Only unfinished ones: a failed one would be retried forever.
             enqueue([cell for cell in cells if cell.name in unended], whose, jobs)
             if not _working():
                 _start_workers(jobs)
@@ -213,7 +213,7 @@ def work(
 
 
 def withdraw(cells: Sequence[Cell], whose: Whose = HERE) -> None:
-    """Take out of the queue what has not begun."""
+    """Remove cells that have not started from the queue."""
     with open_repository() as (repo, prefix):
         waiting = whose.unfinished(repo, prefix)
         names = [cell.name for cell in cells if waiting.get(cell.name, ("",))[0] == "queued"]
@@ -223,14 +223,14 @@ def withdraw(cells: Sequence[Cell], whose: Whose = HERE) -> None:
 
 @dataclass
 class Log:
-    """What an experiment prints, and how far it was shown."""
+    """An experiment's output, and how much of it was shown."""
 
     name: str
     path: Path
     shown: int = 0
 
     def show(self, told: Callable[[str, str], None]) -> None:
-        """What has been printed since, in whole lines."""
+        """Show new output, in whole lines."""
         if not self.path.is_file():
             return
         with self.path.open("rb") as file:
@@ -244,10 +244,10 @@ class Log:
 
 
 def _find_logs(queue: Any, cells: Sequence[Cell], logs: dict[str, Log]) -> None:
-    """Where those experiments that have begun print to, in the order of the cells.
+    """Find the log files of started experiments, in the order of the cells.
 
     Args:
-        logs: of each revision in the queue; is added to.
+        logs: logs by revision in the queue; updated in place.
     """
     entries = {entry.name: entry for entry in (*queue.iter_active(), *(done.entry for done in queue.iter_done()))}
     for entry in (entries[cell.name] for cell in cells if cell.name in entries):
@@ -257,14 +257,14 @@ def _find_logs(queue: Any, cells: Sequence[Cell], logs: dict[str, Log]) -> None:
 
 
 def _start_workers(jobs: int) -> None:
-    """Workers that end by themselves when the queue is empty."""
-    # Its stages are started as `python` and `dvc`, which must be this environment's, activated or not.
+    """Start workers, which exit when the queue is empty."""
+    # Stages run `python` and `dvc`, which must be this environment's, even if it is not activated.
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     if jobs > 1:
-        # Trainings side by side that each take all cores are slower than one after the other.
+        # Parallel trainings that each use all cores are slower than sequential ones.
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
         environment.setdefault("OMP_WAIT_POLICY", "passive")
-    # A file and no pipe: the worker inherits it, and a pipe would be read until that ends.
+    # A file, not a pipe: the worker inherits it, and a pipe would stay open until the worker ends.
     with tempfile.TemporaryFile("w+") as said:
         done = subprocess.run(
             [sys.executable, "-m", "dvc", "queue", "start", "--jobs", str(jobs)],

@@ -1,4 +1,4 @@
-"""From runs and what they measured without labels to an order; what labels say stays apart."""
+"""Rank runs by their evidence without labels, kept apart from the ranking by labels."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from atp.runner.tracking import flatten
 from atp.selection.repository import WORKSPACE, Experiment
 
 INDICATOR = "scale_iou"
-"""The default indicator: it ranked models most like their true mIoU in docs/explanation/evidence.md."""
+"""The default indicator: its ranking correlated best with true mIoU in docs/explanation/evidence.md."""
 
 LOWER_IS_BETTER = ("entropy", "marginal_kl")
 COLLAPSED = "collapsed"
@@ -18,12 +18,12 @@ COLLAPSED = "collapsed"
 
 @dataclass(frozen=True)
 class Place:
-    """A run in an order.
+    """A run in a ranking.
 
     Attributes:
-        rank: from 1, the same for equal figures; None where there is nothing to rank it by.
-        run: that stands there.
-        value: the figure it stands there by.
+        rank: from 1, the same for equal values; None if there is no value.
+        run: the run.
+        value: the value it is ranked by.
     """
 
     rank: int | None
@@ -37,9 +37,9 @@ class Choice:
 
     Attributes:
         by: the indicator.
-        places: all finished runs with evidence; collapsed ones come after all others, whatever their figure.
-        oracle: the same runs by mIoU, which only labels can tell; empty without them.
-        others: runs that have no place, and why.
+        places: all finished runs with evidence; collapsed ones come last, whatever their value.
+        oracle: the same runs by mIoU; empty without labels.
+        others: runs that cannot be ranked, and why.
     """
 
     by: str
@@ -49,13 +49,13 @@ class Choice:
 
     @property
     def picked(self) -> Experiment | None:
-        """The first, unless it is collapsed or without a figure."""
+        """The best run, unless it is collapsed or has no value."""
         best = self.places[0] if self.places else None
         return best.run if best and best.value is not None and verdict(best.run) != COLLAPSED else None
 
     @property
     def cost(self) -> float | None:
-        """Points of mIoU by which the best run is better than the picked one; None where labels do not tell."""
+        """Points of mIoU between the best run and the picked one; None without labels."""
         picked = self.picked
         if picked is None or picked.miou is None or not self.oracle or self.oracle[0].value is None:
             return None
@@ -71,7 +71,7 @@ def choose(runs: Sequence[Experiment], by: str, stage: str) -> Choice:
     able = [run for run in runs if run.state == "finished" and run.evidence is not None]
     known = list(dict.fromkeys(name for run in able for name in indicators(run)))
     if able and by not in known:
-        raise InputError(f"--by {by}: no such indicator in the evidence of {stage}; there are {', '.join(known)}")
+        raise InputError(f"--by {by}: no such indicator in the evidence of {stage}; choose from {', '.join(known)}")
     sign = 1.0 if by in LOWER_IS_BETTER else -1.0
     collapsed = [run for run in able if verdict(run) == COLLAPSED]
     places = _order([run for run in able if run not in collapsed], lambda run: figure(run, by), sign)
@@ -87,7 +87,7 @@ def choose(runs: Sequence[Experiment], by: str, stage: str) -> Choice:
 def _order(
     runs: Sequence[Experiment], value_of: Callable[[Experiment], float | None], sign: float, before: int = 0
 ) -> list[Place]:
-    """Best first, of equal ones what lies here, then by name; those without a figure last and without a rank."""
+    """Sort best first, ties by workspace first and then by name; runs without a value come last, unranked."""
     with_figure = [(value, run) for run in runs if (value := value_of(run)) is not None]
     with_figure.sort(key=lambda pair: (sign * pair[0], pair[1].name != WORKSPACE, pair[1].name))
     values = [value for value, _ in with_figure]
@@ -97,25 +97,25 @@ def _order(
 
 
 def indicators(run: Experiment) -> Mapping[str, float]:
-    """Of the model that the stage handed on."""
+    """Indicators of the stage's resulting model."""
     return run.evidence["after"] if run.evidence else {}
 
 
 def verdict(run: Experiment) -> str:
-    """On what the stage made; ``reverted`` where that had collapsed and the model before it was handed on."""
+    """Verdict on the stage's model; ``reverted`` if it collapsed and the previous model was kept."""
     if run.evidence is None:
         return ""
     return "reverted" if run.evidence["reverted"] else run.evidence["verdict"]
 
 
 def figure(run: Experiment, by: str) -> float | None:
-    """An indicator of a run; None where it was not measured."""
+    """An indicator of a run; None if not measured."""
     value = indicators(run).get(by)
     return value if value is not None and math.isfinite(value) else None
 
 
 def differences(runs: Sequence[Experiment]) -> dict[str, dict[str, str]]:
-    """By run, the parameters in which the runs differ from one another, as text, but those that change no result."""
+    """By run, the parameters that differ between runs, as text, without those that do not change a result."""
     flat = {
         run.name: flatten({k: v for k, v in run.params.items() if k not in ("runtime", "register")}) for run in runs
     }
@@ -125,7 +125,7 @@ def differences(runs: Sequence[Experiment]) -> dict[str, dict[str, str]]:
 
 
 def to_json(choice: Choice, stage: str) -> dict[str, Any]:
-    """For machines: what the table says."""
+    """The table in machine-readable form."""
     differing = differences([place.run for place in choice.places])
     return {
         "stage": stage,

@@ -1,4 +1,4 @@
-"""DVC's experiments of this project: which there are, in which state, and what each left."""
+"""DVC's experiments of this project, with their state and results."""
 
 import difflib
 import io
@@ -33,14 +33,14 @@ class Experiment:
     """A run of the pipeline, finished or not.
 
     Attributes:
-        name: DVC's, or ``workspace`` for what lies in the working folder.
-        state: of its run.
+        name: DVC's name, or ``workspace`` for the working folder.
+        state: state of the run.
         params: its params.yaml.
-        evidence: what a stage measured without labels; None where there is none.
+        evidence: a stage's evidence without labels, if any.
         miou: of that stage's model on the test images, percent; None without labels.
-        why: it failed, or is not to be ranked.
-        unmatched: why there is no mIoU although one was measured: not of the model that the evidence is of.
-        vanished: which classes that model almost ceased to predict, as a line.
+        why: reason why it failed or is not ranked.
+        unmatched: reason why a measured mIoU is ignored: it belongs to another model than the evidence.
+        vanished: one line on the classes that the model hardly predicts any more.
     """
 
     name: str
@@ -55,21 +55,21 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Whose:
-    """Which of DVC's experiments a command means.
+    """Selects the DVC experiments that a command works on.
 
-    An experiment is a commit of the whole repository, and so has results of all its pipelines. The names of a grid's
-    begin with that of the pipeline's folder; others are of the pipeline in the root.
+    An experiment is a commit of the whole repository, with results of all its pipelines. Names from a grid start with
+    the pipeline's folder; all others belong to the pipeline in the root.
 
     Attributes:
         pipeline: name of a folder with a dvc.yaml; None is the one in the working folder.
-        everything: also those that began at another commit than the current one.
+        everything: include experiments from other commits than the current one.
     """
 
     pipeline: str | None = None
     everything: bool = False
 
     def finished(self, repo: Any, prefix: Path) -> dict[str, str]:
-        """Names and revisions of those that have ended well."""
+        """Names and revisions of successful experiments."""
         from dvc.repo.experiments.utils import exp_refs
 
         head = repo.scm.get_rev()
@@ -77,7 +77,7 @@ class Whose:
         return {info.name: repo.scm.get_ref(str(info)) for info in refs if self._has(info.name, prefix)}
 
     def unfinished(self, repo: Any, prefix: Path) -> dict[str, tuple[State, str, str]]:
-        """Those in DVC's queue that have not ended well: state, revision, and why it failed."""
+        """Queued, running and failed experiments: state, revision, and reason of failure."""
         queue, head = repo.experiments.celery_queue, repo.scm.get_rev()
         found: list[tuple[Any, State, str]] = [
             *((entry, "failed", reason(queue, entry)) for entry, _ in queue.iter_failed()),
@@ -101,10 +101,10 @@ HERE = Whose()
 
 @contextmanager
 def open_repository() -> Iterator[tuple[Any, Path]]:
-    """DVC's repository, with its root as the working folder, and where this folder lies in it.
+    """Open DVC's repository, change to its root, and yield it with the relative path of the current folder.
 
     Raises:
-        InputError: no DVC or git repository, or whatever DVC complains about.
+        InputError: no DVC or git repository, or DVC fails.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -115,23 +115,23 @@ def open_repository() -> Iterator[tuple[Any, Path]]:
     if not (root / ".dvc").is_dir():
         raise InputError(f"{root}: no DVC repository; experiments need git init, dvc init and a commit")
     try:
-        # DVC runs the experiments of its queue in the folder in which its worker is started.
+        # DVC runs queued experiments in the folder in which its worker was started.
         with chdir(root), redirect_stdout(io.StringIO()), Repo(".") as repo:
             if repo.config["core"].get("no_scm") or not hasattr(repo.scm, "get_ref"):
                 raise InputError(f"{root}: no git repository; experiments need git init and a commit")
             if repo.scm.no_commits:
-                raise InputError(f"{root}: git has no commit yet; experiments start from one: git commit")
+                raise InputError(f"{root}: git has no commit yet; experiments start from one: run git commit")
             yield repo, prefix
     except (DvcException, SCMError) as error:
         raise InputError(f"DVC: {' '.join(str(error).split())}") from error
 
 
 def read_experiments(stage: str, *, everything: bool = False) -> list[Experiment]:
-    """The workspace and all experiments, with what a stage measured.
+    """The workspace and all experiments, with a stage's evidence.
 
     Args:
         stage: ``propagate``, or an earlier one: ``align``, ``teach@r01``.
-        everything: also experiments that began at another commit than the current one.
+        everything: include experiments from other commits than the current one.
 
     Raises:
         InputError: not a repository.
@@ -150,10 +150,10 @@ def read_experiments(stage: str, *, everything: bool = False) -> list[Experiment
 
 
 def read_results(revisions: Mapping[str, str], path: Path) -> dict[str, bytes]:
-    """A file of several experiments' results; those that have it not, here or in DVC's cache, are left out.
+    """Read one file from the results of several experiments, skipping those without it in DVC's cache.
 
     Args:
-        revisions: of the experiments, by name.
+        revisions: the experiments' revisions, by name.
     """
     found = {}
     with open_repository() as (repo, _):
@@ -164,8 +164,7 @@ def read_results(revisions: Mapping[str, str], path: Path) -> dict[str, bytes]:
 
 
 def read_pictures(revision: str, folder: Path) -> dict[str, bytes]:
-    """The PNGs of a folder of an experiment's results, by their path in it without the ending; none if it is not
-    there."""
+    """The PNGs in a folder of an experiment's results, by relative path without suffix; empty if it is missing."""
     with open_repository() as (repo, _), repo.switch(revision):
         if not repo.dvcfs.isdir(folder.as_posix()):
             return {}
@@ -178,27 +177,27 @@ def read_pictures(revision: str, folder: Path) -> dict[str, bytes]:
 
 
 def complaint(queue: Any, entry: Any) -> str:
-    """The line in which the stage that ended a failed experiment says why; empty where it was killed."""
+    """The error line of the stage that made an experiment fail; empty if it was killed."""
     return _said(queue, entry, "error: ")
 
 
 def reason(queue: Any, entry: Any) -> str:
-    """The same, or else what DVC says; empty where neither came to say anything."""
+    """The stage's error line, or else DVC's; empty if there is neither."""
     return complaint(queue, entry) or _said(queue, entry, "ERROR: ")
 
 
 def _said(queue: Any, entry: Any, mark: str) -> str:
-    """The first line with a mark that an experiment printed: a stage's own, or DVC's in capitals."""
+    """The first line of an experiment's output with a mark: a stage's ``error:``, or DVC's in capitals."""
     process = queue.proc.get(entry.stash_rev)
     path = Path(process.stdout) if process and process.stdout else None
     text = path.read_text(errors="replace") if path and path.is_file() else ""
     line = next((line.removeprefix(mark) for line in text.splitlines() if line.startswith(mark)), "")
-    # Paths as they are in the project: the clone is gone, and each experiment had another one.
+    # Rewrite paths to the project's: each experiment ran in its own clone, which is gone.
     return re.sub(r"[^\s'\"]*/\.dvc/tmp/exps/tmp\w+/", "", line)
 
 
 def _read(repo: Any, prefix: Path, stage: str, name: str, state: State, why: str = "") -> Experiment:
-    """An experiment at the revision that the repository is switched to."""
+    """Read an experiment at the repository's current revision."""
 
     def text(path: Path) -> str | None:
         try:
@@ -224,14 +223,14 @@ def _workspace(repo: Any, prefix: Path, stage: str) -> Experiment:
     evidence = _evidence(text(prefix / folder(stage) / FILE), WORKSPACE)
     changed = outdated(read_stages(text(prefix / "dvc.lock")), params, stage)
     if evidence is not None and changed:
-        return Experiment(WORKSPACE, "finished", params, why=f"{changed}; dvc repro runs it anew")
+        return Experiment(WORKSPACE, "finished", params, why=f"{changed}; run dvc repro to update it")
     miou, unmatched = _miou(repo, prefix, stage, params, text)
     vanished = _vanished(text(prefix / folder(stage) / SHARES), WORKSPACE)
     return Experiment(WORKSPACE, "finished", params, evidence, miou, unmatched=unmatched, vanished=vanished)
 
 
 def folder(stage: str) -> Path:
-    """Where a stage's result lies: ``teach@r01`` below ``runs/teach/r01``."""
+    """Folder of a stage's result: ``teach@r01`` is in ``runs/teach/r01``."""
     return RUNS / stage.replace("@", "/")
 
 
@@ -253,9 +252,9 @@ def _parsed(text: str, kind: "TypeAdapter[Kind]", what: str) -> Kind:
 def _miou(
     repo: Any, prefix: Path, stage: str, params: Mapping[str, Any], text: Callable[[Path], str | None]
 ) -> tuple[float | None, str]:
-    """Of the stage's model, and why there is none although one was measured.
+    """mIoU of the stage's model, and the reason if a measured one is ignored.
 
-    Evaluate names a round's model ``teach_r01``, and the last round's ``teach``.
+    Evaluate names a round's model ``teach_r01``, and that of the last round ``teach``.
     """
 
     def listing(digest: str) -> Listing | None:
@@ -273,12 +272,12 @@ def _miou(
 
 
 def pipeline_name() -> str:
-    """Of the folder whose pipeline this is; empty in the root of the project."""
+    """Name of the current pipeline's folder; empty in the root of the project."""
     return Path.cwd().relative_to(project_root()).name
 
 
 def code_changes() -> str:
-    """In what tracked files differ from the commit, but for parameters and results."""
+    """The diff of tracked files to the commit, without parameters and results."""
     return (
         git("diff", "HEAD", "--", ":(top)", ":(top,exclude,glob)**/params.yaml", ":(top,exclude,glob)**/dvc.lock") or ""
     )
@@ -288,26 +287,26 @@ def apply(name: str) -> None:
     """Bring an experiment's parameters and results into the working folder.
 
     Raises:
-        InputError: DVC cannot.
+        InputError: DVC fails.
     """
     with open_repository() as (repo, _):
-        # A grid's experiments end with evaluate: neither report nor register need be there.
+        # A grid's experiments end with evaluate, so report and register may be missing.
         repo.experiments.apply(name, allow_missing=True)
 
 
 def valid_indicator(by: str) -> str:
-    """Raises InputError if nothing of that name is measured."""
+    """Return the indicator; raises InputError if it does not exist."""
     if by not in INDICATORS:
         near = difflib.get_close_matches(by, INDICATORS, n=1)
         hint = f"is it {near[0]}? " if near else ""
-        raise InputError(f"--by {by}: no such indicator; {hint}there are {', '.join(INDICATORS)}")
+        raise InputError(f"--by {by}: no such indicator; {hint}choose from {', '.join(INDICATORS)}")
     return by
 
 
 def valid_stage(stage: str) -> str:
-    """Raises InputError if it cannot be a stage with evidence."""
+    """Return the stage; raises InputError if it has no evidence."""
     if not re.fullmatch(r"(align|distill|propagate|teach@\w+)", stage):
         raise InputError(
-            f"--stage {stage}: no stage with evidence; there are align, distill, teach@ROUND and propagate"
+            f"--stage {stage}: not a stage with evidence; choose from align, distill, teach@ROUND and propagate"
         )
     return stage

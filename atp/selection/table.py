@@ -1,4 +1,4 @@
-"""A choice as text for a terminal."""
+"""A ranking as text for a terminal."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,16 +6,16 @@ from atp.selection.ranking import COLLAPSED, Choice, differences, figure, indica
 from atp.selection.repository import WORKSPACE
 
 ORACLE = (
-    "oracle: by mIoU on the labelled test images. Without labels nobody has this list; it is here to judge the choice, "
+    "oracle: by mIoU on the labelled test images. It is not available without labels and serves to judge the choice, "
     "not to make it."
 )
 
 SHOWN = ("augmentation_iou", "entropy", "marginal_kl", "classes")
-"""Indicators beside the one that ranks; --json has all of them."""
+"""Indicators shown in addition to the ranking one; --json has all of them."""
 
 
 def choice_table(choice: Choice, stage: str) -> str:
-    """The ranking without labels, and apart from it what labels say."""
+    """The ranking without labels, followed by the ranking with labels."""
     parts = []
     if choice.places:
         parts += [
@@ -54,7 +54,7 @@ def _vanished(choice: Choice) -> str:
 
 
 def _reference(choice: Choice) -> str:
-    """The source model as it was given, beside the picked run: whether adapting it was worth it at all."""
+    """The source model's value, to show whether adaptation helped at all."""
     picked = choice.picked
     source = picked.evidence["source"].get(choice.by) if picked and picked.evidence else None
     if picked is None or source is None:
@@ -66,7 +66,7 @@ def _others(choice: Choice) -> str:
     lines = []
     for run, why in choice.others:
         state = run.state if run.state != "finished" and run.name != WORKSPACE else "not ranked"
-        told = why or ("killed, or ended without a word: dvc queue logs has the rest" if run.state == "failed" else "")
+        told = why or ("killed, or ended without an error: see dvc queue logs" if run.state == "failed" else "")
         lines.append(f"{run.name}: {state}" + (f": {told}" if told else ""))
     return "\n".join(lines)
 
@@ -76,7 +76,7 @@ def _cost(choice: Choice) -> str:
     if cost is None or picked is None:
         return ""
     if cost <= 0:
-        return f"{picked.name}, picked without labels, is also the best by them"
+        return f"{picked.name}, picked without labels, is also the best with labels"
     best = choice.oracle[0]
     return (
         f"{picked.name}, picked without labels, has mIoU {picked.miou:.2f}, "
@@ -88,10 +88,10 @@ def _what_next(choice: Choice) -> str:
     picked = choice.picked
     if picked is None:
         if any(verdict(place.run) == COLLAPSED for place in choice.places):
-            return "picked: none; every run that could be is collapsed"
+            return "picked: none; all runs collapsed"
         return "picked: none; there is no finished run with evidence: dvc repro, or atp select --grid"
     if picked.name == WORKSPACE:
-        return f"picked: {WORKSPACE}, which lies here already"
+        return f"picked: {WORKSPACE}, which is the current workspace"
     return (
         f"picked: {picked.name}\n"
         f"to take it: dvc exp apply {picked.name}, or --apply; then dvc repro reports and registers it"
@@ -112,17 +112,17 @@ def _columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def queued_lines(found: Mapping[str, Sequence[str]], *, run: bool) -> str:
-    """What became of a grid's combinations, and how to go on."""
+    """The states of a grid's combinations, and the next steps."""
     said = {
         "finished": "finished before",
         "running": "running",
         "queued": "queued before",
         "new": "queued",
-        "failed": "failed before, and would again; to try it all the same: dvc queue remove",
+        "failed": "failed before; to retry: dvc queue remove",
     }
     lines = [f"{said[state]}: {', '.join(names)}" for state, names in found.items() if names]
     if run:
-        lines.append("running them one after the other; Ctrl-C ends the watching, dvc queue stop --kill the runs")
+        lines.append("running them one after the other; Ctrl-C stops watching, dvc queue stop --kill stops the runs")
     elif found["new"] or found["queued"]:
         lines.append("to run them: dvc queue start, from the root of the project, or --run; then atp select")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """A stage as DVC starts it: ``python -m atp.stages NAME [--round KEY]``.
 
-Bad parameters are told before PyTorch's import, and MLflow's runs beside it. With ``runtime.processes`` the stage runs
-in several processes, under PyTorch's launcher.
+Bad parameters are reported before PyTorch is imported; MLflow is imported in parallel. With ``runtime.processes`` the
+stage runs in several processes, under PyTorch's launcher.
 """
 
 import gc
@@ -27,12 +27,12 @@ def main() -> None:
             raise no_such_stage(name)
         if not {"-h", "--help"} & set(arguments):
             processes = load_params().runtime.processes
-            # Collecting garbage while modules are imported takes a tenth of the time and finds nothing.
+            # Garbage collection takes a tenth of the import time and finds nothing.
             gc.disable()
-            # A stage with nothing to divide among processes says so.
+            # A stage that cannot use several processes declares it.
             if processes != 1 and not getattr(import_module(f"atp.stages.{name}"), "ALONE", False):
                 sys.exit(launch(name, arguments, processes))
-            # ``register`` needs no PyTorch beside whose import MLflow's could run.
+            # ``register`` does not import PyTorch, so there is nothing to overlap with.
             if name != "register":
                 start_ahead()
         sys.argv[1:] = arguments
@@ -44,19 +44,19 @@ def main() -> None:
 
 
 def no_such_stage(name: str) -> InputError:
-    return InputError(f"python -m atp.stages {name}: no such stage; dvc.yaml has them all")
+    return InputError(f"python -m atp.stages {name}: no such stage; see dvc.yaml")
 
 
 def launch(name: str, arguments: Sequence[str], processes: int) -> int:
     """Run a stage in several processes, as ``torchrun`` does; returns the exit code of the first that failed.
 
     Args:
-        processes: 0 starts one for each GPU.
+        processes: 0 starts one per GPU.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    # Its warnings about the threads of each, and its report of a failed stage, would bury what the stage says.
+    # Its thread warnings and its failure report would bury the stage's own messages.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // (processes or 1))))
     count = str(processes) if processes else "gpu"

@@ -1,6 +1,6 @@
-"""Stage ``answer`` of paper/dvc.yaml: the source model as a box that is asked once about every target and test image.
+"""Stage ``answer`` of paper/dvc.yaml: the source model as a black box, queried once per target and test image.
 
-What it says is all that black_box/ then sees of it. Writes, below ``runs/answer``:
+The answers are all that black_box/ sees of the model. Writes, below ``runs/answer``:
 
 - ``target/<name>.npz``, ``test/<name>.npz``: the most probable classes of each pixel and their probabilities.
 - ``classes.yaml``: the classes.
@@ -22,7 +22,7 @@ from atp.training.progress import Progress
 ALONE = True
 
 KEPT = 4
-"""Most probable classes kept of each pixel, as many as ``query.keep`` keeps of them by default."""
+"""Number of most probable classes kept per pixel: the default of ``query.keep``."""
 
 
 def inputs(params: Params, key: str | None) -> list[Path]:
@@ -30,7 +30,7 @@ def inputs(params: Params, key: str | None) -> list[Path]:
 
 
 def opened(params: Params) -> list[Path]:
-    """The test images: what a box says of them is for its own mIoU."""
+    """The test images: the box's answers to them give its own mIoU."""
     return [params.data.test.images]
 
 

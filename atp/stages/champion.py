@@ -1,7 +1,7 @@
-"""The champion's weights on the test images of today, for the gate of ``register``.
+"""Evaluate the champion's weights on the current test images, for the gate of ``register``.
 
-In a process of its own: the one that registers cannot open the labels. By our own code: MLflow runs a second version of
-a model with the first one's.
+Runs in a separate process, since the registering process cannot open the labels, and with our own code, since MLflow
+runs a second version of a model with the code of the first.
 """
 
 import json
@@ -27,7 +27,7 @@ def evaluate_again(checkpoint: Path) -> Again:
 
 
 def main() -> None:
-    """That process: prints ``Again`` as JSON."""
+    """Entry point of the separate process: prints ``Again`` as JSON."""
     with exit_codes():
         if len(sys.argv) != 2:
             raise InputError("usage: python -m atp.stages.champion CHECKPOINT")
@@ -42,7 +42,7 @@ def main() -> None:
         use_code_of(Path(sys.argv[1]))
         network, space = network_from_checkpoint(Path(sys.argv[1]))
         if space.names != load_checkpoint(ADAPTED).label_space.names:
-            print(json.dumps({"miou": None, "why": f"its classes are others: {', '.join(space.names)}"}))
+            print(json.dumps({"miou": None, "why": f"its classes differ: {', '.join(space.names)}"}))
             return
         samples = list_samples(params.data.test.images, params.data.test.labels, optional=True)
         with open_runtime(params.training, params.runtime) as runtime:

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def label_target(stage: Stage, model: Path, folder: Path) -> Table | None:
-    """``dump`` as stages call it: the model of one folder, perhaps averaged with the source model."""
+    """Call ``dump`` for the model in a folder, optionally averaged with the source model."""
     section = stage.params.dump
     network, checkpoint = stage.load(model)
     networks = [(network, 1 - section.source_weight)]
@@ -38,7 +38,7 @@ def labelling_inputs(params: Params, model: Path) -> list[Path]:
 
 
 def log_labels(stage: Stage, table: Table) -> None:
-    """Coverage of the labels, overall and per class, in percent."""
+    """Log the coverage of the labels, overall and per class, in percent."""
     figures = {"coverage": 100 * table["coverage"]}
     figures |= {f"coverage_{row['name'].replace(' ', '_')}": 100 * row["coverage"] for row in table["classes"]}
     stage.tracker.log(0, figures)

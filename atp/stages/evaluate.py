@@ -1,12 +1,11 @@
 """Stage ``evaluate``: every stage's model on the held-out target images, and every round's labels against the truth.
 
-Of a black box there is no source model; its answers about the test images, if it was asked, stand for it.
+For a black box, its answers to the test images, if queried, take the source model's place. This is the only stage that
+may read the target's labels. Writes, below ``runs/evaluate``:
 
-The only stage that may read the target's labels. Writes, below ``runs/evaluate``:
-
-- ``metrics.json``: mIoU and IoU per class in percent, per model, and mIoU per protocol in ``data.protocols``; per round
-  coverage and accuracy of the labels; the precision that the models computed in.
-- ``images.json``: per test image mIoU (percent, over the classes it shows) and mean entropy, per model.
+- ``metrics.json``: per model, mIoU and IoU per class in percent, and mIoU per protocol in ``data.protocols``; per
+  round, coverage and accuracy of the labels; the models' floating-point precision.
+- ``images.json``: mIoU (percent, over the classes present) and mean entropy per test image and model.
 - ``confusion.json``: confusion matrix per model, rows true classes, columns predicted ones.
 - ``predictions/<model>/<name>.png``: class ids as palette PNG.
 """
@@ -79,7 +78,7 @@ def body(stage: Stage) -> None:
 
 
 def rounds_summary(params: Params, space: LabelSpace) -> dict[str, Any]:
-    """Coverage of every round's labels, and their accuracy where the target has labels."""
+    """Coverage of each round's labels, and their accuracy if the target has labels."""
     data = params.data
     folders = {key: dumped(key) for key in params.rounds} | {"split": SPLIT_LABELS}
     samples = list_samples(data.target.images, data.target.labels, optional=True) if data.target.labels else []

@@ -1,4 +1,4 @@
-"""What training stages share: the model they begin with, and what they hand on once it is judged without labels."""
+"""What training stages share: loading the initial model, and judging and saving the trained one without labels."""
 
 import logging
 import sys
@@ -17,21 +17,21 @@ logger = logging.getLogger(__name__)
 
 
 def begin(stage: Stage, folder: Path) -> tuple[SegmentationNetwork, Beginning]:
-    """The model that a training stage takes up, and what was measured of it without labels.
+    """The model that a training stage starts from, and its evidence without labels.
 
     Raises:
-        InputError: there is none, or nothing was measured of it that this stage could be compared with.
+        InputError: there is no model, or no evidence to compare this stage with.
     """
     network, checkpoint = stage.load(folder)
     return network, beginning(folder, checkpoint, len(_judged_on(stage)))
 
 
 def hand_on(stage: Stage, network: SegmentationNetwork, begun: Beginning, history: History) -> None:
-    """Judge the model without labels, and write it, its history and the evidence as the stage's result.
+    """Judge the model without labels and save it, its history and the evidence as the stage's result.
 
     Raises:
-        InputError: it collapsed and ``evidence.on_collapse`` is ``stop``. Nothing is written; the training state stays,
-            so that another setting of the guard does not train the same again.
+        InputError: the model collapsed and ``evidence.on_collapse`` is ``stop``. Nothing is written; the training state
+            is kept, so that changing the guard does not repeat the training.
     """
     judged = _judge(stage, network, begun) if stage.runtime.is_main else None
     stopped = stage.runtime.from_main(judged is not None and judged[2])
@@ -43,8 +43,8 @@ def hand_on(stage: Stage, network: SegmentationNetwork, begun: Beginning, histor
     evidence, shares, stop = judged
     if stop:
         raise InputError(
-            f"{stage.label}: its model collapsed, and nothing is handed on: {evidence['why']}; change the section "
-            f"{stage.name}, or set evidence.on_collapse to revert or warn, which does not train it again"
+            f"{stage.label}: its model collapsed and was not saved: {evidence['why']}; change the section "
+            f"{stage.name}, or set evidence.on_collapse to revert or warn, which does not repeat the training"
         )
     if evidence["reverted"] and begun.folder is not None:
         network, _ = stage.load(begun.folder)
@@ -52,7 +52,7 @@ def hand_on(stage: Stage, network: SegmentationNetwork, begun: Beginning, histor
 
 
 def _judge(stage: Stage, network: SegmentationNetwork, begun: Beginning) -> tuple[Evidence, Shares, bool]:
-    """The evidence, logged and tracked, and whether the stage stops because of it."""
+    """Measure, log and track the evidence; returns whether it stops the stage."""
     started = stage.load(begun.folder)[0] if begun.folder else None
     evidence, shares = evidence_of(
         network, started, begun, _judged_on(stage), stage.params.data.size, stage.runtime, stage.label
@@ -61,13 +61,13 @@ def _judge(stage: Stage, network: SegmentationNetwork, begun: Beginning) -> tupl
     lost = warning(shares)
     stage.tracker.tag({"atp.verdict": evidence["verdict"], "atp.vanished": lost or "none"})
     collapsed, guard = evidence["verdict"] == "collapsed", stage.params.evidence.on_collapse
-    # A first model that collapsed has none to go back to.
+    # If the first model collapsed, there is no earlier one to revert to.
     stop = collapsed and (guard == "stop" or (guard == "revert" and begun.folder is None))
     if collapsed and guard == "revert" and not stop:
         evidence, shares = reverted(evidence, shares, begun)
     if not stop:
         level = logging.WARNING if collapsed else logging.INFO
-        logger.log(level, "%s: %s, seen without labels: %s", stage.label, evidence["verdict"], evidence["why"])
+        logger.log(level, "%s: %s, judged without labels: %s", stage.label, evidence["verdict"], evidence["why"])
         if lost:
             logger.warning("%s: %s", stage.label, lost)
     return evidence, shares, stop

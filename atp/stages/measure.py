@@ -1,11 +1,11 @@
-"""Stage ``measure`` of paper/dvc.yaml: one model on the test images, for a cell of a table.
+"""Stage ``measure`` of paper/dvc.yaml: evaluate one model on the test images, for a cell of a table.
 
-What ``evaluate`` does for all models of a pipeline, with the same functions, for the one that ``--model`` names.
-Writes, below ``runs/measure``:
+Does for the model of ``--model`` what ``evaluate`` does for all models, with the same functions. Writes, below
+``runs/measure``:
 
-- ``metrics.json``: mIoU and IoU per class in percent, mIoU per protocol in ``data.protocols``, mean entropy, the
-  precision it was computed in, and what the stage that made the model had measured without labels.
-- ``predictions/<name>.png``: of a few test images, evenly spread, class ids as palette PNG.
+- ``metrics.json``: mIoU and IoU per class in percent, mIoU per protocol in ``data.protocols``, mean entropy,
+  floating-point precision, and the evidence without labels from the stage that trained the model.
+- ``predictions/<name>.png``: class ids of a few evenly spread test images, as palette PNG.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from atp.runner.stage import Stage, run_stage, write_json
 ALONE = True
 
 SHOWN = 8
-"""Test images whose predictions are kept."""
+"""Number of test images with predictions to keep."""
 
 
 def inputs(model: Path, params: Params, key: str | None) -> list[Path]:
@@ -67,7 +67,7 @@ def body(model: Path, stage: Stage) -> None:
 
 
 def keep(predictions: Path, names: Collection[str]) -> None:
-    """Delete the PNGs of all images but these; a name may have folders in it, as Cityscapes' have their city's."""
+    """Delete the PNGs of all other images; names may contain folders, such as Cityscapes' cities."""
     for path in sorted(predictions.rglob("*.png")):
         if path.relative_to(predictions).with_suffix("").as_posix() not in names:
             path.unlink()

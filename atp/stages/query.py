@@ -1,4 +1,4 @@
-"""Stage ``query``: what a black box says of every target image (Sec. 3.4), and of the test images, asked once, ever."""
+"""Stage ``query``: a black box's answers to all target images (Sec. 3.4) and test images, each queried only once."""
 
 import logging
 import time
@@ -26,15 +26,15 @@ logger = logging.getLogger(__name__)
 
 
 def answers() -> Path:
-    """Where good answers are kept for ever (see ``atp.black_box.cache``), for all pipelines and experiments."""
+    """Folder of the permanent cache of valid answers, shared by all pipelines and experiments."""
     return project_root() / ".atp/answers"
 
 
 def open_box(section: QuerySettings, num_classes: int, params: Params) -> Box:
-    """The box of params.yaml.
+    """Open the box that params.yaml describes.
 
     Args:
-        num_classes: of the box.
+        num_classes: number of classes of the box.
     """
     if section.box == "folder":
         return open_folder(section, num_classes)
@@ -42,15 +42,15 @@ def open_box(section: QuerySettings, num_classes: int, params: Params) -> Box:
         return open_callable(section, num_classes, params.data.source.root)
     box = open_endpoint(section, num_classes)
     if unencrypted(str(section.endpoint)) and box.credentials.any:
-        logger.warning("query: %s is not encrypted: whoever is on the way reads the token", section.endpoint)
+        logger.warning("query: %s is not encrypted: the token can be read in transit", section.endpoint)
     return box
 
 
 def check_listening(section: QuerySettings) -> None:
-    """Tell at once that nobody listens at the endpoint: one that works now and then is asked again and again.
+    """Fail at once if no server listens at the endpoint; an endpoint that fails occasionally is retried.
 
     Raises:
-        InputError: nobody does.
+        InputError: no server listens.
     """
     try:
         check_address(str(section.endpoint))
@@ -63,7 +63,7 @@ def check_listening(section: QuerySettings) -> None:
 
 
 def questions(section: QuerySettings, params: Params) -> list[Question]:
-    """One for each target image, and with ``query.test`` for each test image."""
+    """One question per target image and, with ``query.test``, per test image."""
     data = params.data
     folders = {"target": data.target.images} | ({"test": data.test.images} if section.test else {})
     return [Question(part, sample, data.size) for part, images in folders.items() for sample in list_samples(images)]
@@ -115,7 +115,7 @@ def body(stage: Stage) -> None:
     keys: dict[str, list[tuple[Question, str]]] = {}
     for question in asked:
         keys.setdefault(question.part, []).append((question, box.key(question)))
-    # The same picture under two names is one question.
+    # The same image under two names is one question.
     named = {key: question for pairs in keys.values() for question, key in reversed(pairs)}
     missing = {key: question for key, question in named.items() if not cache.has(key)}
     if section.box == "endpoint" and missing:
@@ -142,8 +142,8 @@ def body(stage: Stage) -> None:
         reasons = {named[key].name: reason for key, reason in result.failures.items()}
         first = "; ".join(f"{name} ({reason})" for name, reason in list(reasons.items())[:3])
         raise InputError(
-            f"query: no good answer for {len(failed)} of {len(asked)} images: {first}"
-            f"{'; ...' if len(reasons) > 3 else ''}; the good answers are kept: run again to ask for the others alone"
+            f"query: no valid answer for {len(failed)} of {len(asked)} images: {first}"
+            f"{'; ...' if len(reasons) > 3 else ''}; valid answers are kept: run again to query only the others"
         )
     assemble(keys, cache, stage)
 

@@ -1,8 +1,8 @@
-"""Stage ``register``: the adapted model into MLflow's registry, once, and through the gate; writes
+"""Stage ``register``: register the adapted model in MLflow once and pass it through the gate; writes
 ``runs/register/version.json``.
 
-DVC runs it every time, because the registry may be another one than last time. A version that is there already is found
-by its tags, without importing PyTorch.
+DVC always runs it, because the registry may differ from last time. An existing version is found by its tags, without
+importing PyTorch.
 """
 
 import logging
@@ -46,21 +46,21 @@ PICTURE = REPORT / "predictions.png"
 
 
 def register(params: Params, identity: Identity, evaluation: str | None) -> Version:
-    """The version that holds the adapted model, and carries the alias from now on; made if there is none.
+    """Give the alias to the version with the adapted model, which is created if missing, and return it.
 
     Args:
-        evaluation: digest of what the figures of this run were measured on; None without labels.
+        evaluation: digest of the evaluation behind this run's metrics; None without labels.
     """
     from atp.runner.tracking import open_client, patience, store_lock, told
 
     section = params.register_
     client = open_client()
-    # MLflow keeps the numbers of two new versions apart; the lock keeps two processes from adding the same model, and
-    # from judging two against the same champion.
+    # MLflow numbers concurrent versions correctly; the lock keeps two processes from adding the same model or judging
+    # two against the same champion.
     with store_lock("register"), patience(120, 2):
         with told():
             found = find_version(client, section.name, identity.fingerprint)
-        said = "holds this model already; nothing new" if found else "is new"
+        said = "already holds this model" if found else "is new"
         tags = origin_tags(identity) | ({EVALUATION_TAG: evaluation} if evaluation else {})
         version = found or add_version(client, params, tags)
         with told():
@@ -80,7 +80,7 @@ def find_version(client: "MlflowClient", name: str, fingerprint: str) -> Version
 
 
 def add_version(client: "MlflowClient", params: Params, tags: dict[str, str]) -> Version:
-    """Log the model in the pipeline's run, with the figures that sum it up, and make it a version."""
+    """Log the model and its summary metrics in the pipeline's run, and create a version of it."""
     from mlflow.entities import Metric
 
     from atp.models.checkpoint import load_checkpoint
@@ -91,14 +91,14 @@ def add_version(client: "MlflowClient", params: Params, tags: dict[str, str]) ->
     with open_tracker("register", params, enabled=True) as tracker:
         now, miou = int(time.time() * 1000), read_metrics().get("miou", {})
         metrics = [Metric(f"miou_{stage}", value, now, 0) for stage, value in miou.items() if value is not None]
-        # Before the model, which takes over the figures that its run has.
+        # Logged before the model, which inherits the metrics of its run.
         client.log_batch(tracker.parent_id, metrics=metrics)
         metadata = {"classes": list(adapted.label_space.names), "size": list(params.data.size or ())}
         run = client.get_run(tracker.parent_id)
         number = log_registered_model(client, run, ADAPTED, name, tags, metadata)
         for path in filter(Path.is_file, (Path("dvc.lock"), METRICS)):
             tracker.artifacts(path)
-        # What was meant by auto.
+        # The precision that auto resolved to.
         training = params.training.model_copy(
             update={"precision": adapted.made_by.get("precision", params.training.precision)}
         )
@@ -118,7 +118,7 @@ def add_version(client: "MlflowClient", params: Params, tags: dict[str, str]) ->
 
 
 def upload_picture(tracker: "Tracker") -> str:
-    """The report's picture, small enough for the model card; its address, empty if there is no report."""
+    """Upload the report's picture, reduced for the model card; returns its address, empty without a report."""
     if not PICTURE.is_file():
         return ""
     from PIL import Image
@@ -139,7 +139,7 @@ def _version(found: "ModelVersion") -> Version:
 def main() -> None:
     with light_stage("register") as params:
         identity, evaluation = identify(params), evaluation_digest(params)
-        # All that needs the data is read. Nothing of the source data or of the labels can get into the registry.
+        # Everything that needs the data has been read; from here on no source data or labels can reach the registry.
         seal(params)
         version = register(params, identity, evaluation)
         with output(REGISTER) as folder:
@@ -147,7 +147,7 @@ def main() -> None:
 
 
 def described(version: Version, alias: str) -> dict[str, Any]:
-    """A version as JSON, without what the gate and people say of it later; the same whenever it is written."""
+    """A version as JSON, without the later tags of the gate and of users, so that it is always the same."""
     return {
         "name": version.name,
         "version": version.number,

@@ -12,7 +12,7 @@ ALONE = True
 
 
 def report(params: Params, tracker: Tracker) -> None:
-    """Draw the whole folder, then upload it."""
+    """Draw the report folder, then upload it."""
     with output(REPORT) as folder:
         build_report(params, RUNS, folder)
     tracker.artifacts(REPORT, "report")

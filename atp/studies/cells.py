@@ -1,4 +1,4 @@
-"""Settings and seeds as experiments of DVC's, each named by what it is."""
+"""Settings and seeds as DVC experiments, named by their content."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from atp.studies.definitions import Setting
 from atp.studies.graph import identity, steps, upstream
 
 PIPELINE = Path("paper")
-"""Folder of the pipeline that measures a cell; the experiments' names begin with it."""
+"""Folder of the pipeline that measures a cell; prefix of the experiments' names."""
 
 RESULT = str(folder("measure"))
 
@@ -23,8 +23,8 @@ class Plan:
     """The experiments of a table.
 
     Attributes:
-        cells: without duplicates, in the order in which they are to be computed.
-        by_setting: the experiment of each setting and seed.
+        cells: without duplicates, in the order of computation.
+        by_setting: the experiment for each setting and seed.
     """
 
     cells: list[Cell]
@@ -36,13 +36,13 @@ class Plan:
 
 
 def plan(settings: Iterable[Setting], seeds: Sequence[int]) -> Plan:
-    """One cell for each setting and seed; settings that come to the same share theirs.
+    """One cell per setting and seed; equivalent settings share a cell.
 
-    What later cells need as well comes first: short chains of stages before long ones, and of equally long ones the
-    seeds in turn, so that workers side by side find what they share in DVC's cache.
+    Cells are ordered so that parallel workers find shared stages in DVC's cache: short chains of stages first, and
+    among equally long ones alternating seeds.
 
     Raises:
-        InputError: a setting is not valid here, with the reason.
+        InputError: a setting is invalid for these parameters, with the reason.
     """
     given = list(settings)
     listed = [setting for place, setting in enumerate(given) if setting not in given[:place]]
@@ -58,10 +58,10 @@ def plan(settings: Iterable[Setting], seeds: Sequence[int]) -> Plan:
 
 
 def make_cell(setting: Setting, seed: int) -> tuple[Cell, int]:
-    """The experiment of a setting and a seed, and how many stages it has.
+    """The experiment for a setting and a seed, and its number of stages.
 
     Raises:
-        InputError: the setting is not valid here.
+        InputError: the setting is invalid for these parameters.
     """
     values: dict[str, dict[str, Any]] = {".": {SEED: seed}, str(PIPELINE): {"cell.model": setting.model}}
     if setting.model.startswith("black_box/"):

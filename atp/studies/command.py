@@ -29,41 +29,41 @@ logger = logging.getLogger(__name__)
 FOLDER = RUNS / "studies"
 
 OWN_ROWS = "The rows are our own; those of the paper are in atp/studies/paper.yaml."
-"""Above what has the number of a table or figure of the paper."""
+"""Note above a study with the number of a table or figure of the paper."""
 
 ALIKE = 3
-"""If the first so many cells to end all fail for one reason, the others are not tried."""
+"""Stop if this many cells, the first to end, all fail for the same reason."""
 
 
 def parse_seeds(text: str) -> list[int]:
-    """``0,1,2`` to numbers.
+    """Parse seeds such as ``0,1,2``.
 
     Raises:
-        InputError: it is none, or one stands twice.
+        InputError: not a list of whole numbers, or a seed is repeated.
     """
     try:
         seeds = [int(part) for part in text.split(",")]
     except ValueError as error:
         raise InputError(f"--seeds {text}: must be whole numbers separated by commas, as in 0,1,2") from error
     if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise InputError(f"--seeds {text}: each seed once, none below 0")
+        raise InputError(f"--seeds {text}: seeds must be unique and not negative")
     return seeds
 
 
 def make(study: str, seeds: Sequence[int], jobs: int, *, run: bool, number: str = "", camvid: Path = Path()) -> str:
-    """Compute what is missing of a study, and write and return it.
+    """Compute the missing cells of a study, then write and return its table.
 
     Args:
-        jobs: experiments at a time.
-        run: False shows what there is.
-        number: the paper's table or figure whose number it has, ``Table 5``.
-        camvid: where CamVid is, for a study on it.
+        jobs: number of parallel experiments.
+        run: whether to compute; False only shows finished results.
+        number: the paper's table or figure with the same number, such as ``Table 5``.
+        camvid: CamVid's folder, for studies on it.
 
     Raises:
-        InputError: there is none of that name, or it cannot be made of these data and parameters.
+        InputError: no such study, or it does not support these data and parameters.
     """
     if Path.cwd() != project_root():
-        raise InputError(f"studies are made in the root of the project: cd {project_root()}")
+        raise InputError(f"studies run in the root of the project: cd {project_root()}")
     section = study_named(study).printed
     bring_in()
     table, params = opened(study, camvid)
@@ -90,7 +90,7 @@ def make(study: str, seeds: Sequence[int], jobs: int, *, run: bool, number: str 
 
 
 def draw(table: Table, found: Sequence[Line], params: Params) -> bytes | None:
-    """The picture of a study; None where nothing is there to be drawn."""
+    """The picture of a study; None if there is nothing to draw."""
     if not any(line.values for line in found):
         return None
     if table.kind == "pictures":
@@ -104,7 +104,7 @@ def write(name: str, content: bytes) -> None:
 
 
 def labels(table: Table, planned: Plan, seeds: Sequence[int]) -> dict[str, str]:
-    """What each experiment is in the words of the table."""
+    """The row names that describe each experiment."""
     return {
         planned.cell(setting, seed).name: f"{row.name}, seed {seed}"
         for row in reversed(table.rows)
@@ -114,41 +114,41 @@ def labels(table: Table, planned: Plan, seeds: Sequence[int]) -> dict[str, str]:
 
 
 def compute(planned: Plan, names: Mapping[str, str], jobs: int) -> None:
-    """Run what is not finished, and say how far it is.
+    """Run the unfinished cells and log the progress.
 
     Raises:
-        InputError: the first cells failed, all in the same way.
+        InputError: the first cells all failed in the same way.
     """
-    logger.info("%d cells; what is not finished goes into DVC's queue", len(planned.cells))
+    logger.info("%d cells; unfinished ones are added to DVC's queue", len(planned.cells))
     found = enqueue(planned.cells, CELLS, jobs)
     for name in found["failed"]:
-        logger.info("%s (%s) failed before, and would again; dvc queue remove %s lets it", names[name], name, name)
+        logger.info("%s (%s) failed before; to retry it: dvc queue remove %s", names[name], name, name)
     before = len(found["finished"])
     todo = len(planned.cells) - before - len(found["failed"])
     logger.info("%d finished before, %d to compute", before, todo)
     if todo:
-        logger.info("Ctrl-C ends the watching; dvc queue stop --kill ends the runs, and this command resumes them")
+        logger.info("Ctrl-C stops watching; dvc queue stop --kill stops the runs, and this command resumes them")
         watch = Watch(planned.cells, names, before, found["failed"])
         try:
             work(planned.cells, CELLS, jobs=jobs, every_s=10, told=watch.told, left=watch.left)
         except AllFailError as error:
             withdraw(planned.cells, CELLS)
             raise InputError(
-                f"stopped, since all cells that ended failed alike: {error}; mend that, then dvc queue remove --failed "
-                "and the same command"
+                f"stopped, since the first cells all failed alike: {error}; fix that, then dvc queue remove --failed "
+                "and repeat this command"
             ) from error
 
 
 class AllFailError(Exception):
-    """Nothing but failures, for one reason."""
+    """The first cells all failed for the same reason."""
 
 
 class Watch:
-    """Sparse lines about the experiments of a study while they run.
+    """Logs concise progress of a study's experiments while they run.
 
     Args:
-        before: how many were finished at the beginning.
-        failed: names of those that had failed.
+        before: number of experiments finished at the start.
+        failed: names of experiments that had already failed.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class Watch:
         self._said: dict[str, float] = {}
 
     def told(self, name: str, line: str) -> None:
-        """Stages as they begin, and how far they are once a minute."""
+        """Log each stage as it starts, and its progress once a minute."""
         now = time.monotonic()
         progress = share_done(line)
         stage = line.startswith("Running stage")
@@ -175,13 +175,13 @@ class Watch:
             logger.info("%s: %s", self._names[name], line.rstrip(":"))
 
     def left(self, names: Collection[str], failed: Mapping[str, str]) -> None:
-        """How many are done, whenever that changes, and what failed.
+        """Log the number of finished experiments when it changes, and failures.
 
         Raises:
-            AllFailError: the first ones all failed, for the same reason.
+            AllFailError: the first experiments all failed for the same reason.
         """
         for name in sorted(failed.keys() - self._failed_before - self._reasons.keys()):
-            self._reasons[name] = failed[name] or f"no reason was given; dvc queue logs {name} may have more"
+            self._reasons[name] = failed[name] or f"no reason was given; see dvc queue logs {name}"
             logger.info("%s (%s): failed: %s", self._names[name], name, self._reasons[name])
         ended = self._total - len(names)
         if ended == self._ended:

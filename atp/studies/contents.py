@@ -1,8 +1,8 @@
-"""The rows of studies, as data: to change a study, change its rows here.
+"""The rows of the studies, as data: to change a study, change its rows here.
 
-Rows are few, since each is trained for each seed; those that come to the same parameters share what is computed, in all
-studies. ``catalogue`` names the studies, and says which of them have the number of a table or figure of the paper; what
-the paper prints there is in ``paper`` and docs/explanation/paper.md.
+Rows are few, since each is trained for each seed; rows with the same parameters share their computation across studies.
+``catalogue`` names the studies and gives the numbers of the corresponding tables and figures of the paper, with printed
+rows in ``paper`` and docs/explanation/paper.md.
 """
 
 import os
@@ -26,7 +26,7 @@ NO_CHANGE: dict[str, Any] = {
     "align.weight_decay": 0.0,
     "align.batchnorm": "eval",
 }
-"""An align that hands on the source model as it is, so that propagation can begin with that."""
+"""An align that returns the source model unchanged, so that propagation can start from it."""
 
 
 def taught(params: Params) -> str:
@@ -35,12 +35,12 @@ def taught(params: Params) -> str:
 
 
 def has_batchnorm(params: Params) -> bool:
-    """False of the one network of ours without; of a user's own it shows when it runs."""
+    """False for VGG-16, our only network without BatchNorm; a user's own network is checked at run time."""
     return params.model.factory is not None or params.model.backbone != "vgg16"
 
 
 def baselines(params: Params) -> dict[str, type[BaselineSettings]]:
-    """Methods that can take the place of align for this network, and their settings; the simplest first."""
+    """Methods that can replace align for this network, with their settings, simplest first."""
     kinds = {name: method_named(name).Settings for name in align_methods() if name != ALIGN_METHOD}
     found = {name: kind for name, kind in kinds.items() if issubclass(kind, BaselineSettings)}
     usable = {name: kind for name, kind in found.items() if has_batchnorm(params) or not kind.needs_batchnorm}
@@ -48,12 +48,12 @@ def baselines(params: Params) -> dict[str, type[BaselineSettings]]:
 
 
 def baseline(method: str) -> dict[str, Any]:
-    """Parameters of a baseline in align's place, at its published settings."""
+    """Parameters for a baseline in place of align, at its published settings."""
     return {"align.method": method}
 
 
 def baseline_rows(params: Params, *, picked: bool = True) -> Iterable[Row]:
-    """Each baseline at its published settings, and at a strength picked without labels and with them."""
+    """Each baseline at its published settings, and at a strength selected without and with labels."""
     for method, kind in baselines(params).items():
         name, published = kind.title or method, Setting(ALIGN, baseline(method))
         yield Row(name, (published,), published=method.rpartition("/")[2])
@@ -65,12 +65,12 @@ def baseline_rows(params: Params, *, picked: bool = True) -> Iterable[Row]:
 
 
 def batchnorm_only(params: Params, name: str = "BatchNorm only") -> list[Row]:
-    """The row that tells what re-estimated statistics alone bring; none of a network without them."""
+    """The row for re-estimated BatchNorm statistics alone; empty for a network without BatchNorm."""
     return [row(name, ALIGN, baseline("baselines/batchnorm"))] if has_batchnorm(params) else []
 
 
 def baselines_table(title: str, params: Params, **more: Any) -> Table:
-    """What tables 1 to 3 have in common."""
+    """The common rows of tables 1 to 3."""
     return Table(
         title,
         "A baseline takes the place of align, on the same source model, images and network, at its published "
@@ -106,8 +106,8 @@ def from_synthia(params: Params) -> Table:
         found[16] = ""
     if len(found) < 2 or names not in (CLASS_SETS[16], CLASS_SETS[19]):
         raise InputError(
-            "table 2: is of SYNTHIA to Cityscapes by 16 and 13 classes, which data of params.yaml are not; "
-            "see docs/how-to/datasets.md and take presets/paper-synthia.yaml, or make table 1 of these data"
+            "table 2: needs SYNTHIA to Cityscapes with 16 and 13 classes, unlike data in params.yaml; "
+            "see docs/how-to/datasets.md and use presets/paper-synthia.yaml, or run table 1 on these data"
         )
     return baselines_table(
         "Baselines, SYNTHIA to Cityscapes",
@@ -121,8 +121,8 @@ def to_cross_city(params: Params) -> Table:
     """Baselines, Cityscapes to Cross-City."""
     if params.data.label_space().names != CLASS_SETS[13] or params.data.target.labels is not None:
         raise InputError(
-            "table 3: is of a city of Cross-City as target, which data of params.yaml are not; see "
-            "docs/how-to/datasets.md and take presets/paper-cross-city.yaml, or make table 1 of these data"
+            "table 3: needs a city of Cross-City as target, unlike data in params.yaml; see "
+            "docs/how-to/datasets.md and use presets/paper-cross-city.yaml, or run table 1 on these data"
         )
     return baselines_table(
         "Baselines, to a city of Cross-City",
@@ -132,7 +132,7 @@ def to_cross_city(params: Params) -> Table:
 
 
 def black(params: Params) -> dict[str, Any]:
-    """Parameters of black_box/ for a box that is this pipeline's source model, asked about the same images."""
+    """Parameters of black_box/ for a box that is this pipeline's source model, queried with the same images."""
 
     def beside(path: Path) -> str:
         return os.path.relpath(path, "black_box")
@@ -160,14 +160,14 @@ def black_box(params: Params) -> Table:
     flip = box | {f"{augmentation}.jitter": 0.0, f"{augmentation}.blur": False}
     stages = (
         ("student", f"black_box/{runs.DISTILL}"),
-        # The rounds of black_box/params.yaml, which has one.
+        # The only round of black_box/params.yaml.
         ("+ teach", f"black_box/{runs.taught('r01')}"),
         ("+ propagate", f"black_box/{runs.PROPAGATE}"),
     )
     return Table(
         "A black box",
-        "The box is the source model of the same seed, of which a folder of predictions is all that black_box/ sees; "
-        "its student begins with random weights. Below, for comparison: the same model as a white box.",
+        "The box is the source model of the same seed; black_box/ sees only a folder of its predictions, and "
+        "its student starts from random weights. Below, for comparison: the same model as a white box.",
         (
             row("the box itself = the source model", SOURCE),
             *(row(name, model, box) for name, model in stages),
@@ -184,8 +184,8 @@ def parts(params: Params, oracle_epochs: int | None = None) -> Table:
     """The parts of the method one by one.
 
     Args:
-        oracle_epochs: of the oracle's training; twice the source model's if None, so that the closed share of the gap
-            is not flattered.
+        oracle_epochs: epochs of the oracle's training; twice the source model's if None, so that the closed share of
+            the gap is not overstated.
     """
     teach = taught(params)
     plain = {"teach.augmentation.jitter": 0.0, "teach.augmentation.blur": False}
@@ -213,8 +213,7 @@ def parts(params: Params, oracle_epochs: int | None = None) -> Table:
 
 
 def oracle(params: Params, epochs: int | None = None) -> Iterable[Row]:
-    """The source's stage on the target's labels; none where there are no labels, or given weights, which would not lie
-    beside them."""
+    """The source stage trained on the target's labels; none without labels or with a given source model."""
     target, source = params.data.target, params.source
     if target.labels is None or source is None or params.model.weights not in ("none", "imagenet"):
         return
@@ -224,7 +223,7 @@ def oracle(params: Params, epochs: int | None = None) -> Iterable[Row]:
         "data.source.images": str(target.images),
         "data.source.labels": str(target.labels),
         "data.source.size": None,
-        # The file of classes lies beside the source's images.
+        # The file of classes is next to the source's images.
         "data.classes": [
             {"name": name, "color": list(color)} for name, color in zip(space.names, space.colors, strict=True)
         ],
@@ -239,7 +238,7 @@ def align_losses(params: Params) -> Table:
     """Variants of align's loss."""
     return Table(
         "Variants of align's loss",
-        "Each row changes align alone. Entropy is Eq. 2 and diversity Eq. 3; plain entropy has gamma 0, plain "
+        "Each row changes only align. Entropy is Eq. 2 and diversity Eq. 3; plain entropy has gamma 0, plain "
         "diversity no weights.",
         (
             row("source", SOURCE),
@@ -267,13 +266,13 @@ def another_backbone(params: Params) -> Table:
     """Another backbone."""
     if params.model.factory is not None or params.model.backbone != "vgg16":
         raise InputError(
-            "table 7: is of VGG-16, which model of params.yaml is not; take presets/paper-vgg16.yaml, or make table 1 "
+            "table 7: needs VGG-16, unlike model in params.yaml; use presets/paper-vgg16.yaml, or run table 1 "
             "with this network"
         )
     return Table(
         "Another backbone: VGG-16",
-        "As table 1, baselines at their published settings alone. This network has no BatchNorm, and so no baseline "
-        "that is made of it.",
+        "As table 1, with baselines at their published settings only. This network has no BatchNorm, so baselines "
+        "that rely on it are left out.",
         (
             row("source", SOURCE),
             *baseline_rows(params, picked=False),
@@ -303,7 +302,7 @@ def propagation_after(params: Params) -> Table:
         rows.append(row(f"{name}, then propagate", PROPAGATE, {**values, "split.model": ALIGN}))
     return Table(
         "Propagation after other methods",
-        "Each method alone, and split and propagate begun with its model, without teach. MaxSquare is at its "
+        "Each method alone, and followed by split and propagate from its model, without teach. MaxSquare is at its "
         "published settings, TENT and URMA at a tenth of their rates.",
         tuple(rows),
     )
@@ -319,8 +318,8 @@ def propagation_variants(params: Params) -> Table:
     mixes = (("strong augmentation", "none"), ("CutMix", "cut_mix"), ("ClassMix", "class_mix"), ("ReCo", "reco"))
     return Table(
         "Variants of propagation",
-        f"All begin with teach's model. The averaged teacher has a decay of {decay} and is what is handed on; without "
-        "it the network teaches itself, as the text has it.",
+        f"All start from teach's model. The averaged teacher, with decay {decay}, is the resulting model; without "
+        "it the network teaches itself, as in the paper's text.",
         (
             row("teach", taught(params)),
             *(
@@ -333,11 +332,11 @@ def propagation_variants(params: Params) -> Table:
 
 
 def predictions(params: Params) -> Table:
-    """Predictions beside images and labels."""
+    """Predictions next to images and labels."""
     return Table(
         "Predictions",
-        "The best, the median and the worst test image by the last model's mIoU, of those whose predictions are kept, "
-        "of the first seed.",
+        "The best, the median and the worst test image by the last model's mIoU, among those with stored predictions, "
+        "for the first seed.",
         (
             row("source", SOURCE),
             *batchnorm_only(params),
@@ -369,7 +368,7 @@ def teach_sensitivity(params: Params) -> Table:
 def align_sensitivity(params: Params) -> Table:
     """How much the weights in align's losses matter."""
     assert params.align is not None, "the white-box pipeline"
-    # Without sharpness all pixels weigh the same, as in align-losses' plain diversity.
+    # With sharpness 0 all pixels have the same weight, as in align-losses' plain diversity.
     plain = {"sharpness = 0": {"align.weighted": False}}
     return Table(
         "Sensitivity of align to gamma, and to the sharpness of the diversity's weights",
@@ -384,9 +383,9 @@ def align_sensitivity(params: Params) -> Table:
 
 
 def evidence(params: Params) -> Table:
-    """Runs that gain and runs that are broken on purpose, from whose figures the verdict's thresholds are chosen."""
+    """Runs that gain and runs broken on purpose, used to choose the verdict's thresholds."""
     stages = {"align": ALIGN, "teach": taught(params), "propagate": PROPAGATE}
-    # The first stage that a section changes.
+    # The first stage that depends on the section.
     begins = {"align": 0, "dump": 1, "teach": 1, "propagate": 2}
     rows = [row("source", SOURCE), *batchnorm_only(params)]
     for name, values in BROKEN.items():
@@ -394,8 +393,7 @@ def evidence(params: Params) -> Table:
         rows += [row(f"{name}: {stage}", model, values) for stage, model in list(stages.items())[first:]]
     return Table(
         "Runs that gain and runs that are broken on purpose",
-        "Each run has one thing changed; its models are judged without labels, beside what labels say: "
-        "benchmarks/evidence.py.",
+        "Each run changes one thing; its models are judged without labels, next to their mIoU: benchmarks/evidence.py.",
         tuple(rows),
     )
 
@@ -422,10 +420,10 @@ def curve(
     default: float,
     instead: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Iterable[Row]:
-    """Points at some values of a parameter, and at what it is in params.yaml.
+    """Points at some values of a parameter, including its value in params.yaml.
 
     Args:
-        instead: other parameters for points by their names.
+        instead: other parameters for some points, by name.
     """
     for value in sorted({*values, default}):
         point = f"{name} = {value:g}"

@@ -1,5 +1,4 @@
-"""What a table or figure is: rows, each of them a model of the pipeline for some parameters. They are listed in
-``contents``."""
+"""The parts of a table or figure: rows, each a model of the pipeline for some parameters; see ``contents``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,11 +11,11 @@ SOURCE, ALIGN, PROPAGATE = str(runs.SOURCE), str(runs.ALIGN), str(runs.PROPAGATE
 
 @dataclass(frozen=True)
 class Setting:
-    """A model of the pipeline, for one set of parameters.
+    """A model of the pipeline for one set of parameters.
 
     Attributes:
-        model: folder of the stage that makes it.
-        values: parameters by dotted name that differ from params.yaml; of another file as ``FILE:NAME``.
+        model: folder of the stage that trains it.
+        values: overrides of params.yaml by dotted name, or of another file by ``FILE:NAME``.
     """
 
     model: str
@@ -28,14 +27,14 @@ class Row:
     """A row of a table, or a point of a curve.
 
     Attributes:
-        name: as printed.
-        settings: one, or several of which one is picked for each seed.
-        pick: by what: ``evidence``, measured without labels, or ``labels``, which is an oracle. One that picks the same
-            as the row above it is left out.
-        published: its name in printed.yaml; empty is that of the row.
-        curve: parameter that is varied, of a point of a curve.
-        at: its value there.
-        default: that is what it is in params.yaml.
+        name: printed name.
+        settings: one, or several from which one is picked per seed.
+        pick: criterion of the pick: ``evidence``, without labels, or ``labels``, an oracle, which is omitted if it
+            picks the same as the row above.
+        published: its name in printed.yaml; defaults to the row's name.
+        curve: varied parameter, for a point of a curve.
+        at: the parameter's value at this point.
+        default: whether this is the value in params.yaml.
     """
 
     name: str
@@ -53,11 +52,11 @@ class Table:
 
     Attributes:
         title: what it shows.
-        caption: what is to be known about its rows.
-        rows: in order; the first is what the others are compared with.
-        columns: what is measured: a heading, and the name in ``data.protocols``, empty for the mean over all classes.
-        whose: of what data others' figures are that stand beside ours.
-        kind: how it is drawn: ``bars``, ``curves`` of one parameter each, or ``pictures`` of test images.
+        caption: explanation of its rows.
+        rows: in order; the first is the reference for the others.
+        columns: heading and name in ``data.protocols`` of each measure; an empty name is the mean over all classes.
+        whose: the data of the published results shown beside ours.
+        kind: plot type: ``bars``, ``curves`` of one parameter each, or ``pictures`` of test images.
     """
 
     title: str
@@ -69,7 +68,7 @@ class Table:
 
 
 def row(name: str, model: str, values: Mapping[str, Any] | None = None, **more: Any) -> Row:
-    """A row of one setting.
+    """A row with one setting.
 
     Args:
         more: further attributes of the row.

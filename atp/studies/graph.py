@@ -1,6 +1,6 @@
-"""What a model is made by, as DVC reads dvc.yaml for a cell's parameters: its identity, whatever the commit.
+"""The stages behind a model, as DVC resolves dvc.yaml for a cell's parameters; its identity across commits.
 
-DVC itself knows an experiment by its commit: after a change to the docs it would compute every cell again.
+DVC itself identifies an experiment by its commit, so a change to the docs would recompute every cell.
 """
 
 import json
@@ -24,12 +24,12 @@ from atp.selection.repository import open_repository
 
 @dataclass(frozen=True)
 class Step:
-    """A stage for one set of parameters; paths are from the root of the project.
+    """A stage for one set of parameters; paths are relative to the root of the project.
 
     Attributes:
-        command: that it runs.
-        params: values by dotted name.
-        deps, outs: files and folders.
+        command: the command it runs.
+        params: parameter values by dotted name.
+        deps, outs: input and output files and folders.
     """
 
     command: str
@@ -39,16 +39,16 @@ class Step:
 
 
 def steps(trees: Mapping[str, Mapping[str, Any]]) -> list[Step]:
-    """All stages of some pipelines.
+    """All stages of the given pipelines.
 
     Args:
-        trees: the parameters of each pipeline's folder.
+        trees: parameters by pipeline folder.
     """
     found = []
     for folder in trees:
         parsed = _parsed(Path(folder) / "dvc.yaml")
         resolver = DataResolver(_repository(), folder, parsed)
-        # The cell's parameters instead of those that it read from the files.
+        # Replace the parameters read from the files by the cell's.
         for path in (*parsed.get("vars", []), "params.yaml"):
             resolver.context.update(trees[os.path.normpath(Path(folder, path).parent)])
         for name in resolver.get_keys():
@@ -69,7 +69,7 @@ def _step(entry: Mapping[str, Any], folder: str, trees: Mapping[str, Mapping[str
         if isinstance(listed, str):
             params[listed] = setting(trees[where], listed)
             continue
-        # Defaults in code, which DVC reads as parameters too.
+        # Defaults in code, which DVC also tracks as parameters.
         for file, chosen in listed.items():
             defaults = load_py(os.path.normpath(Path(where, file)))
             params |= {f"{file}:{name}": setting(defaults, name) for name in chosen}
@@ -78,20 +78,20 @@ def _step(entry: Mapping[str, Any], folder: str, trees: Mapping[str, Mapping[str
 
 @cache
 def _repository() -> Repo:
-    """DVC's, which parses dvc.yaml; nothing of it but its file system is used."""
+    """DVC's repository for parsing dvc.yaml; only its file system is used."""
     return Repo(uninitialized=True)
 
 
 @cache
 def _parsed(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(f"{path}: no such file; studies are made in the root of the project")
+        raise InputError(f"{path}: no such file; studies run in the root of the project")
     tree: dict[str, Any] = YAML(typ="safe", pure=True).load(path)
     return tree
 
 
 def upstream(last: str, all_steps: Sequence[Step]) -> list[Step]:
-    """The stage that makes a folder, and all that it needs, first things first.
+    """The stage that makes a folder and all stages it depends on, in order.
 
     Raises:
         InputError: no stage makes it.
@@ -103,7 +103,7 @@ def upstream(last: str, all_steps: Sequence[Step]) -> list[Step]:
 
     def add(step: Step) -> None:
         for dep in step.deps:
-            # A stage may need one file or folder of what another makes.
+            # A stage may depend on a single file or subfolder of another's output.
             maker = next((makers[path] for path in (dep, *map(str, Path(dep).parents)) if path in makers), None)
             if maker is not None and maker not in found:
                 add(maker)
@@ -115,7 +115,7 @@ def upstream(last: str, all_steps: Sequence[Step]) -> list[Step]:
 
 
 def identity(chain: Sequence[Step]) -> str:
-    """A digest of commands, parameters, code and data of stages: what it is the same for has the same result."""
+    """A digest of the stages' commands, parameters, code and data; equal digests mean equal results."""
     made = [out for step in chain for out in step.outs]
     parts = []
     for step in chain:
@@ -126,7 +126,7 @@ def identity(chain: Sequence[Step]) -> str:
 
 
 def _remembered(path: Path) -> str:
-    """DVC's digest of what lies outside of the project, data sets of any size: unchanged files are not read again."""
+    """DVC's digest of a path outside the project; unchanged files are not read again."""
     from dvc.fs import LocalFileSystem
     from dvc_data.hashfile.build import build
 
@@ -138,10 +138,10 @@ def _remembered(path: Path) -> str:
 
 @cache
 def content(path: str) -> str:
-    """A digest of a file or folder: DVC's where DVC brings it in or it lies outside of the project, else of its bytes.
+    """A digest of a file or folder: DVC's if imported by DVC or outside the project, else of its bytes.
 
     Raises:
-        InputError: it is not there.
+        InputError: it does not exist.
     """
     for known in sorted(Path().glob("?*.dvc")):
         for out in _parsed(known)["outs"]:

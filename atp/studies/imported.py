@@ -1,4 +1,4 @@
-"""What cells find in the working copies that DVC makes for them: what git holds, and what DVC's cache does."""
+"""Checks that the data are in git or DVC's cache, since DVC's working copies for cells contain nothing else."""
 
 import logging
 from collections.abc import Iterator
@@ -12,40 +12,39 @@ logger = logging.getLogger(__name__)
 
 
 def bring_in() -> None:
-    """Do what ``dvc repro data.dvc`` does, where it was not done: data or DVC's copies of them are missing.
+    """Run the equivalent of ``dvc repro data.dvc`` if the data or their copies in DVC's cache are missing.
 
     Raises:
-        InputError: DVC cannot, with its reason.
+        InputError: DVC fails, with its reason.
     """
     with open_repository() as (repo, _):
         for path in sorted(Path().glob("?*.dvc")):
             outs = [out for stage in repo.stage.load_all(str(path)) for out in stage.outs if out.use_cache]
             if any(not out.exists or out.changed_cache() for out in outs):
-                logger.info("%s: not in DVC's cache; dvc repro %s brings it in", ", ".join(map(str, outs)), path)
-                # Only what it cannot do is of interest, and that it raises.
+                logger.info("%s: not in DVC's cache; running dvc repro %s", ", ".join(map(str, outs)), path)
+                # Only failures matter, and DVC raises those.
                 logging.getLogger("dvc").setLevel(logging.CRITICAL)
                 repo.reproduce(targets=[str(path)])
 
 
 def check_found(params: Params) -> None:
-    """Tell what is in the project's folder but not in the working copies, before cells fail for it.
+    """Report files missing in DVC's working copies before cells fail because of them.
 
     Raises:
-        InputError: a folder of the section ``data`` that neither DVC nor git has, or a file below ``atp/`` that git has
-            not.
+        InputError: a folder of the section ``data`` is in neither DVC nor git, or a file below ``atp/`` is not in git.
     """
     with open_repository() as (repo, _):
         code = [path for path in repo.scm.untracked_files() if path.startswith("atp/")]
         if code:
-            raise InputError(f"{code[0]}: not in git, and so not in the studies' cells; git add it")
+            raise InputError(f"{code[0]}: not in git, so missing in the studies' cells; git add it")
         outs = [Path(out.fs_path) for stage in repo.index.stages for out in stage.outs]
         for name, path in _data(params):
             known = any(path.absolute().is_relative_to(out) for out in outs)
             if path.is_absolute() or known or repo.scm.is_tracked(str(path)):
                 continue
             raise InputError(
-                f"params.yaml: data.{name}: {path} is neither in DVC nor in git, and so not in the studies' cells; "
-                f"write its full path there, {path.absolute()}, or dvc add what it lies in"
+                f"params.yaml: data.{name}: {path} is neither in DVC nor in git, so missing in the studies' cells; "
+                f"set its full path, {path.absolute()}, or dvc add its folder"
             )
 
 

@@ -15,14 +15,14 @@ from atp.studies.printed import Printed
 from atp.studies.results import Line
 
 ORACLE = "oracle:"
-"""How the name of a row begins that is what adaptation could reach at best."""
+"""Prefix of the name of a row that is an upper bound of adaptation."""
 
 
 def markdown(table: Table, lines: Sequence[Line], seeds: Sequence[int], others: Mapping[str, Sequence[Printed]]) -> str:
-    """The table, what others publish of its rows and where, what is to be known about it, and what is missing.
+    """The table with published results and their sources, its caption, and missing cells.
 
     Args:
-        others: figures by the names of the rows.
+        others: published results by row name.
     """
     header, best = [""], next((line for line in lines if line.row.name.startswith(ORACLE)), None)
     for name, _ in table.columns:
@@ -49,7 +49,7 @@ def markdown(table: Table, lines: Sequence[Line], seeds: Sequence[int], others: 
     text.append("\n".join(f"| {' | '.join(cells)} |" for cells in rows))
     if others:
         listed = "\n".join(f"- [{number}] {source}" for source, number in sources.items())
-        text.append(f"Printed elsewhere, of {table.whose}; nothing of it was measured here:\n\n{listed}")
+        text.append(f"Published elsewhere for {table.whose}; not measured here:\n\n{listed}")
     missing = {name: why for line in lines for name, why in line.missing.items()}
     if missing:
         listed = "\n".join(f"- {name}, of {_rows(name, lines)}: {why}" for name, why in missing.items())
@@ -58,7 +58,7 @@ def markdown(table: Table, lines: Sequence[Line], seeds: Sequence[int], others: 
 
 
 def _rows(missing: str, lines: Sequence[Line]) -> str:
-    """Those that an experiment is missing in."""
+    """The rows in which an experiment is missing."""
     first, *more = [line.row.name for line in lines if missing in line.missing]
     return f"“{first}”" + (f" and {len(more)} more" if more else "")
 
@@ -68,14 +68,14 @@ def _figure(value: float | None) -> str:
 
 
 def _closed(mean: float | None, reference: float | None, best: float | None) -> str:
-    """The share of the gap from the first row to the oracle."""
+    """The closed share of the gap between the first row and the oracle."""
     if mean is None or reference is None or best is None or best == reference:
         return ""
     return f"{100 * (mean - reference) / (best - reference):.0f} %"
 
 
 def _sources(lines: Sequence[Line], others: Mapping[str, Sequence[Printed]]) -> dict[str, int]:
-    """Numbers for where the figures stand, in the order of the rows."""
+    """Reference numbers of the sources, in the order of the rows."""
     told = dict.fromkeys(_source(each) for line in lines for each in others.get(line.row.name, ()))
     return {source: number for number, source in enumerate(told, 1)}
 
@@ -91,7 +91,7 @@ def _which(printed: Printed) -> str:
 def tree(
     table: Table, lines: Sequence[Line], seeds: Sequence[int], others: Mapping[str, Sequence[Printed]]
 ) -> dict[str, Any]:
-    """Everything, for machines."""
+    """The table in machine-readable form."""
     return {
         "title": table.title,
         "caption": table.caption,
@@ -121,7 +121,7 @@ def tree(
 
 
 def bars(table: Table, lines: Sequence[Line]) -> bytes:
-    """A bar a row, with its standard deviation and a dot a seed, in a panel for each column; PNG."""
+    """One bar per row, with standard deviation and a dot per seed, in one panel per column; PNG."""
     shown = [line for line in lines if line.values]
     with charts():
         figure = Figure(figsize=(9, 1.2 + 0.34 * max(1, len(shown))), layout="constrained")
@@ -155,9 +155,9 @@ def _stage(line: Line) -> str:
 
 
 def curves(table: Table, lines: Sequence[Line]) -> bytes:
-    """A panel for each parameter: mean over its values, a band of the standard deviation, and its default; PNG.
+    """One panel per parameter: mean and standard deviation over its values, with the default marked; PNG.
 
-    The values stand at equal distances: they were chosen so, and would cover each other else.
+    The values are equally spaced, since they would overlap on a linear scale.
     """
     parts = list(_curves(lines))
     with charts():
@@ -177,7 +177,7 @@ def curves(table: Table, lines: Sequence[Line]) -> bytes:
 
 
 def _curves(lines: Sequence[Line]) -> Iterator[tuple[str, list[Line]]]:
-    """The points of each parameter that have figures."""
+    """The measured points of each parameter."""
     for name in dict.fromkeys(line.row.curve for line in lines if line.row.curve):
         points = [line for line in lines if line.row.curve == name and line.values]
         if points:

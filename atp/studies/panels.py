@@ -1,4 +1,4 @@
-"""Predictions of a figure's models side by side, for the test images whose predictions the cells keep."""
+"""Predictions of a figure's models side by side, for the test images with stored predictions."""
 
 import io
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ def panels(params: Params, predictions: Predictions) -> bytes | None:
     """Image, ground truth and each model's prediction, for the best, the median and the worst image; PNG.
 
     Args:
-        predictions: of the models in order, without those that there are none of; the last one ranks.
+        predictions: by model, in order, without missing ones; images are ranked by the last model.
 
     Returns:
-        None where no labelled test image has a prediction of each model.
+        None if no labelled test image has predictions of all models.
     """
     test, space = params.data.test, params.data.label_space()
     models = {model: images for model, images in predictions.items() if images}
@@ -38,7 +38,7 @@ def panels(params: Params, predictions: Predictions) -> bytes | None:
         masks = {"ground truth": (label, "")}
         for model, images in models.items():
             ids = np.array(Image.open(io.BytesIO(images[name])))
-            # Of the last model, in the end.
+            # After the loop, those of the last model.
             scores[name] = _miou(ids, label, space.num_classes)
             masks[model] = (ids, f"mIoU {scores[name]:.1f}")
         rows[name] = masks
@@ -51,8 +51,8 @@ def panels(params: Params, predictions: Predictions) -> bytes | None:
 
 
 def _miou(predicted: NDArray[np.uint8], labels: NDArray[np.uint8], num_classes: int) -> float:
-    """Of one image in percent, as stage ``evaluate`` has it."""
-    # Here, since PyTorch's import takes seconds that other kinds of tables do not need.
+    """mIoU of one image in percent, as in the stage ``evaluate``."""
+    # Imported here, since PyTorch is slow to import and other tables do not need it.
     import torch
 
     from atp.evaluation.metrics import ConfusionMatrix

@@ -1,4 +1,4 @@
-"""What the paper prints: Tables 1 to 9 and what its figures vary, from ``paper.yaml``."""
+"""The paper's printed results: Tables 1 to 9 and the parameters of its figures, from ``paper.yaml``."""
 
 import re
 from collections.abc import Mapping
@@ -22,11 +22,11 @@ class PrintedRow:
 
     Attributes:
         name: as in that table, without the reference number.
-        reference: its number in the paper's list of references; Table 4's are those of another list.
-        group: whether the method trains on the source's images; or what ATP starts from, or ATP itself.
+        reference: its number in the paper's list of references; Table 4 uses another list.
+        group: whether the method trains on source images; or ATP's starting point, or ATP itself.
         values: percent by column, in the order of the print; columns with a dash are left out.
         ticked: columns with a tick, of Table 5.
-        city: of Table 3.
+        city: target city, in Table 3.
     """
 
     name: str
@@ -39,13 +39,13 @@ class PrintedRow:
 
 @dataclass(frozen=True)
 class PrintedFigure:
-    """What a figure of the paper shows; its curves are pictures, of which no value is known.
+    """The contents of a figure of the paper; its curves are images, without known values.
 
     Attributes:
-        columns: of Figure 4's picture.
+        columns: columns of Figure 4.
         varied: parameters and their values.
-        chosen: the value of each that the paper takes.
-        says: what the text says about the curves.
+        chosen: the paper's choice for each parameter.
+        says: the text's statement about the curves.
     """
 
     title: str
@@ -69,13 +69,13 @@ def printed(table: int) -> list[PrintedRow]:
 
 
 def columns(table: int) -> list[str]:
-    """Names of a table's columns: classes where it has them, then what stands after them."""
+    """Names of a table's columns: its classes, if any, then the remaining columns."""
     entry = _read()["tables"][table]
     return [*CLASS_SETS.get(entry.get("classes"), ()), *entry["columns"]]
 
 
 def printed_figure(number: int) -> PrintedFigure:
-    """What one of figures 4 to 6 shows."""
+    """The contents of one of figures 4 to 6."""
     entry = _read()["figures"][number]
     return PrintedFigure(
         entry["title"],

@@ -1,4 +1,4 @@
-"""Figures that others publish, beside ours."""
+"""Published results, shown beside ours."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ FILE = Path(__file__).with_name("printed.yaml")
 
 @dataclass(frozen=True)
 class Printed:
-    """A figure in print.
+    """A published result.
 
     Attributes:
         value: percent of mIoU.
-        source: repository, file and commit that it stands in.
-        which: target or set of classes, where a row has several.
-        note: where it is not quite what its row says.
+        source: repository, file and commit of the result.
+        which: target or set of classes, if a row has several.
+        note: deviation from the row's description.
     """
 
     value: float
@@ -30,17 +30,17 @@ class Printed:
 
 
 def printed(section: str, rows: Sequence[Row]) -> dict[str, list[Printed]]:
-    """What is published of each row, by its name; rows of which nothing is known are left out.
+    """Published results by row name; rows without any are left out.
 
     Args:
-        section: of printed.yaml; nothing is published of a study without one.
+        section: section of printed.yaml; a study without one has no published results.
     """
     tree: Mapping[str, Mapping[str, Mapping[str, Any]]] = YAML(typ="safe", pure=True).load(FILE)
     entries = tree.get(section, {})
     found: dict[str, list[Printed]] = {}
     for row in rows:
         for name, entry in entries.items():
-            # Of several targets a figure each: `source, Rome`.
+            # With several targets, one result each: `source, Rome`.
             start, _, which = (name, "", "") if name == _published(row) else name.partition(", ")
             if start == _published(row):
                 found.setdefault(row.name, []).append(Printed(which=which, **entry))

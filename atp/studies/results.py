@@ -1,4 +1,4 @@
-"""From finished experiments to the figures of a table."""
+"""Collects the results of finished experiments for a table."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,18 +13,18 @@ from atp.studies.cells import PIPELINE, RESULT, Plan
 from atp.studies.definitions import Row, Table
 
 CELLS = Whose(PIPELINE.name, everything=True)
-"""Cells are the same whatever the commit: their names say what they are of."""
+"""Cells from all commits count, since their names identify their content."""
 
 Metrics = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class State:
-    """What there is of a study's experiments.
+    """The state of a study's experiments.
 
     Attributes:
-        metrics: of the finished ones, by name.
-        missing: the others, and what is with them.
+        metrics: metrics of finished experiments, by name.
+        missing: the state of the others, by name.
     """
 
     metrics: Mapping[str, Metrics]
@@ -33,14 +33,14 @@ class State:
 
 @dataclass(frozen=True)
 class Value:
-    """One row and one seed.
+    """The result of one row and one seed.
 
     Attributes:
-        seed: of it.
+        seed: the seed.
         miou: percent, over all classes.
-        experiment: that measured it.
-        metrics: all of it.
-        place: which of the row's settings it is.
+        experiment: name of the experiment.
+        metrics: all metrics of the experiment.
+        place: index of the row's setting.
     """
 
     seed: int
@@ -52,12 +52,12 @@ class Value:
 
 @dataclass(frozen=True)
 class Line:
-    """A row's figures.
+    """A row's results.
 
     Attributes:
-        row: that they are of.
-        values: of the seeds that are finished.
-        missing: experiments that are not, and why.
+        row: the row.
+        values: results of the finished seeds.
+        missing: unfinished experiments, and why.
     """
 
     row: Row
@@ -65,11 +65,11 @@ class Line:
     missing: Mapping[str, str]
 
     def experiments(self) -> list[str]:
-        """That measured the values."""
+        """Names of the experiments behind the values."""
         return [value.experiment for value in self.values]
 
     def figures(self, protocol: str = "") -> list[float]:
-        """mIoU of the seeds, by a protocol or over all classes; of those whose test images show any of them."""
+        """mIoU per seed, by a protocol or over all classes; seeds without any of the classes are left out."""
         found = (value.metrics["protocols"][protocol] if protocol else value.miou for value in self.values)
         return [figure for figure in found if figure is not None]
 
@@ -83,7 +83,7 @@ class Line:
 
 
 def collect(plan: Plan) -> State:
-    """What there is in DVC's experiments and its queue."""
+    """Collect results from DVC's experiments and its queue."""
     wanted = [cell.name for cell in plan.cells]
     with open_repository() as (repo, prefix):
         finished = CELLS.finished(repo, prefix)
@@ -96,12 +96,12 @@ def collect(plan: Plan) -> State:
             state, _, why = unfinished[name]
             missing[name] = state + (f": {why}" if why else "")
         elif name not in texts:
-            missing[name] = "finished, but not in DVC's cache; dvc pull" if name in finished else "not begun"
+            missing[name] = "finished, but not in DVC's cache; run dvc pull" if name in finished else "not started"
     return State({name: json.loads(text) for name, text in texts.items()}, missing)
 
 
 def read_predictions(line: Line) -> dict[str, bytes]:
-    """PNGs of class ids that the first of a row's experiments kept, by image."""
+    """PNGs of class ids stored by the first experiment of a row, by image."""
     if not line.values:
         return {}
     with open_repository() as (repo, prefix):
@@ -110,7 +110,7 @@ def read_predictions(line: Line) -> dict[str, bytes]:
 
 
 def lines(table: Table, plan: Plan, state: State, seeds: Sequence[int]) -> list[Line]:
-    """A study's rows with their figures; an oracle that picks the same as the row above it is left out."""
+    """A study's rows with their results; an oracle that picks the same as the row above it is left out."""
     found: list[Line] = []
     for row in table.rows:
         line = _line(row, plan, state, seeds)
@@ -136,8 +136,7 @@ def _line(row: Row, plan: Plan, state: State, seeds: Sequence[int]) -> Line:
 
 
 def _picked(values: Sequence[Value], pick: str) -> Value:
-    """The one that is best by what is measured without labels, as `atp select` ranks, or with them; of equal ones the
-    first."""
+    """The best value without labels, ranked as in `atp select`, or with labels; the first of equal ones."""
     if pick == "evidence":
         return max(values, key=lambda value: _without_labels(value.metrics["evidence"]))
     return max(values, key=lambda value: value.miou) if pick == "labels" else values[0]

@@ -51,8 +51,8 @@ def test_predictions_of_the_images_own_size_are_resized(tmp_path: Path, question
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
-        ({"01_png": b""}, "there is none"),
-        ({"00_png": b"", "00_npy": b""}, "there is 00.png and 00.npy"),
+        ({"01_png": b""}, "found none"),
+        ({"00_png": b"", "00_npy": b""}, "found 00.png and 00.npy"),
         ({"00_png": b"no picture"}, "neither PNG"),
         ({"00_png": png(np.zeros((5, 9), np.uint8))}, "is 9x5; it must be 9x6"),
     ],
@@ -78,7 +78,7 @@ def test_a_replaced_prediction_is_another_answer(tmp_path: Path, question: Quest
 def test_one_prediction_is_of_one_image(tmp_path: Path, question: Question) -> None:
     both = [question, Question("test", question.sample, None)]
     box = folder_with(tmp_path, **{"00_png": b""})
-    with pytest.raises(InputError, match="target/00 and of test/00"):
+    with pytest.raises(InputError, match="target/00 and test/00"):
         box.check_names(both)
     ids = np.zeros((6, 9), np.uint8)
     box = folder_with(tmp_path, **{"target__00_png": png(ids), "test__00_png": png(ids + 1)})

@@ -153,7 +153,7 @@ def test_a_trickle_ends_in_time(tmp_path: Path, images: Images) -> None:
         ("small", "the answer is 9x15; it must be 9x6 or 9x12 or more"),
         ("class", "class 77 in the answer; there are 0..2, and 255 = none"),
         ("truncated", "the answer was cut short"),
-        ((200, {}, b"[]"), "no list of one under predictions"),
+        ((200, {}, b"[]"), "must have one prediction under predictions"),
         ((200, {}, b'{"predictions": [' + b"9" * 2**21), "longer than 1052464 bytes"),
         ((500, {}, b'{"message": "no memory"}'), 'HTTP 500: {"message": "no memory"}'),
         ("reset", ""),
@@ -246,11 +246,11 @@ def test_bad_images_in_a_row_are_no_reason_to_give_up(tmp_path: Path, images: Im
 @pytest.mark.parametrize(
     ("reply", "line"),
     [
-        ((401, {}, b"who are you?"), "not let in, HTTP 401: who are you?; ATP_QUERY_TOKEN is not set"),
-        ((403, {}, b""), "not let in, HTTP 403"),
+        ((401, {}, b"who are you?"), "access denied, HTTP 401: who are you?; ATP_QUERY_TOKEN is not set"),
+        ((403, {}, b""), "access denied, HTTP 403"),
         (
             (302, {"Location": "http://elsewhere.example/"}, b""),
-            "HTTP 302 to http://elsewhere.example/; give the final",
+            "HTTP 302 to http://elsewhere.example/; set the final",
         ),
     ],
 )
@@ -379,15 +379,15 @@ def test_predictions_of_other_models(prediction: object, soft: bool) -> None:
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b"[" * 100_000, "no JSON"),
-        (b'{"predictions": [{"mask": 3}]}', "no PNG as base64"),
-        (b'{"predictions": [{"mask": "???"}]}', "no PNG as base64"),
-        (b'{"predictions": ["words"]}', "neither an array"),
+        (b"[" * 100_000, "is not JSON"),
+        (b'{"predictions": [{"mask": 3}]}', "is not a base64 PNG"),
+        (b'{"predictions": [{"mask": "???"}]}', "is not a base64 PNG"),
+        (b'{"predictions": ["words"]}', "is not an array and"),
         (b'{"predictions": [[[1, 2], [3]]]}', "different lengths"),
         (b'{"predictions": [[["a"]]]}', "shape"),
         (json.dumps({"predictions": [[["a"] * 9] * 6]}).encode(), "whole numbers"),
-        (json.dumps({"predictions": [{"classes": text(ids_of(IMAGE)), "probabilities": ""}]}).encode(), "no PNG"),
-        (b'{"predictions": [[[' + b"9" * 5000 + b"]]]}", "no JSON"),
+        (json.dumps({"predictions": [{"classes": text(ids_of(IMAGE)), "probabilities": ""}]}).encode(), "is not a PNG"),
+        (b'{"predictions": [[[' + b"9" * 5000 + b"]]]}", "is not JSON"),
     ],
 )
 def test_wrong_predictions_are_one_sentence(body: bytes, reason: str) -> None:

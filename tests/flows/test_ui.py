@@ -39,7 +39,7 @@ def test_a_tracking_server_is_not_started_twice(tmp_path: Path) -> None:
     ports = ("--prefect-port", "0", "--mlflow-port", "0")
     code, said = run(tmp_path, "flows.ui", *ports, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert code == 2
-    assert said == "error: MLFLOW_TRACKING_URI=http://127.0.0.1:9 is a server already; unset it to start one here\n"
+    assert said == "error: MLFLOW_TRACKING_URI=http://127.0.0.1:9 is already a server; unset it to start one here\n"
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_summary_data_method_and_limits(params: Params) -> None:
     assert "- dump: keep_ratio 0.65" in card
     assert "](get-artifact?x)" in card
     assert "- got worse: road (21.00 to 19.50)\n" in card
-    assert "no test image shows it: bus\n" in card
+    assert "absent from the test images: bus\n" in card
     assert "Licence" in card
 
 
@@ -66,8 +66,8 @@ EVIDENCE = Evidence(images=64, verdict="unclear", why="about as before", reverte
 @pytest.mark.parametrize("metrics", [METRICS, {"miou": {}, "iou": {}}])
 def test_what_was_seen_without_labels_is_told(params: Params, metrics: dict[str, Any]) -> None:
     card = model_card(params, TAGS, metrics, evidence=EVIDENCE)
-    assert "Seen without labels, on 64 target images: **unclear**; about as before. That is a guess" in card
-    assert "Seen without labels" not in model_card(params, TAGS, metrics)
+    assert "Judged without labels, on 64 target images: **unclear**; about as before. This is an estimate" in card
+    assert "Judged without labels" not in model_card(params, TAGS, metrics)
     lost = "classes that almost vanished: sky 3.6 % -> 0.5 %"
     assert lost not in card
     assert f"not a measurement. Look at the {lost} of the pixels." in model_card(
@@ -77,7 +77,7 @@ def test_what_was_seen_without_labels_is_told(params: Params, metrics: dict[str,
 
 def test_without_labels_it_says_so(params: Params) -> None:
     card = model_card(params, TAGS, {"miou": {}, "iou": {}})
-    assert "How good it is was not measured" in card
+    assert "Its quality was not measured" in card
     assert "mIoU was not measured" in card
     assert "IoU per class" not in card
     assert "![" not in card
@@ -93,7 +93,7 @@ def test_many_classes_fit_and_keep_those_that_changed_most(params: Params, lengt
     shown = [row[0] for row in rows(card)]
     assert names[200] in shown
     assert any(f"and {255 - (len(shown) - 2)} more that changed less" in name for name in shown)
-    assert card.endswith("whoever uses this model.")
+    assert card.endswith("the user of this model.")
 
 
 def test_a_picture_is_addressed_relative_to_mlflows_page() -> None:
@@ -103,7 +103,7 @@ def test_a_picture_is_addressed_relative_to_mlflows_page() -> None:
 def test_of_a_black_box_the_answers_are_the_origin() -> None:
     params = load_params(ROOT / "black_box/params.yaml", {"query.endpoint": "http://box:5001/invocations?v=private"})
     card = model_card(params, {"atp.source_answers": "sha256:89"}, METRICS)
-    told = "a black box, endpoint `http://box:5001/invocations`, of which only the answers were known: `sha256:89`"
+    told = "a black box, endpoint `http://box:5001/invocations`, of which only the answers were available: `sha256:89`"
     assert f"- source model: {told}" in card
     assert "- distill: epochs 10" in card
     assert "private" not in card
@@ -114,5 +114,5 @@ def test_own_network_and_class_map(params: Params) -> None:
     own = params.model_copy(update={"model": model})
     card = model_card(own, TAGS, METRICS, class_map=(0, 1, 1, 255, 2))
     assert "- network: `my_networks:make`, classifier `decoder.head`\n" in card
-    assert "- classes: the 5 that the source model tells apart became these 3, and 1 of them none\n" in card
-    assert "became these" not in model_card(own, TAGS, METRICS)
+    assert "- classes: the source model's 5 were mapped to these 3, and 1 of them to none\n" in card
+    assert "mapped to these" not in model_card(own, TAGS, METRICS)

@@ -30,8 +30,8 @@ AUTO = RegisterSettings()
         (50.0, 40.0, "1", Again(50.0), 0, False, "50.00 % mIoU against 50.00 % of version 1"),
         (50.0, 60.0, "1", Again(49.0), 0, True, "against 49.00 %"),
         (50.3, 40.0, "1", Again(50.0), 0.3, True, "against 50.00 %"),
-        (50.29, 40.0, "1", Again(50.0), 0.3, False, "0.3 points more are wanted"),
-        (50.0, 40.0, "1", Again(None, "its classes are others: a, b"), 0, False, "its classes are others: a, b"),
+        (50.29, 40.0, "1", Again(50.0), 0.3, False, "a gain of 0.3 points is required"),
+        (50.0, 40.0, "1", Again(None, "its classes differ: a, b"), 0, False, "its classes differ: a, b"),
     ],
 )
 def test_what_the_gate_decides(
@@ -129,7 +129,7 @@ def test_a_champion_of_somebody_else_stays(registry: Registry) -> None:
     said = pass_gate(registry.client, registry.add(99.0), AUTO, no_evaluation)
     assert registry.champion() == "1"
     assert said is not None
-    assert "ATP did not make it" in said
+    assert "it was not made by ATP" in said
     assert said.endswith("by hand: atp promote 2")
 
 
@@ -175,9 +175,9 @@ def test_by_hand_forwards_and_back(registry: Registry) -> None:
     assert registry.champion() == "1"
     tags = registry.tags("1")
     assert (tags["atp.promoted_by"], tags["atp.promoted_over"]) == ("hand", "2")
-    assert tags["atp.promoted_why"].endswith("not measured alike")
+    assert tags["atp.promoted_why"].endswith("not comparable")
     same = promote_by_hand(registry.client, "empty", "1", "champion", "candidate")
-    assert same == "champion: empty version 1 (45.00 % mIoU) already; nothing changed"
+    assert same == "champion: already empty version 1 (45.00 % mIoU); nothing changed"
 
 
 def test_the_candidate_is_the_default(registry: Registry) -> None:

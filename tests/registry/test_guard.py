@@ -68,7 +68,7 @@ def test_a_large_body_is_refused_and_read_to_its_end(headers: dict[str, str]) ->
     exchange = Exchange([b"abc", b"defghijk", b"and more", b"and more"], **headers)
     answer = exchange.run()
     assert answer[0] == 413
-    assert sentence(answer) == "the body is larger than the 0 MiB that this server takes"
+    assert sentence(answer) == "the body is larger than the 0 MiB that this server accepts"
     assert exchange.seen is None
     assert not exchange.left, "else the connection is reset and the answer lost"
 

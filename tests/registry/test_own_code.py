@@ -85,7 +85,7 @@ def test_what_is_neither_here_nor_installed_cannot_come_along(folder: Path, monk
     monkeypatch.syspath_prepend(str(folder.parent))
     (folder.parent / "travel_c.py").write_text(NET.format(other="os"))
     config = NetworkConfig(factory="travel_c:make", classifier="x")
-    with pytest.raises(InputError, match=r"travel_c\.py is of no installed package and not in the project"):
+    with pytest.raises(InputError, match=r"travel_c\.py is in no installed package and not in the project"):
         copy_own_code(config, folder / "out")
 
 
@@ -93,7 +93,7 @@ def test_no_model_is_made_by_what_only_its_file_names(folder: Path) -> None:
     config = NetworkConfig(factory="os:system", arguments={"command": "touch done"}, classifier="x", num_classes=2)
     space = LabelSpace(("a", "b"), ((0, 0, 0), (1, 1, 1)))
     save_checkpoint(folder / "evil.safetensors", OwnNetwork(nn.Conv2d(3, 2, 1), config), config, space, {})
-    with pytest.raises(InputError, match=r"to make its network os:system would be called, which no params.yaml here"):
+    with pytest.raises(InputError, match=r"building its network would call os:system, which no params.yaml here"):
         save_model(folder / "evil.safetensors", folder / "model")
     with pytest.raises(InputError, match="os:system"):
         load_model(str(folder / "evil.safetensors"))

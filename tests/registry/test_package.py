@@ -131,4 +131,4 @@ def test_a_network_of_the_users_own_brings_its_code_and_its_packages(
     client = MlflowClient(f"sqlite:///{registered}/mlflow.db")
     card = client.get_model_version_by_alias("own", "candidate").description
     assert "- network: `nets.net:make`, classifier `1`" in card
-    assert "- classes: the 4 that the source model tells apart became these 3\n" in card
+    assert "- classes: the source model's 4 were mapped to these 3\n" in card

@@ -154,7 +154,7 @@ def half(text: str) -> str:
         (lambda: [encoded(Image.new("I;16", (4, 4)))], "image 0: the image's mode is I;16"),
         (lambda: [encoded(Image.new("1", (9000, 9000)))], "image 0: the image has 9000x9000 pixels"),
         (lambda: [encoded(Image.new("L", (300, 300)))] * 2, "image 1: the image has 300x300 pixels, and with the oth"),
-        (lambda: [encoded(IMAGE)] * 4, "4 images in a request; this server takes 3"),
+        (lambda: [encoded(IMAGE)] * 4, "4 images in a request; this server accepts 3"),
         (lambda: IMAGE[None, :2, :2].tolist(), "the input must be uint8 images (N, H, W, 3), or a list of PNG or"),
         (lambda: IMAGE[None].tolist(), "the body must be JSON"),
         (lambda: [], "the body must be JSON"),

@@ -110,7 +110,7 @@ def test_without_labels_nothing_is_said_about_being_right(finished: Finished) ->
     out, page = built(finished(labels=False))
     assert {path.stem for path in out.glob("*.png")} == LABELLED - {"iou", "confusion"}
     assert "cannot say whether adaptation helped" in page
-    assert "order by propagate's mean entropy" in page
+    assert "mean entropy of propagate" in page
     assert "mIoU, %" not in page
 
 
@@ -142,7 +142,7 @@ def test_unfinished_run_is_told(finished: Finished, missing: str) -> None:
 def test_image_that_is_gone_is_told(finished: Finished) -> None:
     params = finished()
     Path("data/test/images/b/3.png").unlink()
-    with pytest.raises(InputError, match="there is no image b/3, which runs/evaluate has figures of"):
+    with pytest.raises(InputError, match="no image b/3, which runs/evaluate was measured on"):
         built(params)
 
 
@@ -150,7 +150,7 @@ def test_after_a_partial_run_the_command_says_what_is_of_an_earlier_one(finished
     finished()
     Path("dvc.lock").write_text("stages: {evaluate: {deps: [{path: data, md5: old}]}}\n")
     Path("data.dvc").write_text("outs: [{path: data, md5: new}]\n")
-    said = "runs/evaluate is of an earlier run: data was brought in anew since; dvc repro makes it anew"
+    said = "runs/evaluate is from an earlier run: data was imported again since; run dvc repro to update it"
     result = CliRunner().invoke(app, ["report"])
     assert result.exit_code == 0, result.output
     assert result.stderr == f"warning: {said}\n"

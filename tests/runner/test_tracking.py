@@ -269,7 +269,7 @@ def test_a_dying_server_ends_no_stage_and_a_returning_one_misses_nothing(caplog:
         tracker.log(step, {"loss": step / 2})
     assert server.taken == [("loss", step, step / 2) for step in range(9)]
     assert [record.message for record in caplog.records] == [
-        "MLflow does not take what is sent; going on without: the server is gone"
+        "MLflow does not accept data; continuing without it: the server is gone"
     ]
 
 
@@ -299,7 +299,7 @@ def test_at_the_end_nothing_that_cannot_be_sent_fails(tmp_path: Path, caplog: py
     tracker.artifacts(tmp_path / "table.json")
     tracker.finish(tmp_path, "abc")
     tracker.end("FINISHED")
-    assert "MLflow: 2 figures could not be sent and are lost" in caplog.messages
+    assert "MLflow: 2 metrics could not be sent and are lost" in caplog.messages
 
 
 def test_a_real_client_of_a_dead_server_is_waited_for_briefly(closed_port: int) -> None:

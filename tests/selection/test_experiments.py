@@ -96,7 +96,7 @@ def test_an_experiment_that_its_evidence_stopped_is_shown_as_failed(project: Pro
     assert ": failed: propagate: collapsed: two classes of nine are left" in out
     assert "Failed" in dvc(project.folder, "queue", "status")
     again, _ = project.select(*GRID)
-    assert "failed before, and would again" in again
+    assert "failed before; to retry" in again
 
 
 def test_experiments_are_ranked_beside_the_workspace(project: Project) -> None:
@@ -118,7 +118,7 @@ def test_an_experiment_knows_the_project_that_it_belongs_to(project: Project) ->
 def test_what_git_does_not_know_is_told(project: Project) -> None:
     path = project.folder / "network.py"
     path.touch()
-    assert "network.py: not in git, and so not in the experiments" in project.select(*GRID)[1]
+    assert "network.py: not in git, so missing in the experiments" in project.select(*GRID)[1]
     path.unlink()
 
 
@@ -135,7 +135,7 @@ def test_a_bad_grid_is_refused_before_anything_is_queued(project: Project) -> No
     [
         (["--stage", "align", "--apply"], "no run is picked"),
         (["--run"], "--run runs a grid"),
-        (["--by", "foo", *GRID], "--by foo: no such indicator; there are "),
+        (["--by", "foo", *GRID], "--by foo: no such indicator; choose from "),
     ],
 )
 def test_what_is_wrong_is_told(project: Project, arguments: list[str], said: str) -> None:
@@ -216,7 +216,7 @@ def test_the_picked_one_is_taken(project: Project) -> None:
     assert YAML(typ="safe", pure=True).load(project.folder / "params.yaml")["propagate"]["lr"] == 0.2
     evidence = json.loads((project.folder / "runs/propagate/evidence.json").read_text())
     assert evidence["after"]["scale_iou"] == 0.2
-    assert "lies here already" in project.select()[0]
+    assert "is the current workspace" in project.select()[0]
 
 
 @pytest.mark.parametrize("folder", ["", "black_box"])

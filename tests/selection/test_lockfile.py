@@ -59,7 +59,7 @@ def test_what_comes_after_a_result_does_not_count() -> None:
 def test_a_stage_before_it_ran_again(stage: str) -> None:
     stages = lock()
     stages["align"]["outs"][0]["md5"] = "a2"
-    assert outdated(stages, PARAMS, stage) == "runs/align was made anew since"
+    assert outdated(stages, PARAMS, stage) == "runs/align was updated since"
     assert not outdated(stages, PARAMS, "align")
 
 
@@ -70,7 +70,7 @@ def test_what_was_measured_is_of_this_model_or_of_another() -> None:
     assert why_unmatched(stages, PARAMS, "align", lambda digest: None).startswith("runs/evaluate is of another model")
     assert why_unmatched(stages, PARAMS, "propagate", lambda digest: None) == ""
     del stages["evaluate"]
-    assert why_unmatched(stages, PARAMS, "propagate", lambda digest: None).startswith("dvc.lock does not say")
+    assert why_unmatched(stages, PARAMS, "propagate", lambda digest: None).startswith("dvc.lock does not show")
 
 
 def test_of_rounds_all_together_are_compared() -> None:
@@ -126,7 +126,7 @@ def test_a_folder_or_a_file_below_runs(tmp_path: Path, monkeypatch: pytest.Monke
             assert outdated_result(folder / name) == "teach.lr in params.yaml was changed since"
     assert not outdated_result(Path("adapted.safetensors"))
     write(tmp_path, lock(), PARAMS, "d2")
-    assert outdated_result(Path("runs/evaluate")) == "data was brought in anew since"
+    assert outdated_result(Path("runs/evaluate")) == "data was imported again since"
     (tmp_path / "params.yaml").write_text("{")
     assert not outdated_result(Path("runs/propagate")), "told by whoever runs the pipeline"
     (tmp_path / "dvc.lock").write_text("<<<<<<< HEAD\n")

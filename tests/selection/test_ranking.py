@@ -54,7 +54,7 @@ def test_an_indicator_that_falls_is_ranked_downwards() -> None:
 def test_equal_figures_share_a_rank_and_what_lies_here_comes_first() -> None:
     choice = choose([run("b", 0.5), run("a", 0.5), run("workspace", 0.5), run("c", 0.4)], "scale_iou", "propagate")
     assert [(place.run.name, place.rank) for place in choice.places] == [("workspace", 1), ("a", 1), ("b", 1), ("c", 4)]
-    assert "lies here already" in choice_table(choice, "propagate")
+    assert "is the current workspace" in choice_table(choice, "propagate")
 
 
 def test_the_oracle_stands_apart_and_says_what_the_choice_costs() -> None:
@@ -79,7 +79,7 @@ def test_labels_do_not_move_the_choice() -> None:
 def test_nothing_is_picked_where_all_collapsed() -> None:
     choice = choose([run("a", 0.9, verdict="collapsed")], "scale_iou", "propagate")
     assert choice.picked is None
-    assert "every run that could be is collapsed" in choice_table(choice, "propagate")
+    assert "all runs collapsed" in choice_table(choice, "propagate")
 
 
 def test_failed_queued_and_unmeasured_runs_are_told() -> None:
@@ -101,13 +101,15 @@ def test_what_differs_stands_beside_each_run() -> None:
 
 @pytest.mark.parametrize("by", ["miou", "augmentation"])
 def test_an_indicator_that_is_not_there_is_refused(by: str) -> None:
-    with pytest.raises(InputError, match="there are entropy, scale_iou"):
+    with pytest.raises(InputError, match="choose from entropy, scale_iou"):
         choose(RUNS, by, "propagate")
 
 
 def test_every_indicator_can_be_asked_for_and_no_other() -> None:
     assert [valid_indicator(by) for by in INDICATORS] == list(INDICATORS)
-    with pytest.raises(InputError, match=r"--by density_iou: no such indicator; is it .*there are augmentation_iou, "):
+    with pytest.raises(
+        InputError, match=r"--by density_iou: no such indicator; is it .*choose from augmentation_iou, "
+    ):
         valid_indicator("density_iou")
 
 
@@ -131,5 +133,5 @@ def test_classes_that_almost_vanished_stand_below_the_ranking() -> None:
 
 
 def test_a_stage_without_evidence_is_refused() -> None:
-    with pytest.raises(InputError, match="no stage with evidence"):
+    with pytest.raises(InputError, match="not a stage with evidence"):
         valid_stage("dump@r01")

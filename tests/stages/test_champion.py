@@ -44,7 +44,7 @@ def test_other_classes_cannot_be_compared(
     network, space = network_from_checkpoint(path)
     save_checkpoint(path, network, checkpoint.config, LabelSpace(("sky", "car", "road"), space.colors), {})
     run_main(monkeypatch, str(path))
-    assert json.loads(capsys.readouterr().out) == {"miou": None, "why": "its classes are others: sky, car, road"}
+    assert json.loads(capsys.readouterr().out) == {"miou": None, "why": "its classes differ: sky, car, road"}
 
 
 def test_what_cannot_be_read_is_a_reason(small_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,6 +190,6 @@ def test_it_cannot_open_what_it_must_not_see(project: Path, run_stage: RunStage)
     give_curious_network(project, [*sealed, "data/target/images/00.png"])
     ended = run_stage(project, "distill")
     assert ended.code == 0, ended.output
-    refused = {f"refused {path}: sealed: this stage works without source data and target labels" for path in sealed}
+    refused = {f"refused {path}: sealed: this stage must not read source data or target labels" for path in sealed}
     assert refused | {"opened data/target/images/00.png"} <= set(ended.output.splitlines())
     assert not [path for path in sealed if f"opened {path}" in ended.output]

@@ -175,7 +175,7 @@ def test_wrong_answers_are_named_and_the_others_kept(boxed: Path, query: RunQuer
         ended = query(boxed)
         assert ended.code == 2
         last = ended.output.splitlines()[-1]
-        assert last.startswith("error: query: no good answer for 1 of 8 images: target/05 (the answer has the shape")
+        assert last.startswith("error: query: no valid answer for 1 of 8 images: target/05 (the answer has the shape")
         assert "Traceback" not in ended.output
         assert not (boxed / "runs/query").exists()
         assert box.requests == 7 + 3
@@ -233,7 +233,7 @@ def test_secrets_are_written_nowhere(boxed: Path, query: RunQuery, database: str
         ({"token": "sk-Abc123"}, "token: must name an environment variable"),
         ({"headers": {"X-Key": "Abc123"}}, "X-Key: must name an environment variable"),
         ({"headers": {"X-Key": "NOT_SET_HERE"}}, "NOT_SET_HERE is not set"),
-        ({"endpoint": "http://u:Abc123@127.0.0.1/"}, "endpoint holds a user or a password"),
+        ({"endpoint": "http://u:Abc123@127.0.0.1/"}, "endpoint contains a user or a password"),
         ({"endpoint": "http://127.0.0.1/?api_key=Abc123"}, "api_key, which looks like a secret"),
     ],
 )
@@ -291,7 +291,7 @@ def test_a_box_cannot_see_labels(boxed: Path, query: RunQuery, part: str) -> Non
     set_params(boxed, "query", box="callable", callable="data.source.model:ids", attempts=1, test=False)
     ended = query(boxed)
     assert ended.code == 2
-    assert "sealed: this stage works without source data and target labels" in ended.output
+    assert "sealed: this stage must not read source data or target labels" in ended.output
 
 
 def test_figures_are_tracked(boxed: Path, query: RunQuery, database: str, mlflow_imported: None) -> None:

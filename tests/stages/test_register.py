@@ -112,7 +112,7 @@ def test_again_nothing_is_new_and_pytorch_is_not_imported(copy: Path, client: Ml
     shutil.rmtree(copy / "first/runs/register")
     done = run_lean()
     assert done.returncode == 0, done.stderr
-    assert "(candidate) holds this model already; nothing new" in done.stderr
+    assert "(candidate) already holds this model" in done.stderr
     assert done.stdout.strip() == "False"
     assert (copy / "first/runs/register/version.json").read_bytes() == before
     assert not list((copy / "first/runs").glob(".*"))

@@ -126,7 +126,7 @@ def test_adaptation_cannot_open_what_it_must_not_see(curious: dict[str, str], st
     """Even code of the user's own that tries gets nothing: the seal is on the process, not on a path."""
     lines = set(curious[stage].splitlines())
     for path in SEALED:
-        assert f"refused {path}: sealed: this stage works without source data and target labels" in lines
+        assert f"refused {path}: sealed: this stage must not read source data or target labels" in lines
         assert f"opened {path}" not in lines
     assert "opened data/target/images/00.png" in lines
 

@@ -130,7 +130,7 @@ def test_all_studies_are_listed_and_the_paper_is_among_them() -> None:
         ("baselines-synthia", {}, "SYNTHIA"),
         ("baselines-cross-city", {}, "Cross-City"),
         ("backbone", {}, "paper-vgg16"),
-        ("partss", {}, "no such study; there are baselines, "),
+        ("partss", {}, "no such study; choose from baselines, "),
         ("parts", {"align": {"method": "baselines/tent"}}, "align.method: method/align"),
     ],
 )
@@ -147,7 +147,7 @@ def test_what_cannot_be_made_is_told(
 
 @pytest.mark.parametrize(("what", "number", "said"), [("table", 10, "1, 2"), ("figure", 3, "4, 5, 6")])
 def test_numbers_that_the_paper_does_not_have(what: str, number: int, said: str) -> None:
-    with pytest.raises(InputError, match=f"{what} {number}: no such {what}; there are {said}"):
+    with pytest.raises(InputError, match=f"{what} {number}: no such {what}; choose from {said}"):
         numbered(what, number)
 
 

@@ -88,7 +88,7 @@ def test_as_text_and_for_machines_with_what_is_missing_and_what_others_print() -
     assert "| TENT | 30.0 |  | +8.0 | 30.0 - | 31.0 |  | +8.0 | 31.0 - | 42.2 [2] |" in text
     assert "- runs/align-1-1, of “TENT” and 2 more: queued" in text
     assert "- [1] github.com/ZJULearning/MaxSquareLoss README.md" in text
-    assert "nothing of it was measured here" in text
+    assert "not measured here" in text
     known = json.loads(json.dumps(tree(TABLE, found, SEEDS, others)))
     assert known["rows"][1]["missing"] == {"runs/align-1-1": "queued"}
     assert known["rows"][0]["columns"]["two classes"]["mean"] == 23.0

@@ -146,13 +146,13 @@ def test_another_runs_state_is_refused(images: TrainingImages, tmp_path: Path) -
     job = run(tmp_path / "state.pt")
     assert job.resume is not None
     job = replace(job, resume=replace(job.resume, fingerprint="another"))
-    with pytest.raises(InputError, match="training state of other inputs, parameters or code"):
+    with pytest.raises(InputError, match="training state from other inputs, parameters or code"):
         Training(fresh(), SECTION, images, job).run(cross_entropy)
 
 
 def test_a_damaged_state_is_told(images: TrainingImages, tmp_path: Path) -> None:
     (tmp_path / "state.pt").write_bytes(b"half")
-    with pytest.raises(InputError, match=r"state\.pt: .*delete it to start the stage over"):
+    with pytest.raises(InputError, match=r"state\.pt: .*delete it to restart the stage"):
         Training(fresh(), SECTION, images, run(tmp_path / "state.pt")).run(cross_entropy)
 
 

@@ -43,7 +43,7 @@ def test_evidence_is_carried_from_stage_to_stage(adapted: Path) -> None:
 def test_a_collapse_stops_the_stage_and_leaves_nothing(collapsing: Path, run_stage: RunStage) -> None:
     ended = run_stage(guarded(collapsing, "stop"), "align")
     assert ended.code == 2
-    assert "error: align: its model collapsed, and nothing is handed on: " in ended.output
+    assert "error: align: its model collapsed and was not saved: " in ended.output
     assert not (collapsing / "runs/align").exists()
     assert not list((collapsing / "runs").glob(".align*"))
 
@@ -72,7 +72,7 @@ def test_a_collapsed_model_is_taken_back(collapsing: Path, run_stage: RunStage) 
 def test_a_collapse_is_told_and_handed_on(collapsing: Path, run_stage: RunStage) -> None:
     ended = run_stage(guarded(collapsing, "warn"), "align")
     assert ended.code == 0
-    assert "align: collapsed, seen without labels: " in ended.output
+    assert "align: collapsed, judged without labels: " in ended.output
     assert "align: classes that almost vanished: " in ended.output
     assert b"classes that almost vanished: " in (collapsing / "mlflow.db").read_bytes()
     told = evidence(collapsing, "align")
