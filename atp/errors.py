@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 
 class InputError(Exception):
@@ -20,12 +21,14 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(str(error))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(
-            f"error: {error.filename or Path.cwd()}: the disk is full; free some space and run again", file=sys.stderr
-        )
-        sys.exit(2)
+        _end(f"{error.filename or Path.cwd()}: the disk is full; free some space and run again")
+
+
+def _end(message: str) -> NoReturn:
+    # In one write: of several processes that fail together, each line stays whole.
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(2)
