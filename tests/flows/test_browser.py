@@ -42,7 +42,7 @@ def start_by_form(page: Page, served: Prefect, until: str) -> str:
     page.goto(f"{ui}/deployments/deployment/{deployment}")
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_text("Custom run").click()
-    expect(page.get_by_text("the last stage to run")).to_be_visible()
+    expect(page.get_by_text("last stage to run")).to_be_visible()
     # What is filled in while the form still asks the server for its fields is lost, and so is a press of Submit.
     page.wait_for_load_state("networkidle")
     field = page.locator("textarea").nth(1)

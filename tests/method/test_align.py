@@ -69,4 +69,4 @@ def test_it_trains_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     align_ = captured_align(monkeypatch)
     assert isinstance(align_.training.network, Known)
     assert (align_.training.images, align_.training.job, align_.returned) == ("images", RUN, HISTORY)
-    assert isinstance(align_.training.section, Settings)
+    assert isinstance(align_.training.settings, Settings)

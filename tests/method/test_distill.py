@@ -60,4 +60,4 @@ def test_it_trains_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     student = captured_distill(monkeypatch, "soft")
     training = student.training
     assert (training.images, training.job, student.returned) == ("images", RUN, HISTORY)
-    assert training.section.answers == "soft"
+    assert training.settings.answers == "soft"

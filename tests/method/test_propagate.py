@@ -316,7 +316,7 @@ def test_it_trains_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     training = captured_propagate(monkeypatch, balance=0.125).training
     assert isinstance(training.network, Known)
     assert (training.images, training.job, training.weights) == ("images", RUN, "weights")
-    assert training.section.balance == 0.125
+    assert training.settings.balance == 0.125
 
 
 @pytest.mark.parametrize(

@@ -14,5 +14,5 @@ def test_cross_entropy_on_the_augmented_images(monkeypatch: pytest.MonkeyPatch) 
     expected = segmentation_cross_entropy(logits(given.strong, training=True), given.labels)
     same(source.losses(given), {"loss": expected})
     training = source.training
-    assert (training.network, training.section, training.images, training.job) == (network, settings, "images", RUN)
+    assert (training.network, training.settings, training.images, training.job) == (network, settings, "images", RUN)
     assert source.returned is HISTORY

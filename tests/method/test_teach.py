@@ -164,7 +164,7 @@ def test_the_average_forgets_as_slowly_as_it_is_set_to(monkeypatch: pytest.Monke
 def test_it_trains_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     training = captured_teach(monkeypatch, negative=0.125).training
     assert isinstance(training.network, Known)
-    assert (training.images, training.job, training.section.negative) == ("images", RUN, 0.125)
+    assert (training.images, training.job, training.settings.negative) == ("images", RUN, 0.125)
 
 
 @pytest.mark.parametrize(

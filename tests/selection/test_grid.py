@@ -48,7 +48,7 @@ def test_a_name_means_one_result(tmp_path: Path) -> None:
         ("teach.lr=0.01,fast", "teach.lr=fast: "),
         ("teach.lr=-1", "teach.lr"),
         ("teach.rl=0.01", "unknown key"),
-        ("tech.lr=0.01", "there is no tech"),
+        ("tech.lr=0.01", "the parameters have no tech"),
         ("teach.lr", "must be SECTION.NAME=VALUE"),
         ("teach.lr=", "no value; give"),
         ("dump.scales=[1.0", "not YAML"),

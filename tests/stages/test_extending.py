@@ -158,4 +158,4 @@ def test_the_data_set_becomes_a_pair_of_domains(extended: Path, tmp_path: Path) 
     shutil.rmtree(tmp_path / "acdc/gt/night/val")
     done = run(extended, tmp_path, "-m", "atp.datasets", *source, *target, "again")
     assert done.returncode == 2
-    assert "acdc/gt/night/val: no such folder; the labels *_gt_labelIds.png of acdc-night belong there" in done.stderr
+    assert "acdc/gt/night/val: no such folder; put the 106 labels *_gt_labelIds.png of acdc-night there" in done.stderr
