@@ -121,6 +121,12 @@ def run(state: Path | None = None) -> Run:
     return Run("propagate", 7, Runtime(torch.device("cpu")), resume)
 
 
+def test_a_batch_of_any_size_is_an_easy_and_a_hard_half(pairs: PairedImages) -> None:
+    """Three pairs: a batch of one, two or four would also be two parts when cut into three."""
+    _, history = propagate(fresh(), pairs, section("class_mix", None).model_copy(update={"batch_size": 3}), run())
+    assert all(math.isfinite(value) for value in history["loss"])
+
+
 @pytest.mark.parametrize("ema", [0.9, None], ids=["ema", "itself"])
 @pytest.mark.parametrize("mix", MIXES)
 def test_every_variant_killed_ends_with_the_same_bits(
