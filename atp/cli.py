@@ -205,6 +205,8 @@ Seeds = Annotated[str, typer.Option(help="Values of training.seed.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Cells to compute in parallel.")]
 Collect = Annotated[bool, typer.Option("--collect", help="Show finished results; compute nothing.")]
 
+Rows = Annotated[bool, typer.Option("--rows", help="Show the printed rows and what is measured here; compute nothing.")]
+
 
 @app.command()
 def study(
@@ -217,45 +219,49 @@ def study(
     ),
 ) -> None:
     """Compute a study on the data of params.yaml; a cell is a DVC experiment, computed once: docs/how-to/studies.md."""
+    from atp.studies import command
     from atp.studies.catalogue import listing
-    from atp.studies.command import make, parse_seeds
 
     if not name:
         typer.echo(listing())
         return
     _quiet()
-    typer.echo(make(name, parse_seeds(seeds), jobs, run=not collect, camvid=camvid))
+    typer.echo(command.make(name, command.study(name, camvid), command.parse_seeds(seeds), jobs, run=not collect))
 
 
 @app.command()
 def table(
-    number: Annotated[int, typer.Argument(help="Number of the paper's table: docs/how-to/studies.md.")],
+    number: Annotated[int, typer.Argument(help="1 to 9: docs/how-to/studies.md.")],
     seeds: Seeds = "0,1,2",
     jobs: Jobs = 1,
     collect: Collect = False,
+    rows: Rows = False,
 ) -> None:
-    """Compute the study with the number of a table of the paper."""
-    _numbered("table", number, seeds, jobs, collect)
+    """Compute a table of the paper on the data of params.yaml, each printed figure beside ours."""
+    _numbered("table", number, seeds, jobs, collect, rows)
 
 
 @app.command()
 def figure(
-    number: Annotated[int, typer.Argument(help="Number of the paper's figure: docs/how-to/studies.md.")],
+    number: Annotated[int, typer.Argument(help="4, 5 or 6: docs/how-to/studies.md.")],
     seeds: Seeds = "0,1,2",
     jobs: Jobs = 1,
     collect: Collect = False,
+    rows: Rows = False,
 ) -> None:
-    """Compute the study with the number of a figure of the paper."""
-    _numbered("figure", number, seeds, jobs, collect)
+    """Compute a figure of the paper on the data of params.yaml."""
+    _numbered("figure", number, seeds, jobs, collect, rows)
 
 
-def _numbered(what: str, number: int, seeds: str, jobs: int, collect: bool) -> None:
-    from atp.studies.catalogue import numbered
-    from atp.studies.command import make, parse_seeds
+def _numbered(what: str, number: int, seeds: str, jobs: int, collect: bool, rows: bool) -> None:
+    from atp.studies import command
 
+    if rows:
+        typer.echo(command.rows(what, number))
+        return
     _quiet()
-    called = f"{what.capitalize()} {number}"
-    typer.echo(make(numbered(what, number), parse_seeds(seeds), jobs, run=not collect, number=called))
+    name, opened = f"{what}-{number}", command.numbered(what, number)
+    typer.echo(command.make(name, opened, command.parse_seeds(seeds), jobs, run=not collect))
 
 
 def _quiet() -> None:

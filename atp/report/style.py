@@ -23,6 +23,8 @@ MODELS = {
 }
 """Grey for the source model, then darker with each stage: readable in print and by colour-blind readers."""
 OTHER_MODEL = "#8a6fb0"
+SHADES = ("#0b2f57", "#1f6fb2", "#56a8dc", "#d9822b", "#8c3b1f", "#6b7680")
+"""Curves of one panel, in order of their parameter."""
 MANY_CLASSES = 40
 """With more classes than this, pictures show only some."""
 

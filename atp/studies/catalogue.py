@@ -1,4 +1,4 @@
-"""All studies by name, and those with the number of a table or figure of the paper.
+"""Our own studies by name. Those with a number of the paper are in ``as_printed``.
 
 A study consists of its rows (``contents``) and the parameters that they share; a new study needs nothing else.
 """
@@ -27,14 +27,12 @@ class Study:
         table: makes its rows for the parameters.
         values: parameters, by dotted name, that all rows override in params.yaml.
         camvid: uses CamVid's daylight and dusk images instead of the data of params.yaml.
-        printed: section of printed.yaml with published results for its rows.
     """
 
     about: str
     table: Callable[[Params], Table]
     values: Mapping[str, Any] = field(default_factory=dict)
     camvid: bool = False
-    printed: str = ""
 
 
 ROBUST = {"source.augmentation.jitter": 0.35, "source.augmentation.blur": True}
@@ -89,19 +87,9 @@ QUICK_DUSK: Mapping[str, Any] = {
 }
 
 STUDIES: Mapping[str, Study] = {
-    "baselines": Study("ATP compared with other methods in place of align", contents.compared_baselines, printed="1"),
-    "baselines-synthia": Study(
-        "the same, SYNTHIA to Cityscapes, by 16 and 13 classes (presets/paper-synthia.yaml)",
-        contents.from_synthia,
-        printed="2",
-    ),
-    "baselines-cross-city": Study(
-        "the same, Cityscapes to a city of Cross-City (presets/paper-cross-city.yaml)",
-        contents.to_cross_city,
-        printed="3",
-    ),
+    "baselines": Study("ATP compared with other methods in place of align", contents.compared_baselines),
     "black-box": Study("the source model as a black box and as a white box", contents.black_box),
-    "parts": Study("ablation of the method's parts, and an oracle", contents.parts, printed="5"),
+    "parts": Study("ablation of the method's parts, and an oracle", contents.parts),
     "parts-robust": Study("the same from a robust source model", contents.parts, ROBUST),
     "camvid-dusk": Study(
         "the same on CamVid, daylight to dusk",
@@ -110,7 +98,6 @@ STUDIES: Mapping[str, Study] = {
         DUSK,
         camvid=True,
     ),
-    "backbone": Study("another backbone, VGG-16 (presets/paper-vgg16.yaml)", contents.another_backbone),
     "align-losses": Study("variants of align's loss", contents.align_losses),
     "align-sensitivity": Study(
         "align over gamma and the sharpness of the diversity's weights", contents.align_sensitivity
@@ -128,43 +115,11 @@ STUDIES: Mapping[str, Study] = {
     "evidence-camvid": Study("the same on CamVid, daylight to dusk", contents.evidence, QUICK_DUSK, camvid=True),
 }
 
-NUMBERED: Mapping[str, Mapping[int, str]] = {
-    "table": {
-        1: "baselines",
-        2: "baselines-synthia",
-        3: "baselines-cross-city",
-        4: "black-box",
-        5: "parts",
-        6: "align-losses",
-        7: "backbone",
-        8: "propagation-after",
-        9: "propagation-variants",
-    },
-    "figure": {4: "predictions", 5: "teach-sensitivity", 6: "align-sensitivity"},
-}
-"""Studies by number of the paper's table or figure. The rows are ours; the paper's are in ``paper``."""
-
-
-def numbered(what: str, number: int) -> str:
-    """The study with the number of a table or figure of the paper.
-
-    Raises:
-        InputError: no such table or figure.
-    """
-    there = NUMBERED[what]
-    if number not in there:
-        raise InputError(f"{what} {number}: no such {what}; choose from {', '.join(map(str, there))}")
-    return there[number]
-
 
 def listing() -> str:
     """One line per study."""
     width = max(map(len, STUDIES))
-    numbers = {name: f"{what} {number}" for what, all_ in NUMBERED.items() for number, name in all_.items()}
-    return "\n".join(
-        f"{name:{width}}  {study.about}" + (f" = {numbers[name]}" if name in numbers else "")
-        for name, study in STUDIES.items()
-    )
+    return "\n".join(f"{name:{width}}  {study.about}" for name, study in STUDIES.items())
 
 
 def study_named(name: str) -> Study:
@@ -195,15 +150,24 @@ def opened(name: str, camvid: Path) -> tuple[Table, Params]:
             prepare(camvid_sets.DAYLIGHT, camvid, camvid_sets.DUSK, camvid, folder)
         values = in_folder(folder)
     values = {**values, **study.values}
-    params = load_params(Path("params.yaml"), values)
-    if params.align is None or params.align.method != ALIGN_METHOD or params.align.baseline:
-        raise InputError(f"{name}: requires ATP's own align; set align.method: {ALIGN_METHOD} and align.baseline: {{}}")
+    params = own_align(name, load_params(Path("params.yaml"), values))
     table = study.table(params)
     rows = tuple(
         replace(row, settings=tuple(Setting(each.model, {**values, **each.values}) for each in row.settings))
         for row in table.rows
     )
     return replace(table, rows=rows), params
+
+
+def own_align(name: str, params: Params) -> Params:
+    """The same parameters.
+
+    Raises:
+        InputError: another method is in align's place, so rows named after ATP would be that method's.
+    """
+    if params.align is None or params.align.method != ALIGN_METHOD or params.align.baseline:
+        raise InputError(f"{name}: requires ATP's own align; set align.method: {ALIGN_METHOD} and align.baseline: {{}}")
+    return params
 
 
 def in_folder(folder: Path) -> dict[str, Any]:

@@ -3,33 +3,30 @@
 import json
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from atp.errors import InputError
 from atp.files import atomic_path
-from atp.params import Params
+from atp.params import Params, load_params
 from atp.runner.project import project_root
 from atp.runs import RUNS
 from atp.selection.grid import Cell
 from atp.selection.queue import enqueue, withdraw, work
-from atp.studies.catalogue import opened, study_named
+from atp.studies import as_printed
+from atp.studies.catalogue import opened, own_align, study_named
 from atp.studies.cells import Plan, plan
+from atp.studies.comparison import comparison, picture, rows_and_settings
 from atp.studies.definitions import Table
 from atp.studies.imported import bring_in, check_found
-from atp.studies.output import bars, curves, markdown, tree
+from atp.studies.output import bars, curves, markdown, missing, overlaid, tree
 from atp.studies.panels import panels
-from atp.studies.printed import printed
 from atp.studies.results import CELLS, Line, collect, lines, read_predictions
 from atp.training.progress import share_done
 
 logger = logging.getLogger(__name__)
 
 FOLDER = RUNS / "studies"
-
-OWN_ROWS = "The rows are our own; those of the paper are in atp/studies/paper.yaml."
-"""Note above a study with the number of a table or figure of the paper."""
 
 ALIKE = 3
 """Stop if this many cells, the first to end, all fail for the same reason."""
@@ -50,27 +47,57 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def make(study: str, seeds: Sequence[int], jobs: int, *, run: bool, number: str = "", camvid: Path = Path()) -> str:
-    """Compute the missing cells of a study, then write and return its table.
+Opened = Callable[[], tuple[Table, Params]]
+"""Returns a table's rows and parameters, once the data are there."""
+
+
+def study(name: str, camvid: Path) -> Opened:
+    """One of our own studies.
 
     Args:
-        jobs: number of parallel experiments.
-        run: whether to compute; False only shows finished results.
-        number: the paper's table or figure with the same number, such as ``Table 5``.
         camvid: CamVid's folder, for studies on it.
 
     Raises:
-        InputError: no such study, or it does not support these data and parameters.
+        InputError: no such study.
+    """
+    study_named(name)
+    return lambda: opened(name, camvid)
+
+
+def numbered(what: str, number: int) -> Opened:
+    """A table or figure of the paper; ``what`` is ``table`` or ``figure``.
+
+    Raises:
+        InputError: no such number.
+    """
+    known = as_printed.NUMBERS[what]
+    if number not in known:
+        raise InputError(f"{what} {number}: no such {what}; choose from {', '.join(map(str, known))}")
+
+    def open_() -> tuple[Table, Params]:
+        params = own_align(f"{what} {number}", load_params())
+        return known[number](params), params
+
+    return open_
+
+
+def make(name: str, what: Opened, seeds: Sequence[int], jobs: int, *, run: bool) -> str:
+    """Compute the missing cells of a table, then write and return it.
+
+    Args:
+        name: name of the files.
+        jobs: number of parallel experiments.
+        run: whether to compute; False only shows finished results.
+
+    Raises:
+        InputError: no such study or number, or it does not support these data and parameters.
     """
     if Path.cwd() != project_root():
         raise InputError(f"studies run in the root of the project: cd {project_root()}")
-    section = study_named(study).printed
     bring_in()
-    table, params = opened(study, camvid)
+    table, params = what()
     if params.data.test.labels is None:
         raise InputError("params.yaml: data.test.labels: null; a study needs the labels of the test images")
-    if number:
-        table = replace(table, title=f"{number}: {table.title}", caption=f"{OWN_ROWS} {table.caption}")
     if table.kind == "pictures":
         seeds = seeds[:1]
     planned = plan((setting for row in table.rows for setting in row.settings), seeds)
@@ -78,15 +105,20 @@ def make(study: str, seeds: Sequence[int], jobs: int, *, run: bool, number: str 
         check_found(params)
         compute(planned, labels(table, planned, seeds), jobs)
     found = lines(table, planned, collect(planned), seeds)
-    others = printed(section, table.rows)
-    name, text = number.lower().replace(" ", "-") or study, markdown(table, found, seeds, others)
+    text = (comparison if table.kind == "printed" else markdown)(table, found, seeds) + missing(found)
     write(f"{name}.md", text.encode())
-    write(f"{name}.json", (json.dumps(tree(table, found, seeds, others), indent=2) + "\n").encode())
+    write(f"{name}.json", (json.dumps(tree(table, found, seeds), indent=2) + "\n").encode())
     picture = draw(table, found, params)
     (FOLDER / f"{name}.png").unlink(missing_ok=True)
     if picture is not None:
         write(f"{name}.png", picture)
     return f"{text}\n{FOLDER}/{name}.md, .json{', .png' if picture else ''}"
+
+
+def rows(what: str, number: int) -> str:
+    """Rows, columns and figures of a table or figure of the paper, and what is measured here; computes nothing."""
+    table, _ = numbered(what, number)()
+    return rows_and_settings(table)
 
 
 def draw(table: Table, found: Sequence[Line], params: Params) -> bytes | None:
@@ -95,7 +127,7 @@ def draw(table: Table, found: Sequence[Line], params: Params) -> bytes | None:
         return None
     if table.kind == "pictures":
         return panels(params, {line.row.name: read_predictions(line) for line in found})
-    return curves(table, found) if table.kind == "curves" else bars(table, found)
+    return {"curves": curves, "overlaid": overlaid, "printed": picture, "bars": bars}[table.kind](table, found)
 
 
 def write(name: str, content: bytes) -> None:

@@ -1,8 +1,7 @@
 """The rows of the studies, as data: to change a study, change its rows here.
 
 Rows are few, since each is trained for each seed; rows with the same parameters share their computation across studies.
-``catalogue`` names the studies and gives the numbers of the corresponding tables and figures of the paper, with printed
-rows in ``paper`` and docs/explanation/paper.md.
+``catalogue`` names the studies. The paper's tables and figures are in ``as_printed``.
 """
 
 import os
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from atp import runs
-from atp.datasets.label_maps import CLASS_SETS
-from atp.errors import InputError
 from atp.method.choice import BaselineSettings, method_named
 from atp.method.settings import ALIGN as ALIGN_METHOD
 from atp.method.settings import align_methods
@@ -52,16 +49,16 @@ def baseline(method: str) -> dict[str, Any]:
     return {"align.method": method}
 
 
-def baseline_rows(params: Params, *, picked: bool = True) -> Iterable[Row]:
+def baseline_rows(params: Params) -> Iterable[Row]:
     """Each baseline at its published settings, and at a strength selected without and with labels."""
     for method, kind in baselines(params).items():
         name, published = kind.title or method, Setting(ALIGN, baseline(method))
-        yield Row(name, (published,), published=method.rpartition("/")[2])
-        if picked and kind.strengths():
+        yield Row(name, (published,))
+        if kind.strengths():
             others = [{f"align.baseline.{key}": value for key, value in one.items()} for one in kind.strengths()]
             settings = (published, *(Setting(ALIGN, baseline(method) | other) for other in others))
-            yield Row(f"{name}, strength picked without labels", settings, "evidence", published="none")
-            yield Row(f"{name}, strength picked by labels: an oracle", settings, "labels", published="none")
+            yield Row(f"{name}, strength picked without labels", settings, "evidence")
+            yield Row(f"{name}, strength picked by labels: an oracle", settings, "labels")
 
 
 def batchnorm_only(params: Params, name: str = "BatchNorm only") -> list[Row]:
@@ -69,10 +66,10 @@ def batchnorm_only(params: Params, name: str = "BatchNorm only") -> list[Row]:
     return [row(name, ALIGN, baseline("baselines/batchnorm"))] if has_batchnorm(params) else []
 
 
-def baselines_table(title: str, params: Params, **more: Any) -> Table:
-    """The common rows of tables 1 to 3."""
+def compared_baselines(params: Params) -> Table:
+    """Baselines, on any data, also by the sets of classes in ``data.protocols``."""
     return Table(
-        title,
+        "Baselines",
         "A baseline takes the place of align, on the same source model, images and network, at its published "
         "settings, the learning rate scaled as ATP's is (docs/reference/baselines.md). Picked: the better one of these "
         "and a second strength, for each seed, by agreement over scales without labels; or by the labels of the test "
@@ -85,49 +82,7 @@ def baselines_table(title: str, params: Params, **more: Any) -> Table:
             row("ATP: align", ALIGN),
             row("ATP: align, teach, propagate", PROPAGATE),
         ),
-        **more,
-    )
-
-
-def compared_baselines(params: Params) -> Table:
-    """Baselines, on any data."""
-    return baselines_table(
-        "Baselines", params, whose="GTA5 to Cityscapes; all but the source model trained on the source's images besides"
-    )
-
-
-def from_synthia(params: Params) -> Table:
-    """Baselines, SYNTHIA to Cityscapes."""
-    names, protocols = params.data.label_space().names, params.data.protocols
-    found = {
-        count: name for count in (16, 13) for name, each in protocols.items() if set(each) == set(CLASS_SETS[count])
-    }
-    if names == CLASS_SETS[16]:
-        found[16] = ""
-    if len(found) < 2 or names not in (CLASS_SETS[16], CLASS_SETS[19]):
-        raise InputError(
-            "table 2: needs SYNTHIA to Cityscapes with 16 and 13 classes, unlike data in params.yaml; "
-            "see docs/how-to/datasets.md and use presets/paper-synthia.yaml, or run table 1 on these data"
-        )
-    return baselines_table(
-        "Baselines, SYNTHIA to Cityscapes",
-        params,
-        columns=(("16 classes", found[16]), ("13 classes", found[13])),
-        whose="SYNTHIA to Cityscapes; all but the source model trained on the source's images besides",
-    )
-
-
-def to_cross_city(params: Params) -> Table:
-    """Baselines, Cityscapes to Cross-City."""
-    if params.data.label_space().names != CLASS_SETS[13] or params.data.target.labels is not None:
-        raise InputError(
-            "table 3: needs a city of Cross-City as target, unlike data in params.yaml; see "
-            "docs/how-to/datasets.md and use presets/paper-cross-city.yaml, or run table 1 on these data"
-        )
-    return baselines_table(
-        "Baselines, to a city of Cross-City",
-        params,
-        whose="Cityscapes to each city; all but the source model trained on the source's images besides",
+        columns=(("mIoU", ""), *((name, name) for name in params.data.protocols)),
     )
 
 
@@ -208,7 +163,6 @@ def parts(params: Params, oracle_epochs: int | None = None) -> Table:
             row("(f) straight from align, without teach", PROPAGATE, {"split.model": ALIGN}),
             *oracle(params, oracle_epochs),
         ),
-        whose="GTA5 to Cityscapes by another network, DAFormer",
     )
 
 
@@ -258,27 +212,6 @@ def align_losses(params: Params) -> Table:
                 )
                 if getattr(params.align, key) != value
             ),
-        ),
-    )
-
-
-def another_backbone(params: Params) -> Table:
-    """Another backbone."""
-    if params.model.factory is not None or params.model.backbone != "vgg16":
-        raise InputError(
-            "table 7: needs VGG-16, unlike model in params.yaml; use presets/paper-vgg16.yaml, or run table 1 "
-            "with this network"
-        )
-    return Table(
-        "Another backbone: VGG-16",
-        "As table 1, with baselines at their published settings only. This network has no BatchNorm, so baselines "
-        "that rely on it are left out.",
-        (
-            row("source", SOURCE),
-            *baseline_rows(params, picked=False),
-            row("ATP: align", ALIGN),
-            row("ATP: align, teach", taught(params)),
-            row("ATP: align, teach, propagate", PROPAGATE),
         ),
     )
 

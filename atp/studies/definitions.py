@@ -23,6 +23,21 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Place:
+    """What a computed row stands beside in a table of the paper: a printed row, or one of its cells.
+
+    Attributes:
+        row: name of the printed row.
+        column: heading of the cell; empty for the whole row.
+        city: target city, in Table 3.
+    """
+
+    row: str
+    column: str = ""
+    city: str = ""
+
+
+@dataclass(frozen=True)
 class Row:
     """A row of a table, or a point of a curve.
 
@@ -31,7 +46,7 @@ class Row:
         settings: one, or several from which one is picked per seed.
         pick: criterion of the pick: ``evidence``, without labels, or ``labels``, an oracle, which is omitted if it
             picks the same as the row above.
-        published: its name in printed.yaml; defaults to the row's name.
+        place: its place in a table of the paper.
         curve: varied parameter, for a point of a curve.
         at: the parameter's value at this point.
         default: whether this is the value in params.yaml.
@@ -40,7 +55,7 @@ class Row:
     name: str
     settings: tuple[Setting, ...]
     pick: Literal["", "evidence", "labels"] = ""
-    published: str = ""
+    place: Place | None = None
     curve: str = ""
     at: float = 0.0
     default: bool = False
@@ -55,16 +70,17 @@ class Table:
         caption: explanation of its rows.
         rows: in order; the first is the reference for the others.
         columns: heading and name in ``data.protocols`` of each measure; an empty name is the mean over all classes.
-        whose: the data of the published results shown beside ours.
-        kind: plot type: ``bars``, ``curves`` of one parameter each, or ``pictures`` of test images.
+        kind: plot type: ``bars``; ``printed``, ours beside the paper's; ``curves`` of one parameter each, side by side
+            or ``overlaid``; or ``pictures`` of test images.
+        number: number of the paper's table, for ``printed``.
     """
 
     title: str
     caption: str
     rows: tuple[Row, ...]
     columns: tuple[tuple[str, str], ...] = (("mIoU", ""),)
-    whose: str = ""
-    kind: Literal["bars", "curves", "pictures"] = "bars"
+    kind: Literal["bars", "printed", "curves", "overlaid", "pictures"] = "bars"
+    number: int = 0
 
 
 def row(name: str, model: str, values: Mapping[str, Any] | None = None, **more: Any) -> Row:

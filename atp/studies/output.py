@@ -1,6 +1,6 @@
 """A table as Markdown, JSON and a plot."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -8,29 +8,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from atp.report.figures import to_png
-from atp.report.style import ACCENT, FAINT, INK, MODELS, OTHER_MODEL, charts
+from atp.report.style import ACCENT, FAINT, INK, MODELS, OTHER_MODEL, SHADES, charts
 from atp.runs import RUNS
 from atp.studies.definitions import Table
-from atp.studies.printed import Printed
 from atp.studies.results import Line
 
 ORACLE = "oracle:"
 """Prefix of the name of a row that is an upper bound of adaptation."""
 
 
-def markdown(table: Table, lines: Sequence[Line], seeds: Sequence[int], others: Mapping[str, Sequence[Printed]]) -> str:
-    """The table with published results and their sources, its caption, and missing cells.
-
-    Args:
-        others: published results by row name.
-    """
+def markdown(table: Table, lines: Sequence[Line], seeds: Sequence[int]) -> str:
+    """The table with its caption."""
     header, best = [""], next((line for line in lines if line.row.name.startswith(ORACLE)), None)
     for name, _ in table.columns:
         header += [name, "standard deviation", f"over {lines[0].row.name}", *(["gap closed"] if best else [])]
         header.append("seeds " + " ".join(map(str, seeds)))
-    if others:
-        header.append("printed elsewhere")
-    sources = _sources(lines, others)
     rows = [header, ["---"] * len(header)]
     for line in lines:
         cells = [line.row.name]
@@ -41,20 +33,16 @@ def markdown(table: Table, lines: Sequence[Line], seeds: Sequence[int], others: 
             each = " ".join(f"{known[seed]:.1f}" if seed in known else "-" for seed in seeds) if known else ""
             closed = [_closed(mean, reference, best.mean(protocol))] if best else []
             cells += [_figure(mean), _figure(line.deviation(protocol)), gain, *closed, each]
-        if others:
-            told = others.get(line.row.name, ())
-            cells.append(", ".join(f"{_which(each)}{each.value:.1f} [{sources[_source(each)]}]" for each in told))
         rows.append(cells)
-    text = [f"### {table.title}", table.caption]
-    text.append("\n".join(f"| {' | '.join(cells)} |" for cells in rows))
-    if others:
-        listed = "\n".join(f"- [{number}] {source}" for source, number in sources.items())
-        text.append(f"Published elsewhere for {table.whose}; not measured here:\n\n{listed}")
-    missing = {name: why for line in lines for name, why in line.missing.items()}
-    if missing:
-        listed = "\n".join(f"- {name}, of {_rows(name, lines)}: {why}" for name, why in missing.items())
-        text.append(f"Missing:\n\n{listed}")
-    return "\n\n".join(text) + "\n"
+    text = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    return f"### {table.title}\n\n{table.caption}\n\n{text}\n"
+
+
+def missing(lines: Sequence[Line]) -> str:
+    """Unfinished experiments with their rows and reasons; empty if there are none."""
+    found = {name: why for line in lines for name, why in line.missing.items()}
+    listed = "\n".join(f"- {name}, of {_rows(name, lines)}: {why}" for name, why in found.items())
+    return f"\nMissing:\n\n{listed}\n" if found else ""
 
 
 def _rows(missing: str, lines: Sequence[Line]) -> str:
@@ -74,29 +62,13 @@ def _closed(mean: float | None, reference: float | None, best: float | None) -> 
     return f"{100 * (mean - reference) / (best - reference):.0f} %"
 
 
-def _sources(lines: Sequence[Line], others: Mapping[str, Sequence[Printed]]) -> dict[str, int]:
-    """Reference numbers of the sources, in the order of the rows."""
-    told = dict.fromkeys(_source(each) for line in lines for each in others.get(line.row.name, ()))
-    return {source: number for number, source in enumerate(told, 1)}
-
-
-def _source(printed: Printed) -> str:
-    return f"{printed.source}: {printed.note}" if printed.note else printed.source
-
-
-def _which(printed: Printed) -> str:
-    return f"{printed.which} " if printed.which else ""
-
-
-def tree(
-    table: Table, lines: Sequence[Line], seeds: Sequence[int], others: Mapping[str, Sequence[Printed]]
-) -> dict[str, Any]:
+def tree(table: Table, lines: Sequence[Line], seeds: Sequence[int]) -> dict[str, Any]:
     """The table in machine-readable form."""
     return {
         "title": table.title,
         "caption": table.caption,
         "seeds": list(seeds),
-        "printed_of": table.whose or None,
+        "table_of_the_paper": table.number or None,
         "rows": [
             {
                 "name": line.row.name,
@@ -109,7 +81,7 @@ def tree(
                     for name, protocol in table.columns
                 },
                 "curve": {"of": line.row.curve, "at": line.row.at} if line.row.curve else None,
-                "printed": [asdict(each) for each in others.get(line.row.name, ())],
+                "place": asdict(line.row.place) if line.row.place else None,
                 "values": [
                     {"seed": v.seed, "experiment": v.experiment, "setting": v.place, **v.metrics} for v in line.values
                 ],
@@ -172,6 +144,24 @@ def curves(table: Table, lines: Sequence[Line]) -> bytes:
         handles = {text: h for axes in panels for h, text in zip(*axes.get_legend_handles_labels(), strict=True)}
         if handles:
             figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncol=len(handles))
+        figure.suptitle(table.title, fontsize=10, weight="bold", color=INK)
+        return to_png(figure)
+
+
+def overlaid(table: Table, lines: Sequence[Line]) -> bytes:
+    """All curves in one panel: means and standard deviations; PNG."""
+    with charts():
+        figure = Figure(figsize=(9, 4.4), layout="constrained")
+        axes = figure.subplots()
+        parts = list(_curves(lines))
+        for color, (name, points) in zip(SHADES[: len(parts)], parts, strict=True):
+            at, means = [line.row.at for line in points], [line.mean() or 0.0 for line in points]
+            spread = [line.deviation() or 0.0 for line in points]
+            axes.errorbar(at, means, yerr=spread, color=color, marker="o", capsize=2, label=name)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("mIoU, %")
+        if parts:
+            figure.legend(loc="outside right center")
         figure.suptitle(table.title, fontsize=10, weight="bold", color=INK)
         return to_png(figure)
 

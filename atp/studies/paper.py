@@ -68,10 +68,24 @@ def printed(table: int) -> list[PrintedRow]:
     ]
 
 
+def title(part: str, number: int) -> str:
+    """What a table or figure shows.
+
+    Args:
+        part: ``tables`` or ``figures``.
+    """
+    found: str = _read()[part][number]["title"]
+    return found
+
+
 def columns(table: int) -> list[str]:
     """Names of a table's columns: its classes, if any, then the remaining columns."""
-    entry = _read()["tables"][table]
-    return [*CLASS_SETS.get(entry.get("classes"), ()), *entry["columns"]]
+    return [*class_columns(table), *_read()["tables"][table]["columns"]]
+
+
+def class_columns(table: int) -> tuple[str, ...]:
+    """Those of a table's columns that are classes, in Cityscapes' order."""
+    return CLASS_SETS.get(_read()["tables"][table].get("classes"), ())
 
 
 def printed_figure(number: int) -> PrintedFigure:

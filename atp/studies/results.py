@@ -73,6 +73,11 @@ class Line:
         found = (value.metrics["protocols"][protocol] if protocol else value.miou for value in self.values)
         return [figure for figure in found if figure is not None]
 
+    def iou(self, name: str) -> list[float]:
+        """IoU of a class per seed; empty if the data lack the class, or it is neither labelled nor predicted."""
+        found = (value.metrics["iou"].get(name) for value in self.values)
+        return [figure for figure in found if figure is not None]
+
     def mean(self, protocol: str = "") -> float | None:
         figures = self.figures(protocol)
         return mean(figures) if figures else None

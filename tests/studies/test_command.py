@@ -24,7 +24,7 @@ from atp.studies.definitions import SOURCE, Table, row
 values = {**catalogue.ROBUST, "data.size": [80, 40], "data.class_map": None}
 table = Table("Tiny", "One row.", (row("source", SOURCE),))
 catalogue.STUDIES["parts"] = catalogue.Study("", lambda params: table, values)
-sys.argv = ["atp", "table", "5", "--seeds", "0", *sys.argv[1:]]
+sys.argv = ["atp", "study", "parts", "--seeds", "0", *sys.argv[1:]]
 main()
 """
 
@@ -50,6 +50,9 @@ def test_studies_are_listed_and_another_name_is_refused_before_anything_is_read(
     assert [line.split()[0] for line in listed.stdout.splitlines()] == list(STUDIES)
     monkeypatch.setattr(command, "bring_in", lambda: pytest.fail("the name comes first"))
     assert "partss: no such study" in str(CliRunner().invoke(app, ["study", "partss"]).exception)
+    for what, known in (("table", "1, 2"), ("figure", "4, 5, 6")):
+        refused = str(CliRunner().invoke(app, [what, "10"]).exception)
+        assert f"{what} 10: no such {what}; choose from {known}" in refused
 
 
 def test_data_in_a_plain_folder_need_their_full_path_and_new_code_needs_git(tmp_path: Path) -> None:
@@ -94,7 +97,7 @@ def test_a_cell_is_computed_once_in_a_fresh_clone(tmp_path: Path) -> None:
     assert "0 finished before, 1 to compute" in done.stderr
     assert "| source | " in done.stdout
     assert "Missing" not in done.stdout
-    assert (clone / "runs/studies/table-5.png").is_file()
+    assert (clone / "runs/studies/parts.png").is_file()
     # The workspace is as it was: a cell leaves its result in its experiment alone.
     assert not (clone / "runs/source").exists()
     assert (clone / "dvc.lock").read_bytes() == (ROOT / "dvc.lock").read_bytes()

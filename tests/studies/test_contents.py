@@ -12,17 +12,16 @@ from atp.data.labels import LabelSpace
 from atp.data.masks import write_classes
 from atp.data.settings import DataSettings
 from atp.datasets.camvid import CLASSES
-from atp.datasets.label_maps import CLASS_SETS
 from atp.errors import InputError
 from atp.params import load_params
 from atp.studies import catalogue
-from atp.studies.catalogue import DUSK, NUMBERED, ROBUST, STUDIES, listing, numbered, opened
+from atp.studies.catalogue import DUSK, ROBUST, STUDIES, listing, opened
 from atp.studies.cells import make_cell, plan
-from atp.studies.definitions import ALIGN, SOURCE, Setting, Table
+from atp.studies.definitions import ALIGN, Setting, Table
 from atp.studies.graph import _parsed, content
 
 ROOT = Path(__file__).parents[2]
-OTHER_DATA = ("baselines-synthia", "baselines-cross-city", "backbone", "camvid-dusk", "evidence-camvid")
+OTHER_DATA = ("camvid-dusk", "evidence-camvid")
 STREETS = [name for name in STUDIES if name not in OTHER_DATA]
 SPACE = LabelSpace(("road", "car"), ((9, 9, 9), (0, 0, 200)))
 """Stands for that of data that are not brought in here."""
@@ -117,19 +116,13 @@ def test_camvid_is_prepared_once_and_its_oracle_has_its_labels(tmp_path: Path, m
     assert prepared == [tmp_path / "camvid"]
 
 
-def test_all_studies_are_listed_and_the_paper_is_among_them() -> None:
-    lines = listing().splitlines()
-    assert [line.split()[0] for line in lines] == list(STUDIES)
-    assert "= table 5" in next(line for line in lines if line.startswith("parts "))
-    assert {name for numbers in NUMBERED.values() for name in numbers.values()} <= STUDIES.keys()
+def test_all_studies_are_listed() -> None:
+    assert [line.split()[0] for line in listing().splitlines()] == list(STUDIES)
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "said"),
     [
-        ("baselines-synthia", {}, "SYNTHIA"),
-        ("baselines-cross-city", {}, "Cross-City"),
-        ("backbone", {}, "paper-vgg16"),
         ("partss", {}, "no such study; choose from baselines, "),
         ("parts", {"align": {"method": "baselines/tent"}}, "align.method: method/align"),
     ],
@@ -145,24 +138,23 @@ def test_what_cannot_be_made_is_told(
         opened(name, Path())
 
 
-@pytest.mark.parametrize(("what", "number", "said"), [("table", 10, "1, 2"), ("figure", 3, "4, 5, 6")])
-def test_numbers_that_the_paper_does_not_have(what: str, number: int, said: str) -> None:
-    with pytest.raises(InputError, match=f"{what} {number}: no such {what}; choose from {said}"):
-        numbered(what, number)
-
-
-@pytest.mark.parametrize(("number", "preset"), [(2, "paper-synthia"), (3, "paper-cross-city"), (7, "paper-vgg16")])
-def test_its_preset_has_what_a_table_needs(number: int, preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    params = load_params(ROOT / f"presets/{preset}.yaml")
-    count = {2: 16, 3: 13, 7: 19}[number]
-    names = CLASS_SETS[count]
-    space = LabelSpace(names, tuple((index, 0, 0) for index in range(count)))
-    monkeypatch.setattr(DataSettings, "label_space", lambda self: space)
-    table = STUDIES[numbered("table", number)].table(params)
-    assert table.rows[0].settings[0].model == SOURCE
-    assert len(table.columns) == (2 if number == 2 else 1)
-    methods = {setting.values.get("align.method") for row in table.rows for setting in row.settings}
-    assert ("baselines/batchnorm" in methods) == (number != 7), "VGG-16 has none"
+def test_baselines_are_also_measured_by_the_sets_of_classes_and_only_those_that_the_network_allows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    params = load_params(ROOT / "presets/paper-synthia.yaml")
+    table = STUDIES["baselines"].table(params)
+    assert [name for name, _ in table.columns] == ["mIoU", *params.data.protocols]
+    assert len(params.data.protocols) == 1
+    methods = {
+        preset: {
+            setting.values.get("align.method")
+            for row in STUDIES["baselines"].table(load_params(ROOT / f"presets/{preset}.yaml")).rows
+            for setting in row.settings
+        }
+        for preset in ("paper", "paper-vgg16")
+    }
+    assert "baselines/batchnorm" in methods["paper"] - methods["paper-vgg16"], "VGG-16 has none"
+    assert "baselines/cbst" in methods["paper-vgg16"]
 
 
 @pytest.fixture

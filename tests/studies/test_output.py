@@ -10,8 +10,7 @@ from atp.selection.grid import Cell
 from atp.studies.cells import Plan
 from atp.studies.command import AllFailError, Watch, parse_seeds
 from atp.studies.definitions import Row, Setting, Table, row
-from atp.studies.output import bars, curves, markdown, tree
-from atp.studies.printed import printed
+from atp.studies.output import bars, curves, markdown, missing, overlaid, tree
 from atp.studies.results import State, lines
 
 FAST, SLOW = Setting("runs/align", {"lr": 1}), Setting("runs/align", {"lr": 2})
@@ -20,12 +19,11 @@ TABLE = Table(
     "Made up.",
     (
         row("source", "runs/source"),
-        Row("TENT", (FAST,), published="tent"),
-        Row("TENT, picked", (FAST, SLOW), "evidence", published="none"),
-        Row("TENT, oracle", (FAST, SLOW), "labels", published="none"),
+        Row("TENT", (FAST,)),
+        Row("TENT, picked", (FAST, SLOW), "evidence"),
+        Row("TENT, oracle", (FAST, SLOW), "labels"),
     ),
     columns=(("mIoU", ""), ("two classes", "two")),
-    whose="GTA5 to Cityscapes",
 )
 SEEDS = [0, 1]
 
@@ -77,19 +75,16 @@ def test_an_oracle_that_picks_the_same_is_no_row() -> None:
     assert names == ["source", "TENT", "TENT, picked"]
 
 
-def test_as_text_and_for_machines_with_what_is_missing_and_what_others_print() -> None:
+def test_as_text_and_for_machines_with_what_is_missing() -> None:
     state = State(
         {name: each for name, each in METRICS.items() if name != "runs/align-1-1"}, {"runs/align-1-1": "queued"}
     )
     found = lines(TABLE, planned(), state, SEEDS)
-    others = printed("1", [Row("TENT", (FAST,), published="min_ent"), TABLE.rows[0]])
-    text = markdown(TABLE, found, SEEDS, others)
-    assert "| source | 22.0 | 2.8 |  | 20.0 24.0 | 23.0 | 2.8 |  | 21.0 25.0 | 36.9 [1] |" in text
-    assert "| TENT | 30.0 |  | +8.0 | 30.0 - | 31.0 |  | +8.0 | 31.0 - | 42.2 [2] |" in text
+    text = markdown(TABLE, found, SEEDS) + missing(found)
+    assert "| source | 22.0 | 2.8 |  | 20.0 24.0 | 23.0 | 2.8 |  | 21.0 25.0 |" in text
+    assert "| TENT | 30.0 |  | +8.0 | 30.0 - | 31.0 |  | +8.0 | 31.0 - |" in text
     assert "- runs/align-1-1, of “TENT” and 2 more: queued" in text
-    assert "- [1] github.com/ZJULearning/MaxSquareLoss README.md" in text
-    assert "not measured here" in text
-    known = json.loads(json.dumps(tree(TABLE, found, SEEDS, others)))
+    known = json.loads(json.dumps(tree(TABLE, found, SEEDS)))
     assert known["rows"][1]["missing"] == {"runs/align-1-1": "queued"}
     assert known["rows"][0]["columns"]["two classes"]["mean"] == 23.0
     assert [value["experiment"] for value in known["rows"][0]["values"]] == ["runs/source-None-0", "runs/source-None-1"]
@@ -98,7 +93,7 @@ def test_as_text_and_for_machines_with_what_is_missing_and_what_others_print() -
 def test_an_oracle_shows_how_much_of_the_gap_is_closed() -> None:
     table = Table("Parts", "Made up.", (*TABLE.rows[:2], row("oracle: by labels", "runs/align", {"lr": 2})))
     metrics = METRICS | {"runs/align-2-0": measured(41.0, 0.6), "runs/align-2-1": measured(43.0, 0.6)}
-    text = markdown(table, lines(table, planned(), State(metrics, {}), SEEDS), SEEDS, {})
+    text = markdown(table, lines(table, planned(), State(metrics, {}), SEEDS), SEEDS)
     # From 22 to 42; 31.5 is 9.5 on the way.
     assert "| TENT | 31.5 | 2.1 | +9.5 | 48 % | 30.0 33.0 |" in text
     assert "| gap closed |" in text
@@ -109,6 +104,7 @@ def test_pictures_are_drawn_of_whatever_there_is() -> None:
     table = Table("Sensitivity", "Made up.", (TABLE.rows[0], *points), kind="curves")
     for state in (State(METRICS, {}), State({}, dict.fromkeys(METRICS, "not begun"))):
         assert curves(table, lines(table, planned(), state, SEEDS)).startswith(b"\x89PNG")
+        assert overlaid(table, lines(table, planned(), state, SEEDS)).startswith(b"\x89PNG")
         assert bars(TABLE, lines(TABLE, planned(), state, SEEDS)).startswith(b"\x89PNG")
 
 

@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from atp.cli import app
 from atp.datasets.label_maps import CLASS_SETS
 from atp.studies.paper import PrintedRow, columns, printed, printed_figure
 
+ROOT = Path(__file__).parents[2]
 TEXT = Path(__file__).parents[3] / "shared/paper.txt"
 TABLES = range(1, 10)
 CITIES = ("Rome", "Rio", "Tokyo", "Taipei")
@@ -73,6 +76,26 @@ def test_a_table_has_the_rows_of_the_text_and_no_other(table: int) -> None:
     found = list(text_rows(table))
     assert found
     assert list(file_rows(table)) == found
+
+
+@pytest.mark.skipif(not TEXT.is_file(), reason="needs the paper's text in ../shared/paper.txt")
+@pytest.mark.parametrize("table", TABLES)
+def test_the_command_shows_the_rows_of_the_text(table: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    lines = [
+        line for line in CliRunner().invoke(app, ["table", str(table), "--rows"]).stdout.splitlines() if "|" in line
+    ]
+    header = [cell.strip() for cell in lines[0].strip("|").split("|")]
+    found = []
+    for line in lines[2:]:
+        row = [cell.strip() for cell in line.strip("|").split("|")]
+        start = header.index("figures of")
+        assert row[start] == "paper"
+        cells = row[start + 1 : -1]
+        if table == 5:  # the text has lost which columns are ticked
+            cells = ["!"] * cells.count("x") + cells[-1:]
+        found.append((row[0] if table == 3 else "", row[start - 1], cells))
+    assert found == list(text_rows(table))
 
 
 @pytest.mark.skipif(not TEXT.is_file(), reason="needs the paper's text in ../shared/paper.txt")
