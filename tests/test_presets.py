@@ -38,6 +38,7 @@ PRINTED: dict[str, tuple[Any, str]] = {
     "align.freeze_classifier": (True, "In the entropy min- imization stage, we fix the classifier"),
     "dump.keep_ratio": (0.65, "top K = 65% target predictions"),
     "dump.negative_threshold": (0.05, "@neg is assigned as 0.05"),
+    "dump.negative_cap": (False, "where @neg is the negative threshold"),
     "teach.epochs": (1, "We update pseudo labels epoch by epoch"),
     **{f"teach.{name}": entry for name, entry in (_OPTIMISATION | _CLASSIFIER).items()},
     "teach.positive": (1.0, "Lbst = Lppl + Lnpl"),

@@ -51,6 +51,7 @@ def test_nothing_is_stale_after_a_run(clone: Path) -> None:
         ("evaluation", "images: Whole = 64", "images: Whole = 32", TRAINED - {"source"}),
         ("method", "gamma: NonNegative = 3.0", "gamma: NonNegative = 2.0", {"align"}),
         ("method", "negative_threshold: Share = 0.05", "negative_threshold: Share = 0.02", {*LABELLED, "teach"}),
+        ("method", "negative_cap: Flag = True", "negative_cap: Flag = False", {*LABELLED, "teach"}),
         ("method", "] = [1.0]", "] = [1.5]", LABELLED),
         ("method", "class_mix: Flag = False", "class_mix: Flag = True", {"teach"}),
         ("method", "easy_ratio: Decay = 0.5", "easy_ratio: Decay = 0.3", {"split"}),

@@ -126,6 +126,8 @@ class DumpSettings(Section):
     Attributes:
         keep_ratio: K of Eq. 4, the share of each class's pixels that become positive labels.
         negative_threshold: lambda_neg of Eq. 6.
+        negative_cap: limit ``negative_threshold`` to 1/C, for C classes. False is Eq. 6 as printed, except that the
+            most probable class is never negative.
         flip: average the prediction with that of the mirrored image.
         scales: average predictions over the image at these scales (multi-scale test-time augmentation).
         source_weight: share of the source model's prediction in the average.
@@ -133,6 +135,7 @@ class DumpSettings(Section):
 
     keep_ratio: Annotated[float, Field(gt=0.0, le=1.0, strict=True)] = 0.65
     negative_threshold: Share = 0.05
+    negative_cap: Flag = True
     flip: Flag = False
     # A list, because DVC reads this default and its lock file does not preserve tuples.
     scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = [1.0]  # type: ignore[assignment]
