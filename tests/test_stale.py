@@ -50,6 +50,7 @@ def test_nothing_is_stale_after_a_run(clone: Path) -> None:
         ("data", "jitter: Share = 0.0", "jitter: Share = 0.1", TRAINED),
         ("evaluation", "images: Whole = 64", "images: Whole = 32", TRAINED - {"source"}),
         ("method", "gamma: NonNegative = 3.0", "gamma: NonNegative = 2.0", {"align"}),
+        ("method", 'diversity_grad: Literal["detach", "full"] = "detach"', 'diversity_grad: str = "full"', {"align"}),
         ("method", "negative_threshold: Share = 0.05", "negative_threshold: Share = 0.02", {*LABELLED, "teach"}),
         ("method", "negative_cap: Flag = True", "negative_cap: Flag = False", {*LABELLED, "teach"}),
         ("method", "] = [1.0]", "] = [1.5]", LABELLED),

@@ -80,6 +80,8 @@ class AlignSettings(Optimisation):
         diversity: weight of the diversity loss (Eq. 3).
         sharpness: lambda in Eq. 3's weight exp(-lambda h).
         weighted: False gives every pixel the weight 1, the paper's L*_div.
+        diversity_grad: whether the gradient passes through Eq. 3's weight (``full``) or not (``detach``, authors'
+            code).
         per_image: use each image's class distribution (Eq. 3) instead of the batch's (authors' code).
         freeze_classifier: keep the classifier g fixed, parameters and buffers, as in the paper.
     """
@@ -92,6 +94,7 @@ class AlignSettings(Optimisation):
     diversity: NonNegative = 0.3
     sharpness: NonNegative = 3.0
     weighted: Flag = True
+    diversity_grad: Literal["detach", "full"] = "detach"
     per_image: Flag = False
     freeze_classifier: Flag = True
 
