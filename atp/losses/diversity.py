@@ -44,8 +44,8 @@ def diversity_loss(
     tiny = torch.finfo(logits.dtype).tiny
     weight = valid.to(logits.dtype)
     if weighted:
-        entropy = normalized_entropy(logits)
-        weight = weight * (-sharpness * (entropy.detach() if weight_grad == "detach" else entropy)).exp()
+        entropy = normalized_entropy(logits.detach() if weight_grad == "detach" else logits)
+        weight = weight * (-sharpness * entropy).exp()
     weight = weight[:, None]  # (N, 1, H, W)
     over = (2, 3) if per_image else (0, 2, 3)
     # Divided before the product: without valid pixels, this gives zeros and no gradient of 0 / 0. The root, since the
