@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from atp.data.settings import Augmentation
 from atp.settings import Count, Decay, Flag, NonNegative, Positive, Section, Share, Whole
-from atp.training.settings import Optimisation
+from atp.training.settings import Optimisation, with_length
 
 ALIGN = "method/align"
 """The paper's method, the default of ``align.method``."""
@@ -280,4 +280,5 @@ def _over(default: object, value: object) -> object:
     """Merge a mapping into a section's default values; return any other value unchanged."""
     if not (isinstance(default, Section) and isinstance(value, dict)):
         return value
-    return dict(default) | {name: _over(getattr(default, name, None), changed) for name, changed in value.items()}
+    changes = with_length(value) if isinstance(default, Optimisation) else value
+    return dict(default) | {name: _over(getattr(default, name, None), changed) for name, changed in changes.items()}

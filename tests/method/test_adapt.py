@@ -122,6 +122,9 @@ def test_a_mapping_says_what_differs_from_the_default() -> None:
     augmentation = STRONG.model_copy(update={"jitter": 0.1})
     assert changed.teach == default.teach.model_copy(update={"epochs": 2, "augmentation": augmentation})
     assert (changed.propagate, changed.rounds, changed.align) == (None, 2, default.align)
+    assert changed.model_copy().teach.steps is None
+    by_steps = AdaptSettings(teach={"steps": 7}).teach  # type: ignore[arg-type]
+    assert by_steps == default.teach.model_copy(update={"epochs": None, "steps": 7})
     own = PropagateSettings(epochs=1, batch_size=1, lr=0.1)
     assert AdaptSettings(propagate=own).propagate == own, "whole settings are taken as they are"
     wrong: list[dict[str, Any]] = [{"teach": {"epoch": 2}}, {"teach": {"epochs": 0}}, {"taught": {}}]
