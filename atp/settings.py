@@ -60,7 +60,9 @@ def checked(kind: type[SectionType], values: Mapping[str, Any], where: str) -> S
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{where}.{explain(error, kind)}") from error
+        # Without a location, the error is about the whole section.
+        joint = "." if error.errors()[0]["loc"] else ": "
+        raise InputError(f"{where}{joint}{explain(error, kind)}") from error
 
 
 def read_yaml(path: Path) -> object:

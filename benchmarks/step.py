@@ -34,7 +34,7 @@ CLASSES = 12
 
 def bare(network: SegmentationNetwork, images: TrainingImages, section: Optimisation, runtime: Runtime) -> None:
     """The bare steps of ``train_source``."""
-    order = TrainingOrder(len(images), section.batch_size, section.epochs, seed=0)
+    order = TrainingOrder(len(images), section.batch_size, section.epochs, seed=0, steps=section.steps)
     loader = training_loader(images, order, workers=runtime.workers, pin_memory=runtime.device.type == "cuda")
     runtime.place(network)
     network.train()

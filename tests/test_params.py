@@ -49,11 +49,28 @@ def test_missing_key(tree: Any, tmp_path: Path) -> None:
     assert complaint(tree, tmp_path) == "params.yaml: teach.lr: missing; add it"
 
 
+@pytest.mark.parametrize("section", ["source", "align", "teach", "propagate"])
+def test_a_training_has_either_epochs_or_steps(tree: Any, tmp_path: Path, section: str) -> None:
+    tree[section]["steps"] = 100
+    both = f"params.yaml: {section}: has both epochs and steps; remove one, or set it to null"
+    assert complaint(tree, tmp_path) == both
+    for length in ({"epochs": None}, {}):
+        tree[section] = {key: value for key, value in tree[section].items() if key != "epochs"} | length
+        tree[section]["steps"] = 100
+        YAML(typ="safe").dump(tree, tmp_path / "params.yaml")
+        assert getattr(load_params(tmp_path / "params.yaml"), section).steps == 100
+        tree[section]["steps"] = None
+        neither = f"params.yaml: {section}: has neither epochs nor steps; add one of them"
+        assert complaint(tree, tmp_path) == neither
+
+
 @pytest.mark.parametrize(
     ("section", "key", "value"),
     [
         ("align", "epochs", "3"),
         ("align", "epochs", 2.5),
+        ("align", "steps", 2.5),
+        ("align", "steps", 0),
         ("align", "lr", "fast"),
         ("align", "lr", True),
         ("align", "freeze_classifier", 1),

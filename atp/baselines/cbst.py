@@ -27,7 +27,7 @@ class Settings(BaselineSettings):
     """
 
     lr_factor: Positive = 0.4
-    epochs: Count = 2
+    epochs: Count | None = 2
     rounds: Count = 7
     portion: Share = 0.2
     portion_step: NonNegative = 0.05

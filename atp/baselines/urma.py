@@ -36,7 +36,7 @@ class Settings(BaselineSettings):
     """
 
     lr_factor: Positive = 0.2
-    epochs: Count = 2
+    epochs: Count | None = 2
     portion: Share = 0.2
     entropy: NonNegative = 1.0
     uncertainty: NonNegative = 0.1

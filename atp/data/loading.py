@@ -264,18 +264,23 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
         self,
         images: int,
         batch_size: int,
-        epochs: int,
+        epochs: int | None,
         seed: int,
         *,
+        steps: int | None = None,
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
         weights: Tensor | None = None,
     ) -> None:
+        """``steps`` is the total number of steps if ``epochs`` is None, and may end within an epoch."""
         if batch_size % world_size:
             raise InputError(f"params.yaml: batch_size {batch_size}: must be a multiple of the {world_size} processes")
         self.steps_per_epoch = max(1, images // batch_size)
-        self.steps = self.steps_per_epoch * epochs
+        length = steps if epochs is None else self.steps_per_epoch * epochs
+        if length is None:
+            raise ValueError("needs epochs or steps")
+        self.steps = length
         self._images, self._batch_size, self._seed, self._start = images, batch_size, seed, start
         self._mine = slice(rank, None, world_size)
         self._weights = weights

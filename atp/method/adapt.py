@@ -63,9 +63,7 @@ def adapt(
         hand_on()
     for number in range(1, settings.rounds + 1):
         images = taught_images(target, labels(f"dump@r{number:02}"), settings.teach)
-        network, _ = teach(
-            network, images, settings.teach, settings.dump.negative_threshold, run(f"teach@r{number:02}")
-        )
+        network, _ = teach(network, images, settings.teach, settings.dump, run(f"teach@r{number:02}"))
         hand_on()
     if settings.propagate is not None:
         store = labels("split")

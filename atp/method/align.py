@@ -33,6 +33,7 @@ def align(network: SegmentationNetwork, images: TrainingImages, settings: AlignS
             batch.valid,
             sharpness=settings.sharpness,
             weighted=settings.weighted,
+            weight_grad=settings.diversity_grad,
             per_image=settings.per_image,
         )  # Eq. 3
         return {

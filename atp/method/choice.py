@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from atp.method.settings import ALIGN, AlignSettings, module_named
 from atp.settings import Positive, checked
-from atp.training.settings import Optimisation
+from atp.training.settings import Optimisation, with_length
 
 if TYPE_CHECKING:
     from atp.data.loading import TrainingImages
@@ -72,8 +72,10 @@ def chosen(section: AlignSettings, where: str = "align.baseline") -> Optimisatio
     if section.method == ALIGN:
         return section
     kind = method_named(section.method).Settings
-    shared = {name: getattr(section, name) for name in Optimisation.model_fields if name not in kind.__annotations__}
-    settings = checked(kind, shared | section.baseline, where)
+    # A baseline's own epochs replace align's steps as well.
+    own = with_length(dict.fromkeys(kind.__annotations__, True))
+    shared = {name: getattr(section, name) for name in Optimisation.model_fields if name not in own}
+    settings = checked(kind, shared | with_length(section.baseline), where)
     assert isinstance(settings, BaselineSettings), f"{section.method}: its Settings must derive from BaselineSettings"
     if "lr" in section.baseline:
         return settings

@@ -45,6 +45,7 @@ def dump(
         label_space.num_classes,
         negative_threshold=settings.negative_threshold,
         keep_ratio=settings.keep_ratio,
+        negative_cap=settings.negative_cap,
     )
     predictor = Predictor(networks, runtime, flip=settings.flip, scales=settings.scales)
     done = writer.done()

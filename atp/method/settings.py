@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from atp.data.settings import Augmentation
 from atp.settings import Count, Decay, Flag, NonNegative, Positive, Section, Share, Whole
-from atp.training.settings import Optimisation
+from atp.training.settings import Optimisation, with_length
 
 ALIGN = "method/align"
 """The paper's method, the default of ``align.method``."""
@@ -80,6 +80,8 @@ class AlignSettings(Optimisation):
         diversity: weight of the diversity loss (Eq. 3).
         sharpness: lambda in Eq. 3's weight exp(-lambda h).
         weighted: False gives every pixel the weight 1, the paper's L*_div.
+        diversity_grad: whether the gradient passes through Eq. 3's weight (``full``) or not (``detach``, authors'
+            code).
         per_image: use each image's class distribution (Eq. 3) instead of the batch's (authors' code).
         freeze_classifier: keep the classifier g fixed, parameters and buffers, as in the paper.
     """
@@ -92,6 +94,7 @@ class AlignSettings(Optimisation):
     diversity: NonNegative = 0.3
     sharpness: NonNegative = 3.0
     weighted: Flag = True
+    diversity_grad: Literal["detach", "full"] = "detach"
     per_image: Flag = False
     freeze_classifier: Flag = True
 
@@ -126,6 +129,8 @@ class DumpSettings(Section):
     Attributes:
         keep_ratio: K of Eq. 4, the share of each class's pixels that become positive labels.
         negative_threshold: lambda_neg of Eq. 6.
+        negative_cap: limit ``negative_threshold`` to 1/C, for C classes. False is Eq. 6 as printed, except that the
+            most probable class is never negative.
         flip: average the prediction with that of the mirrored image.
         scales: average predictions over the image at these scales (multi-scale test-time augmentation).
         source_weight: share of the source model's prediction in the average.
@@ -133,6 +138,7 @@ class DumpSettings(Section):
 
     keep_ratio: Annotated[float, Field(gt=0.0, le=1.0, strict=True)] = 0.65
     negative_threshold: Share = 0.05
+    negative_cap: Flag = True
     flip: Flag = False
     # A list, because DVC reads this default and its lock file does not preserve tuples.
     scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = [1.0]  # type: ignore[assignment]
@@ -274,4 +280,5 @@ def _over(default: object, value: object) -> object:
     """Merge a mapping into a section's default values; return any other value unchanged."""
     if not (isinstance(default, Section) and isinstance(value, dict)):
         return value
-    return dict(default) | {name: _over(getattr(default, name, None), changed) for name, changed in value.items()}
+    changes = with_length(value) if isinstance(default, Optimisation) else value
+    return dict(default) | {name: _over(getattr(default, name, None), changed) for name, changed in changes.items()}

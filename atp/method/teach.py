@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from atp.data.loading import Batch, Images, TrainingImages
 from atp.losses.pseudo_label import negative_pseudo_label_loss, positive_pseudo_label_loss
-from atp.method.settings import TeachSettings
+from atp.method.settings import DumpSettings, TeachSettings
 from atp.models.network import SegmentationNetwork
 from atp.pseudo_labels.negatives import negative_labels
 from atp.pseudo_labels.store import PseudoLabelStore, StoredLabels
@@ -28,10 +28,13 @@ def teach(
     network: SegmentationNetwork,
     images: TrainingImages,
     settings: TeachSettings,
-    negative_threshold: float,
+    dumping: DumpSettings,
     run: Run,
 ) -> tuple[SegmentationNetwork, History]:
     """Train ``network`` in place on pseudo labels.
+
+    Args:
+        dumping: settings of the pseudo labels; ``online`` negatives use the same threshold (Eq. 6).
 
     Returns:
         The taught model, which is the network or its moving average, and the history.
@@ -50,7 +53,8 @@ def teach(
             valid = mix(masks, valid, valid.roll(1, 0))
         logits = model(strong)
         if settings.negatives == "online":
-            negatives = negative_labels(logits.detach().float().softmax(1), negative_threshold)
+            p = logits.detach().float().softmax(1)
+            negatives = negative_labels(p, dumping.negative_threshold, cap=dumping.negative_cap)  # Eq. 6
         positive = positive_pseudo_label_loss(logits, positives, valid)  # Eq. 5
         losses = {"loss": settings.positive * positive, "positive": positive}
         if settings.negative > 0:

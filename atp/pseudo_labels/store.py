@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
 import torch
@@ -91,6 +91,7 @@ class Table(TypedDict):
 
     Attributes:
         coverage: share of all pixels with a positive label, 0-1.
+        negative_cap: whether ``negative_threshold`` was limited to 1/C; tables without it are older, and were limited.
         negatives_per_pixel: mean number of classes marked absent, 0 - C-1.
         extra: entries added by the caller, such as the model's digest.
     """
@@ -99,6 +100,7 @@ class Table(TypedDict):
     version: int
     keep_ratio: float
     negative_threshold: float
+    negative_cap: NotRequired[bool]
     pixels: int
     coverage: float
     negatives_per_pixel: float
@@ -117,7 +119,15 @@ class PseudoLabelWriter:
     process calls ``finish``. An interrupted pass can resume: images in ``done()`` need not be predicted again.
     """
 
-    def __init__(self, pending: Path, num_classes: int, *, negative_threshold: float, keep_ratio: float) -> None:
+    def __init__(
+        self,
+        pending: Path,
+        num_classes: int,
+        *,
+        negative_threshold: float,
+        keep_ratio: float,
+        negative_cap: bool = True,
+    ) -> None:
         """Resume from the pending folder, or create one.
 
         Args:
@@ -125,6 +135,7 @@ class PseudoLabelWriter:
             num_classes: C, 2-255.
             negative_threshold: lambda_neg of Eq. 6.
             keep_ratio: K of Eq. 4.
+            negative_cap: limit the threshold to 1/C; see ``negative_labels``.
 
         Raises:
             InputError: if there are fewer than two classes, or more than an 8-bit mask with 255 for "none" allows.
@@ -134,6 +145,7 @@ class PseudoLabelWriter:
         self._pending = pending
         self._num_classes = num_classes
         self._negative_threshold = negative_threshold
+        self._negative_cap = negative_cap
         self._keep_ratio = keep_ratio
 
     def done(self) -> set[str]:
@@ -158,7 +170,7 @@ class PseudoLabelWriter:
         path = self._pending_path(name)
         if len(probabilities) != self._num_classes:
             raise ValueError(f"{name}: {len(probabilities)} classes instead of {self._num_classes}")
-        pending = _Pending.of(probabilities.float(), self._negative_threshold)
+        pending = _Pending.of(probabilities.float(), self._negative_threshold, self._negative_cap)
         if not math.isfinite(pending.entropy):
             raise InputError(f"{name}: the model's predictions are not finite; train it with a lower learning rate")
         data = pending.to_bytes()
@@ -256,6 +268,7 @@ class PseudoLabelWriter:
             version=_VERSION,
             keep_ratio=self._keep_ratio,
             negative_threshold=self._negative_threshold,
+            negative_cap=self._negative_cap,
             pixels=pixels,
             coverage=float(kept.sum() / pixels),
             negatives_per_pixel=float(negative.sum() / pixels),
@@ -363,11 +376,11 @@ class _Pending:
     entropy: float
 
     @classmethod
-    def of(cls, probabilities: Tensor, negative_threshold: float) -> "_Pending":
+    def of(cls, probabilities: Tensor, negative_threshold: float, negative_cap: bool) -> "_Pending":
         """Compute from float32 probabilities, (C, H, W), on their device."""
         num_classes, height, width = probabilities.shape
         bands = torch.split(probabilities, max(1, _BAND_PIXELS // width), 1)
-        parts = [_label_band(band, negative_threshold) for band in bands]
+        parts = [_label_band(band, negative_threshold, negative_cap) for band in bands]
         classes, codes, packed, nats = zip(*parts, strict=True)
         entropy = torch.cat(nats).cpu().double().sum() / (height * width * math.log(num_classes))
         return cls(
@@ -388,7 +401,9 @@ class _Pending:
         return cls(classes, low | high.astype(np.int16) << 8, packed, float(entropy))
 
 
-def _label_band(probabilities: Tensor, negative_threshold: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _label_band(
+    probabilities: Tensor, negative_threshold: float, negative_cap: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Classes, confidence codes and packed negatives as in ``_Pending``, and the entropy of each row in nats, (H,).
 
     Class by class, which on a CPU takes half the time of ``max`` and ``log`` on all classes, and little memory.
@@ -402,7 +417,7 @@ def _label_band(probabilities: Tensor, negative_threshold: float) -> tuple[Tenso
         confidences = torch.maximum(confidences, plane)
         # 0 log 0 = 0. Summed by rows, so that the number of threads does not change the last bits.
         nats -= plane.clamp(min=torch.finfo(plane.dtype).tiny).log_().mul_(plane).sum(1)
-    negatives = negative_labels(probabilities[None], negative_threshold, classes[None].long())[0]
+    negatives = negative_labels(probabilities[None], negative_threshold, classes[None].long(), cap=negative_cap)[0]
     return classes, confidence_codes(confidences), pack(negatives), nats
 
 

@@ -162,8 +162,9 @@ def _method(params: Params, class_map: Sequence[int] | None) -> list[str]:
     for name, section in stages.items():
         shared = Optimisation.model_fields if isinstance(section, Optimisation) else {}
         own = [key for key in type(section).model_fields if key not in shared]
-        keys = [*(key for key in ("epochs", "lr", "batch_size", "batchnorm") if key in shared), *own]
         values = section.model_dump(mode="json")
+        length = [key for key in ("epochs", "steps") if values.get(key) is not None]
+        keys = [*length, *(key for key in ("lr", "batch_size", "batchnorm") if key in shared), *own]
         rounds = f" x {len(params.rounds)} rounds" if name in ("dump", "teach") and len(params.rounds) > 1 else ""
         told = (f"{key} {_plain(values[key])}" for key in keys if values[key] != {})
         lines.append(f"- {name}{rounds}: " + ", ".join(told))

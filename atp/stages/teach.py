@@ -20,7 +20,7 @@ def body(stage: Stage) -> None:
     settings = stage.params.teach
     network, taught = begin(stage, stage.params.rounds[stage.key].model)
     images = taught_images(stage.target(), PseudoLabelStore(dumped(stage.key)), settings)
-    handed_on, history = teach(network, images, settings, stage.params.dump.negative_threshold, stage.run())
+    handed_on, history = teach(network, images, settings, stage.params.dump, stage.run())
     hand_on(stage, handed_on, taught, history)
 
 

@@ -16,6 +16,7 @@ from atp.params import Params, needed
 from atp.studies.contents import baseline, black, has_batchnorm, taught
 from atp.studies.definitions import ALIGN, PROPAGATE, SOURCE, Place, Row, Table, row
 from atp.studies.paper import class_columns, printed, printed_figure, title
+from atp.training.settings import with_length
 
 CITIES = ("Rome", "Rio", "Tokyo", "Taipei")
 """Targets of Table 3."""
@@ -193,7 +194,8 @@ def _negatives(params: Params) -> Table:
     epochs = [int(epoch) for epoch in shown.varied["epoch"]]
     models = [ALIGN, *(str(runs.taught(f"r{epoch:02}")) for epoch in epochs[1:])]
     rounds = {f"r{epoch:02}": {"model": models[epoch - 1]} for epoch in epochs[1:]}
-    values = {"rounds": rounds, "split.model": models[-1], "teach.epochs": 1, "dump.negative_cap": False}
+    values = {"rounds": rounds, "split.model": models[-1], "dump.negative_cap": False}
+    values |= {f"teach.{key}": value for key, value in with_length({"epochs": 1}).items()}
     rows = []
     for threshold in shown.varied["lambda_neg"]:
         name = f"lambda_neg = {threshold:g}"

@@ -16,6 +16,7 @@ from atp.method.settings import ALIGN as ALIGN_METHOD
 from atp.params import Params, load_params
 from atp.studies import contents
 from atp.studies.definitions import Setting, Table
+from atp.training.settings import with_length
 
 
 @dataclass(frozen=True)
@@ -44,20 +45,23 @@ def _augmentation(section: str, jitter: float) -> dict[str, Any]:
     return {f"{section}.augmentation.{name}": value for name, value in entries.items()}
 
 
+def _epochs(**sections: int) -> dict[str, Any]:
+    """Epochs of some sections, in place of their epochs or steps."""
+    lengths = {section: with_length({"epochs": count}) for section, count in sections.items()}
+    return {f"{section}.{name}": value for section, length in lengths.items() for name, value in length.items()}
+
+
 DUSK: Mapping[str, Any] = {
     "data.size": [240, 180],
     "data.crop": [192, 144],
-    "source.epochs": 40,
+    **_epochs(source=40, align=20, teach=20, propagate=50),
     # Of .35, .6 and .9, .6 gave the best source model; 44 images make few steps per epoch.
     **_augmentation("source", 0.6),
-    "align.epochs": 20,
     **_augmentation("align", 0.3),
-    "teach.epochs": 20,
     "teach.lr": 0.005,
     "teach.warmup_steps": 30,
     "teach.negative": 0.2,
     **_augmentation("teach", 0.3),
-    "propagate.epochs": 50,
     "propagate.lr": 0.005,
     **_augmentation("propagate", 0.3),
 }
@@ -67,11 +71,8 @@ QUICK: Mapping[str, Any] = {
     "dump.flip": False,
     "dump.scales": [1.0],
     "evidence.images": 48,
-    "source.epochs": 8,
-    "align.epochs": 1,
-    "teach.epochs": 1,
+    **_epochs(source=8, align=1, teach=1, propagate=1),
     "teach.warmup_steps": 10,
-    "propagate.epochs": 1,
 }
 """Short trainings of about a minute, for studies with many runs."""
 
@@ -80,10 +81,7 @@ QUICK_DUSK: Mapping[str, Any] = {
     **QUICK,
     "data.size": [160, 120],
     "data.crop": [128, 96],
-    "source.epochs": 10,
-    "align.epochs": 8,
-    "teach.epochs": 8,
-    "propagate.epochs": 12,
+    **_epochs(source=10, align=8, teach=8, propagate=12),
 }
 
 STUDIES: Mapping[str, Study] = {

@@ -15,9 +15,11 @@ from atp.method.settings import ALIGN as ALIGN_METHOD
 from atp.method.settings import align_methods
 from atp.params import Params
 from atp.studies.definitions import ALIGN, PROPAGATE, SOURCE, Row, Setting, Table, row
+from atp.training.settings import with_length
 
 NO_CHANGE: dict[str, Any] = {
     "align.epochs": 1,
+    "align.steps": None,
     "align.alpha": 0.0,
     "align.diversity": 0.0,
     "align.weight_decay": 0.0,
@@ -139,8 +141,8 @@ def parts(params: Params, oracle_epochs: int | None = None) -> Table:
     """The parts of the method one by one.
 
     Args:
-        oracle_epochs: epochs of the oracle's training; twice the source model's if None, so that the closed share of
-            the gap is not overstated.
+        oracle_epochs: epochs of the oracle's training; twice the source model's training if None, so that the closed
+            share of the gap is not overstated.
     """
     teach = taught(params)
     plain = {"teach.augmentation.jitter": 0.0, "teach.augmentation.blur": False}
@@ -171,7 +173,11 @@ def oracle(params: Params, epochs: int | None = None) -> Iterable[Row]:
     target, source = params.data.target, params.source
     if target.labels is None or source is None or params.model.weights not in ("none", "imagenet"):
         return
-    space, epochs = params.data.label_space(), epochs or 2 * source.epochs
+    space = params.data.label_space()
+    if epochs is None and source.steps is not None:
+        name, length = "steps", 2 * source.steps
+    else:
+        name, length = "epochs", epochs or 2 * (source.epochs or 0)
     values = {
         "data.source.root": os.path.commonpath((target.images, target.labels)),
         "data.source.images": str(target.images),
@@ -183,9 +189,9 @@ def oracle(params: Params, epochs: int | None = None) -> Iterable[Row]:
         ],
         "data.class_map": None,
         "source.checkpoint": None,
-        "source.epochs": epochs,
+        **{f"source.{key}": value for key, value in with_length({name: length}).items()},
     }
-    yield row(f"oracle: trained on target labels, {epochs} epochs", SOURCE, values)
+    yield row(f"oracle: trained on target labels, {length} {name}", SOURCE, values)
 
 
 def align_losses(params: Params) -> Table:

@@ -35,7 +35,7 @@ class Training(Generic[AnyBatch]):
 
     Attributes:
         network: the network to train.
-        settings: optimiser, schedule and epochs.
+        settings: optimiser, schedule and length.
         images: augmented training images.
         job: name, seed, runtime, and the destinations of state and metrics.
         ema: moving average of the network, if the stage uses one.
@@ -72,6 +72,7 @@ class Training(Generic[AnyBatch]):
             settings.batch_size,
             settings.epochs,
             self.job.seed,
+            steps=settings.steps,
             start=start,
             rank=runtime.rank,
             world_size=runtime.world_size,

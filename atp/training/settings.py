@@ -1,6 +1,9 @@
 """The sections ``training`` and ``runtime``, and the settings common to all training stages."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
 
 from atp.data.settings import Augmentation
 from atp.settings import Count, Flag, NonNegative, Positive, Section, Share, Whole
@@ -48,7 +51,8 @@ class Optimisation(Section):
     Paper: 2.5e-4, for the classifier 2.5e-3 outside align, momentum 0.9, weight decay 5e-4, power 0.9 (Sec. 4.2).
 
     Attributes:
-        epochs: passes over the training images.
+        epochs: passes over the training images; None if ``steps`` is given.
+        steps: number of steps, in place of ``epochs``.
         batch_size: images per step, over all processes.
         lr: initial learning rate of the backbone.
         classifier_lr_factor: learning rate of the classifier, as a multiple of ``lr``.
@@ -60,7 +64,8 @@ class Optimisation(Section):
         augmentation: see ``Augmentation``.
     """
 
-    epochs: Count
+    epochs: Count | None = None
+    steps: Count | None = None
     batch_size: Count
     lr: Positive
     classifier_lr_factor: Positive = 1.0
@@ -70,3 +75,17 @@ class Optimisation(Section):
     warmup_steps: Whole = 0
     batchnorm: Literal["train", "eval"] = "train"
     augmentation: Augmentation = Augmentation()
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.epochs is None and self.steps is None:
+            raise ValueError("has neither epochs nor steps; add one of them")
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("has both epochs and steps; remove one, or set it to null")
+        return self
+
+
+def with_length(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete changes of an ``Optimisation``, so that ``steps`` replaces earlier ``epochs`` and the reverse."""
+    other = {"epochs": "steps", "steps": "epochs"}
+    return {other[name]: None for name in other if changes.get(name) is not None} | dict(changes)

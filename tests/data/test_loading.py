@@ -86,6 +86,15 @@ def test_a_restart_continues_the_same_batches(samples: list[Sample]) -> None:
     assert all(same(a, b) for a, b in zip(whole[4:], rest, strict=True))
 
 
+def test_steps_take_the_place_of_epochs() -> None:
+    whole, part = TrainingOrder(6, 2, 3, seed=5), TrainingOrder(6, 2, None, seed=5, steps=7)
+    assert (len(whole), len(part), part.steps, part.steps_per_epoch) == (9, 7, 7, 3)
+    assert list(part) == list(whole)[:7]
+    assert list(TrainingOrder(6, 2, None, seed=5, steps=7, start=5)) == list(whole)[5:7]
+    with pytest.raises(ValueError, match="needs epochs or steps"):
+        TrainingOrder(6, 2, None, seed=5)
+
+
 def test_workers_change_nothing(samples: list[Sample]) -> None:
     images = labelled(samples, Augmentation(flip=True, jitter=0.3), crop=(7, 5))
     order = TrainingOrder(6, 2, 2, seed=5)

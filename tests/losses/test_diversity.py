@@ -81,9 +81,34 @@ def test_a_step_spreads_the_classes(per_image: bool) -> None:
     assert diversity_loss(logits - gradient, _valid(logits), per_image=per_image) < loss
 
 
-def test_weights_that_underflow_stay_finite() -> None:
+def test_full_gradient_makes_pixels_of_the_frequent_class_uncertain() -> None:
+    """A pixel of class 1 and two of class 0: with the weight a constant, these do not become less certain as fast."""
+    logits = torch.tensor([[2.0, 2.0, -2.0], [-2.0, -2.0, 2.0]])[None, :, None].requires_grad_()
+    slopes = []
+    for weight_grad in ("detach", "full"):
+        loss = diversity_loss(logits, _valid(logits), weight_grad=weight_grad)  # type: ignore[arg-type]
+        slopes.append(torch.autograd.grad(loss, logits)[0][0, 0, 0])
+    # A step against the gradient lowers class 0's logit: by more where that also lowers the pixel's weight.
+    assert (slopes[1][:2] > slopes[0][:2]).all()
+    assert (slopes[0][:2] > 0).all()
+
+
+@pytest.mark.parametrize("weight_grad", ["detach", "full"])
+@pytest.mark.parametrize("sharpness", [40.0, 85.0, 100.0, 1e4])
+def test_weights_near_nothing_have_a_finite_gradient(sharpness: float, weight_grad: str) -> None:
+    logits = torch.zeros(1, 3, 2, 2)
+    logits[:, 2] = -100
+    logits[..., 0, 0] += torch.tensor([0.01, 0.0, 0.0])
+    logits.requires_grad_()
+    diversity_loss(logits, _valid(logits), sharpness=sharpness, weight_grad=weight_grad).backward()  # type: ignore[arg-type]
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("weight_grad", ["detach", "full"])
+def test_weights_that_underflow_stay_finite(weight_grad: str) -> None:
     logits = torch.zeros(1, 3, 2, 2, requires_grad=True)
-    loss = diversity_loss(logits, _valid(logits), sharpness=1e4)
+    loss = diversity_loss(logits, _valid(logits), sharpness=1e4, weight_grad=weight_grad)  # type: ignore[arg-type]
     loss.backward()
     assert loss == 0
     assert logits.grad is not None
@@ -94,3 +119,9 @@ def test_defaults_are_the_papers_sharpness_weights_and_one_distribution() -> Non
     logits = 3 * torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(0))
     valid = torch.ones(2, 3, 4, dtype=torch.bool)
     assert diversity_loss(logits, valid) == diversity_loss(logits, valid, sharpness=3.0, weighted=True, per_image=False)
+    logits.requires_grad_()
+    default, detached = (
+        torch.autograd.grad(diversity_loss(logits, valid, **given), logits)[0]
+        for given in ({}, {"weight_grad": "detach"})
+    )
+    assert torch.equal(default, detached)

@@ -49,6 +49,8 @@ LOSSES: dict[str, Loss] = {
     "entropy, full, gamma .5": lambda z, valid: curriculum_entropy_loss(z, valid, weight_grad="full", gamma=0.5),
     "entropy, gamma 0": lambda z, valid: curriculum_entropy_loss(z, valid, gamma=0.0),
     "diversity": diversity_loss,
+    "diversity, full": lambda z, valid: diversity_loss(z, valid, weight_grad="full"),
+    "diversity, full, per image": lambda z, valid: diversity_loss(z, valid, weight_grad="full", per_image=True),
     "diversity, plain": lambda z, valid: diversity_loss(z, valid, weighted=False),
     "diversity, per image": lambda z, valid: diversity_loss(z, valid, per_image=True),
     "diversity, plain, per image": lambda z, valid: diversity_loss(z, valid, weighted=False, per_image=True),

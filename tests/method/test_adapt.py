@@ -122,6 +122,9 @@ def test_a_mapping_says_what_differs_from_the_default() -> None:
     augmentation = STRONG.model_copy(update={"jitter": 0.1})
     assert changed.teach == default.teach.model_copy(update={"epochs": 2, "augmentation": augmentation})
     assert (changed.propagate, changed.rounds, changed.align) == (None, 2, default.align)
+    assert changed.model_copy().teach.steps is None
+    by_steps = AdaptSettings(teach={"steps": 7}).teach  # type: ignore[arg-type]
+    assert by_steps == default.teach.model_copy(update={"epochs": None, "steps": 7})
     own = PropagateSettings(epochs=1, batch_size=1, lr=0.1)
     assert AdaptSettings(propagate=own).propagate == own, "whole settings are taken as they are"
     wrong: list[dict[str, Any]] = [{"teach": {"epoch": 2}}, {"teach": {"epochs": 0}}, {"taught": {}}]
@@ -152,7 +155,7 @@ def test_every_part_has_its_stages_name_and_seed(
         return {}
 
     def taught(*args: Any) -> Any:
-        thresholds.append(args[3])
+        thresholds.append((args[3].negative_threshold, args[3].negative_cap))
         return teach(*args)
 
     def watched(networks: Any, *args: Any, **kwargs: Any) -> Any:
@@ -163,12 +166,14 @@ def test_every_part_has_its_stages_name_and_seed(
     monkeypatch.setattr("atp.method.adapt.dump", watched)
     monkeypatch.setattr("atp.method.adapt.teach", taught)
     runtime = Watched(torch.device("cpu"))
-    settings = AdaptSettings(**SHORT, seed=5, rounds=2, dump={"source_weight": share, "negative_threshold": 0.07})
+    settings = AdaptSettings(
+        **SHORT, seed=5, rounds=2, dump={"source_weight": share, "negative_threshold": 0.07, "negative_cap": False}
+    )
     adapted = adapt(source, target, settings, runtime, tmp_path / "labels")
     names = ["align", "teach@r01", "teach@r02", "propagate"]
     # Propagate alone draws some images more often than others.
     assert jobs == [(name, part_seed(5, name), name == "propagate") for name in names]
-    assert thresholds == [0.07, 0.07]
+    assert thresholds == [(0.07, False)] * 2
     parts = [0.75, 0.25] if share else [1.0]
     assert labelled == [(name, parts, bool(share)) for name in ("dump@r01", "dump@r02", "split")]
     # After each part, what the processes have must be one and the same.

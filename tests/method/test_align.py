@@ -58,6 +58,22 @@ def test_the_gradient_passes_through_the_weight_if_asked_for(monkeypatch: pytest
     assert torch.equal(align_.training.network.head.weight.grad, network.head.weight.grad)
 
 
+@pytest.mark.parametrize("grad", ["detach", "full"])
+def test_the_gradient_passes_through_the_diversity_s_weight_if_asked_for(
+    monkeypatch: pytest.MonkeyPatch, grad: Any
+) -> None:
+    given = batch(0)
+    align_ = captured_align(monkeypatch, diversity_grad=grad, alpha=0.0, diversity=1.0, freeze_classifier=False)
+    align_.losses(given)["loss"].backward()
+    gradients = {}
+    for each in ("detach", "full"):
+        network = Known().train()
+        diversity_loss(network(given.strong), given.valid, weight_grad=each).backward()  # type: ignore[arg-type]
+        gradients[each] = network.head.weight.grad
+    assert torch.equal(align_.training.network.head.weight.grad, gradients.pop(grad))
+    assert not torch.allclose(align_.training.network.head.weight.grad, gradients.popitem()[1])
+
+
 @pytest.mark.parametrize("freeze", [True, False])
 def test_the_classifier_is_frozen_before_training_if_asked_for(monkeypatch: pytest.MonkeyPatch, freeze: bool) -> None:
     network = captured_align(monkeypatch, freeze_classifier=freeze).training.network.train()

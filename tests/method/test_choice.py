@@ -47,6 +47,23 @@ def test_what_is_set_for_it_goes_first() -> None:
     assert chosen(section("baselines/tent", lr=0.125, lr_factor=0.5)).lr == 0.125
 
 
+def test_a_length_of_its_own_replaces_align_s() -> None:
+    by_steps = section("baselines/tent").model_copy(update={"epochs": None, "steps": 9})
+    for given, epochs, steps in (
+        (section("baselines/tent"), 3, None),
+        (section("baselines/tent", steps=5), None, 5),
+        (by_steps, None, 9),
+        (by_steps.model_copy(update={"baseline": {"epochs": 2}}), 2, None),
+        # It defines epochs itself.
+        (by_steps.model_copy(update={"method": "baselines/cbst"}), 2, None),
+        (section("baselines/cbst", steps=5), None, 5),
+    ):
+        settings = chosen(given)
+        assert (settings.epochs, settings.steps) == (epochs, steps)
+    with pytest.raises(InputError, match=r"^align\.baseline: has both epochs and steps; remove one"):
+        chosen(section("baselines/tent", epochs=5, steps=5))
+
+
 def test_a_wrong_setting_is_named_with_its_place() -> None:
     with pytest.raises(InputError, match=r"^here\.epoch: unknown key; is it epochs\?$"):
         chosen(section("baselines/tent", epoch=7), "here")

@@ -53,6 +53,7 @@ def dumped(folder: Path, samples: list[Sample], runtime: Runtime = CPU, **change
         {"flip": True},
         {"scales": (1.0, 1.5)},
         {"keep_ratio": 0.3, "negative_threshold": 0.25},
+        {"negative_threshold": 0.5, "negative_cap": False},
     ],
     ids=str,
 )
@@ -64,7 +65,11 @@ def test_labels_are_those_of_the_averaged_predictions(
     dumped(tmp_path, samples, networks=networks, settings=section, extra={"model": "abc"})
     predictor = Predictor(networks, CPU, flip=section.flip, scales=section.scales)
     writer = PseudoLabelWriter(
-        tmp_path / "p", 3, negative_threshold=section.negative_threshold, keep_ratio=section.keep_ratio
+        tmp_path / "p",
+        3,
+        negative_threshold=section.negative_threshold,
+        keep_ratio=section.keep_ratio,
+        negative_cap=section.negative_cap,
     )
     for name, image in zip(NAMES, drawn(19, 0, 4, 8), strict=True):
         writer.add(name, predictor.probabilities(image[None])[0])

@@ -12,7 +12,7 @@ from atp.data.folder import list_samples
 from atp.data.loading import Batch, FolderLabels, ImageCache, Images, TrainingImages
 from atp.data.settings import Augmentation
 from atp.losses.pseudo_label import negative_pseudo_label_loss, positive_pseudo_label_loss
-from atp.method.settings import TeachSettings
+from atp.method.settings import DumpSettings, TeachSettings
 from atp.method.teach import taught_images, teach
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
 from atp.pseudo_labels.negatives import negative_labels
@@ -38,15 +38,22 @@ def images(tmp_path: Path) -> TrainingImages:
     return TrainingImages(samples, AS_THEY_ARE, labels=FolderLabels(3, None, ImageCache(1)))
 
 
+THRESHOLD = 0.2
+DUMPED = DumpSettings()
+DUMPING = DumpSettings(negative_threshold=THRESHOLD)
+
+
 def fresh() -> SegmentationNetwork:
     torch.manual_seed(0)
     return build_network(NetworkConfig(backbone="resnet_small", output_stride=8, aspp_dilations=(1, 2), num_classes=3))
 
 
-def taught(images: TrainingImages, threshold: float = 0.05, **changes: Any) -> tuple[SegmentationNetwork, History]:
+def taught(
+    images: TrainingImages, dumping: DumpSettings = DUMPED, **changes: Any
+) -> tuple[SegmentationNetwork, History]:
     """After a single step on all four images."""
     settings = {"epochs": 1, "batch_size": 4, "lr": 0.05, "augmentation": AS_THEY_ARE, **changes}
-    return teach(fresh(), images, TeachSettings.model_validate(settings), threshold, Run("teach", 7, CPU))
+    return teach(fresh(), images, TeachSettings.model_validate(settings), dumping, Run("teach", 7, CPU))
 
 
 def test_positives_only_need_no_negatives(images: TrainingImages) -> None:
@@ -55,33 +62,39 @@ def test_positives_only_need_no_negatives(images: TrainingImages) -> None:
     assert history["loss"] == history["positive"]
 
 
-def test_online_negatives_are_those_of_the_network_as_it_learns(images: TrainingImages) -> None:
-    threshold = 0.33  # a network that has learned nothing is near 1/3 everywhere: some classes are below
-    _, history = taught(images, threshold, negatives="online")
+# A network that has learned nothing is near 1/3 everywhere: some classes are below.
+@pytest.mark.parametrize(("threshold", "cap"), [(0.33, True), (0.34, False)])
+def test_online_negatives_are_those_of_the_network_as_it_learns(
+    images: TrainingImages, threshold: float, cap: bool
+) -> None:
+    dumping = DumpSettings(negative_threshold=threshold, negative_cap=cap)
+    _, history = taught(images, dumping, negatives="online")
     network = fresh().train()
     batch = images.collate([images[index, 0] for index in range(4)])
     logits = network(batch.strong)
-    negatives = negative_labels(logits.softmax(1), threshold)
+    negatives = negative_labels(logits.softmax(1), threshold, cap=cap)
     assert negatives.any()
+    assert cap or not torch.equal(negatives, negative_labels(logits.softmax(1), threshold))
     expected = negative_pseudo_label_loss(logits, negatives, batch.valid).item()
     assert history["negative"] == [pytest.approx(expected, rel=1e-4)]
     assert history["loss"] == [pytest.approx(history["positive"][0] + expected, rel=1e-4)]
 
 
 def test_negatives_only_teach_too(images: TrainingImages) -> None:
-    network, history = taught(images, 0.33, negatives="online", positive=0.0)
+    network, history = taught(
+        images, DUMPING.model_copy(update={"negative_threshold": 0.33}), negatives="online", positive=0.0
+    )
     assert history["loss"] == history["negative"]
     assert not torch.equal(network.head.branches[0].weight, fresh().head.branches[0].weight)
 
 
-THRESHOLD = 0.2
 MASKS = torch.tensor([[[True, False, True, False], [False, False, True, False]], [[False, True, True, True]] * 2])
 
 
 def captured_teach(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Captured:
     """With ClassMix cutting out ``MASKS``, whatever the labels."""
     settings = TeachSettings.model_validate({"epochs": 1, "batch_size": 2, "lr": 0.1, **changes})
-    teaching = captured(monkeypatch, teach, Known(), "images", settings, THRESHOLD, RUN)
+    teaching = captured(monkeypatch, teach, Known(), "images", settings, DUMPING, RUN)
 
     def masks(labels: Tensor) -> Tensor:
         assert torch.equal(labels, batch(0).labels)
@@ -127,10 +140,10 @@ def test_online_negatives_are_float32_under_autocast(images: TrainingImages) -> 
     given, seen = batch(0), []
     teaching = TeachSettings(epochs=1, batch_size=2, lr=0.1, negatives="online")
     with pytest.MonkeyPatch.context() as patch:
-        part = captured(patch, teach, Known(), "images", teaching, THRESHOLD, RUN)
+        part = captured(patch, teach, Known(), "images", teaching, DUMPING, RUN)
         patch.setattr(
             "atp.method.teach.negative_labels",
-            lambda probabilities, threshold: seen.append(probabilities) or probabilities < threshold,
+            lambda probabilities, threshold, cap: seen.append(probabilities) or probabilities < threshold,
         )
         with torch.autocast("cpu", torch.bfloat16):
             part.losses(given)
@@ -142,7 +155,7 @@ def test_online_negatives_are_float32_under_autocast(images: TrainingImages) -> 
 def test_the_average_is_kept_and_handed_on_where_there_is_one(images: TrainingImages, ema: float | None) -> None:
     network = fresh()
     settings = TeachSettings(epochs=4, batch_size=2, lr=0.05, negative=0.0, ema=ema, augmentation=AS_THEY_ARE)
-    handed_on, history = teach(network, images, settings, THRESHOLD, RUN)
+    handed_on, history = teach(network, images, settings, DUMPING, RUN)
     assert history["step"][-1] == 8
     assert (handed_on is network) == (ema is None)
     if ema:
@@ -189,7 +202,7 @@ def test_class_mix_of_one_image_a_process_is_reported(
 ) -> None:
     settings = TeachSettings(epochs=1, batch_size=batch_size, lr=0.1, class_mix=class_mix)
     runtime = Runtime(torch.device("cpu"), rank=rank, world_size=world_size)
-    captured(monkeypatch, teach, Known(), "images", settings, THRESHOLD, Run("teach@r02", 7, runtime))
+    captured(monkeypatch, teach, Known(), "images", settings, DUMPING, Run("teach@r02", 7, runtime))
     line = "teach@r02: class_mix has no effect with one image per process; raise teach.batch_size"
     assert caplog.messages == [line] * warned
 

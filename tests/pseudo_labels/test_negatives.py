@@ -22,11 +22,22 @@ def test_threshold_is_at_most_one_over_classes() -> None:
     assert not negative_labels(probabilities, 0.05).any()
 
 
+def test_without_the_cap_the_threshold_is_that_given() -> None:
+    """Figure 6 goes to .2. Of three pixels of five classes, those below .25 are absent, not those below 1/5."""
+    probabilities = torch.tensor([[0.4, 0.24, 0.19, 0.1, 0.07], [0.26, 0.25, 0.24, 0.2, 0.05], [0.2] * 5])
+    expected = torch.tensor([[0, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0, 1, 1, 1, 1]]).bool()
+    negatives = negative_labels(probabilities[:, :, None, None], 0.25, cap=False)
+    assert torch.equal(negatives[:, :, 0, 0], expected)
+    capped = negative_labels(probabilities[:, :, None, None], 0.25)
+    assert torch.equal(capped[:, :, 0, 0], (probabilities < 0.2) & expected)
+
+
+@pytest.mark.parametrize("cap", [False, True])
 @pytest.mark.parametrize("classes", [2, 19, 21, 40, 255])
-def test_never_the_most_probable_class(classes: int) -> None:
+def test_never_the_most_probable_class(classes: int, cap: bool) -> None:
     # Uniform but for rounding: every class is below 1/C, the argmax too.
     probabilities = torch.full((1, classes, 2, 3), 0.999 / classes)
-    negatives = negative_labels(probabilities, 1.0)
+    negatives = negative_labels(probabilities, 1.0, cap=cap)
     assert torch.equal(negatives.sum(1), torch.full((1, 2, 3), classes - 1))
     assert not negatives.gather(1, probabilities.argmax(1, keepdim=True)).any()
 

@@ -86,6 +86,22 @@ def test_round_trip_against_direct_computation(tmp_path: Path, classes: int) -> 
     assert all(row["coverage"] >= KEEP_RATIO for row in rows if row["predicted"])
 
 
+@pytest.mark.parametrize("cap", [True, False])
+def test_negatives_may_exceed_one_over_c(tmp_path: Path, cap: bool) -> None:
+    """With five classes, a threshold of .5 marks more than one of 1/5."""
+    images = predictions()
+    writing = PseudoLabelWriter(
+        tmp_path / "pending", 5, negative_threshold=0.5, keep_ratio=KEEP_RATIO, negative_cap=cap
+    )
+    add_all(writing, images)
+    table = writing.finish(tmp_path / "labels", space(5), SIZES, {})
+    assert table["negative_cap"] == PseudoLabelStore(tmp_path / "labels").table["negative_cap"] == cap
+    for name, probabilities in images.items():
+        expected = negative_labels(probabilities[None], 0.5, cap=cap)[0]
+        assert torch.equal(PseudoLabelStore(tmp_path / "labels").negatives(name), expected)
+        assert not torch.equal(expected, negative_labels(probabilities[None], 0.5, cap=not cap)[0])
+
+
 def test_table_sums_up(tmp_path: Path) -> None:
     images = predictions()
     table = dump(tmp_path, images)

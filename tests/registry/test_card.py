@@ -55,6 +55,14 @@ def test_summary_data_method_and_limits(params: Params) -> None:
     assert "Licence" in card
 
 
+def test_a_training_by_steps(params: Params) -> None:
+    assert params.align is not None
+    align = params.align.model_copy(update={"epochs": None, "steps": 500})
+    card = model_card(params.model_copy(update={"align": align}), TAGS, METRICS)
+    assert "- align: steps 500, lr 0.002, batch_size 8" in card
+    assert "- propagate: epochs 10, lr" in card
+
+
 def test_no_class_got_worse(params: Params) -> None:
     iou = {"source": {"sky": 60.0}, "propagate": {"sky": 60.0}}
     assert "- no class got worse" in model_card(params, TAGS, METRICS | {"iou": iou})

@@ -75,7 +75,7 @@ def test_a_published_pair_goes_through_every_stage(
     params["model"] |= {"weights": "none", "backbone": backbone}
     params["runtime"] |= {"threads": 1, "workers": 0}
     for stage in ("source", "align", "teach", "propagate"):
-        params[stage]["epochs"] = 1
+        params[stage] |= {"epochs": 1, "steps": None}
     params["rounds"] = {"r01": params["rounds"]["r01"]}
     params["split"]["model"] = "runs/teach/r01"
     yaml.dump(params, tmp_path / "params.yaml")

@@ -102,7 +102,9 @@ def test_table_4_adds_photometric_augmentation_last() -> None:
     assert [jitter in rows[name][1] for name in ("Baseline", "ATP (w/o P)", "ATP", "ATP (aug)")] == [True] * 3 + [False]
 
 
-@pytest.mark.parametrize(("name", "own"), [("streets", {"model.backbone": "vgg16", "model.output_stride": 8}), ("paper-vgg16", {})])
+@pytest.mark.parametrize(
+    ("name", "own"), [("streets", {"model.backbone": "vgg16", "model.output_stride": 8}), ("paper-vgg16", {})]
+)
 def test_table_7_is_of_vgg16_whatever_the_network_is(name: str, own: dict[str, Any]) -> None:
     assert settings(TABLES[7](preset(name))) == {"Baseline": (SOURCE, own), "ATP (Ours)": (PROPAGATE, own)}
 

@@ -14,8 +14,8 @@ from atp.data.settings import DataSettings
 from atp.datasets.camvid import CLASSES
 from atp.errors import InputError
 from atp.params import load_params
-from atp.studies import catalogue
-from atp.studies.catalogue import DUSK, ROBUST, STUDIES, listing, opened
+from atp.studies import catalogue, contents
+from atp.studies.catalogue import DUSK, QUICK, QUICK_DUSK, ROBUST, STUDIES, listing, opened
 from atp.studies.cells import make_cell, plan
 from atp.studies.definitions import ALIGN, Setting, Table
 from atp.studies.graph import _parsed, content
@@ -114,6 +114,24 @@ def test_camvid_is_prepared_once_and_its_oracle_has_its_labels(tmp_path: Path, m
     for row in (*table.rows, *broken.rows):
         load_params(Path("params.yaml"), row.settings[0].values)
     assert prepared == [tmp_path / "camvid"]
+
+
+def test_a_study_over_a_training_by_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in presets/paper.yaml: epochs of a study replace the steps, and its oracle trains for twice as many."""
+    tree = YAML(typ="safe").load(ROOT / "params.yaml")
+    for section in ("source", "align", "teach", "propagate"):
+        tree[section] |= {"epochs": None, "steps": 300}
+    YAML(typ="safe").dump(tree, tmp_path / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    params = load_params()
+    oracle = next(iter(contents.oracle(params)))
+    assert oracle.name == "oracle: trained on target labels, 600 steps"
+    longer = load_params(overrides=oracle.settings[0].values)
+    assert longer.source is not None
+    assert (longer.source.epochs, longer.source.steps) == (None, 600)
+    for values in (DUSK, QUICK, QUICK_DUSK, contents.NO_CHANGE):
+        load_params(overrides=values)
+    assert next(iter(contents.oracle(load_params(overrides=QUICK)))).name.endswith("16 epochs")
 
 
 def test_all_studies_are_listed() -> None:

@@ -65,6 +65,39 @@ def test_training_learns(images: TrainingImages) -> None:
     assert history["step"] == list(range(2, 42, 2))
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_number_of_steps_may_end_within_an_epoch(images: TrainingImages, tmp_path: Path, killed: bool) -> None:
+    """Five steps of an epoch of two, by their own schedule, and recorded and saved at the last."""
+    section = SECTION.model_copy(update={"epochs": None, "steps": 5})
+    rates: list[float] = []
+    seen: list[Tensor] = []
+
+    def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        seen.append(batch.strong)
+        if killed and len(seen) == 4:
+            raise KillError
+        return cross_entropy(model, batch)
+
+    path = tmp_path / "state.pt"
+    training = Training(fresh(), section, images, run(path))
+    if killed:
+        with pytest.raises(KillError):
+            training.run(objective)
+        training = Training(fresh(), section, images, run(path))
+    history = training.run(lambda model, batch: (rates.append(0), objective(model, batch))[1])
+    assert history["step"] == [2, 4, 5]
+    assert len(rates) == (3 if killed else 5)
+    saved = torch.load(path, weights_only=True)
+    assert saved["step"] == 5
+    # The poly schedule of five steps has ended.
+    assert [group["lr"] for group in saved["optimizer"]["param_groups"]] == [0, 0]
+    whole = Training(fresh(), SECTION, images, run())
+    if not killed:
+        epochs: list[Tensor] = []
+        whole.run(lambda model, batch: (epochs.append(batch.strong), cross_entropy(model, batch))[1])
+        assert all(torch.equal(a, b) for a, b in zip(seen, epochs[:5], strict=True))
+
+
 def replace_epochs(epochs: int) -> Optimisation:
     return SECTION.model_copy(update={"epochs": epochs})
 
