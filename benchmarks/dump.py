@@ -1,26 +1,36 @@
-"""Pseudo labels on disk: our store against published code, on the same predictions.
+"""Pseudo labels on disk: ATP's writer against plain arrays and against published code, on the same predictions.
 
-    python benchmarks/dump.py                  the comparison, about four minutes
+    python benchmarks/dump.py                  the comparison, a quarter of an hour
     python benchmarks/dump.py --containers     size and speed of formats for negative labels
 
-Published self-training code (CRST's crst_seg.py and its descendants) transposes a prediction to H x W x C, saves it as
-float32 with ``np.save``, appends every fourth confidence to a Python list per class, sorts the lists for the class
-thresholds, and makes a second pass over all images to load the predictions and write masks. Omitted here, in its
-favour: the coloured pictures, the second mask, and dividing by the thresholds. Its code runs unchanged ("published")
-and with the network's C x H x W arrays, which is much faster in numpy ("rewritten"). Neither writes negative labels or
-the images' entropies; ours writes both, and its time includes them.
+``arrays`` is the baseline, what one would write without this project: the class of each pixel in uint8 and its
+confidence in float32 (or float16), of all images, in lists of arrays; thresholds by ``np.partition`` over each class;
+masks as PNGs. It writes positive labels only. ``arrays, all`` also writes what ATP writes, negative labels
+(``np.packbits`` in ``np.savez_compressed``) and the images' entropies. Neither can resume, nor share the work between
+processes.
+
+``CRST`` is published self-training code (CRST's crst_seg.py and its descendants). It transposes a prediction to
+H x W x C, saves it as float32 with ``np.save``, appends every fourth confidence to a Python list per class, sorts the
+lists for the class thresholds, and makes a second pass over all images to load the predictions and write masks. Omitted
+here, in its favour: the coloured pictures, the second mask, and dividing by the thresholds. ``CRST, C x H x W`` is the
+same code without the transposition, which is much faster in numpy, and keeps its Python lists. Neither writes negative
+labels or entropies.
+
+ATP always writes negative labels and entropies, and its time includes them.
 
 The predictions are synthetic and imitate a trained network: scenes of smooth regions and small objects at an eighth of
 the size, noisy logits, upsampled bilinearly, and confident (more than three quarters of the pixels above .9). The
 forward pass is this upsampling and the softmax; its time is measured but not counted. Files stay in the page cache,
-which favours methods that write more. Each measurement runs in a child process on one thread after a warm-up; CPU time
-is given too, since other load on the machine affects wall time.
+which favours methods that write more. Each measurement runs in a child process on one thread after a warm-up. The
+methods take turns, and ratios are those of one turn, since other load on the machine affects times; it affects CPU time
+less than wall time.
 """
 
 import argparse
 import io
 import json
 import lzma
+import math
 import os
 import platform
 import statistics
@@ -29,7 +39,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,7 +117,7 @@ def label_space() -> LabelSpace:
     )
 
 
-def dump_ours(folder: Path, images: int, size: tuple[int, int]) -> dict[str, float]:
+def dump_atp(folder: Path, images: int, size: tuple[int, int]) -> dict[str, float]:
     watch, forwards = Watch(), Watch()
     writer = PseudoLabelWriter(
         folder / "pending", CLASSES, negative_threshold=NEGATIVE_THRESHOLD, keep_ratio=KEEP_RATIO
@@ -125,10 +135,7 @@ def dump_ours(folder: Path, images: int, size: tuple[int, int]) -> dict[str, flo
     final = folder_bytes(folder)
     store = PseudoLabelStore(folder / "labels")
     decode = [timed(lambda name: (store.positive(name), store.negatives(name)), name) for name in names]
-    return {
-        "outside": watch.wall / images,
-        "outside_cpu": watch.cpu / images,
-        "forward": forwards.wall / images,
+    return times(watch, forwards, images) | {
         "final": final / images,
         "peak": (pending + final) / images,
         "positives": folder_bytes(folder / "labels" / "positives") / images,
@@ -138,8 +145,8 @@ def dump_ours(folder: Path, images: int, size: tuple[int, int]) -> dict[str, flo
     }
 
 
-def dump_published(folder: Path, images: int, size: tuple[int, int], axis: int = 2) -> dict[str, float]:
-    """The published method; ``axis`` is the class axis of its arrays, 2 as published or 0."""
+def dump_crst(folder: Path, images: int, size: tuple[int, int], axis: int = 2) -> dict[str, float]:
+    """CRST's way; ``axis`` is the class axis of its arrays, 2 as published or 0."""
     watch, forwards = Watch(), Watch()
     confidences: list[list[np.float32]] = [[] for _ in range(CLASSES)]
     for index in range(images):
@@ -164,20 +171,77 @@ def dump_published(folder: Path, images: int, size: tuple[int, int], axis: int =
             labels[best < thresholds[labels]] = IGNORE
             Image.fromarray(labels).save(folder / f"{index:05d}.png")
     final = folder_bytes(folder)
+    return times(watch, forwards, images) | {"final": final / images, "peak": final / images}
+
+
+def dump_arrays(
+    folder: Path,
+    images: int,
+    size: tuple[int, int],
+    confidence: type[np.floating[Any]] = np.float32,
+    all_: bool = False,
+) -> dict[str, float]:
+    """The plain way, with confidences of this type; with ``all_``, negative labels and entropies as well."""
+    watch, forwards = Watch(), Watch()
+    classes: list[NDArray[np.uint8]] = []
+    confidences: list[NDArray[np.floating[Any]]] = []
+    entropies: dict[str, float] = {}
+    for index in range(images):
+        logits = scene(index, size)
+        with forwards:
+            probabilities = forward(logits)
+        with watch:
+            best, labels = probabilities.max(0)
+            classes.append(labels.numpy().astype(np.uint8))
+            confidences.append(best.numpy().astype(confidence))
+            if all_:
+                absent = probabilities < min(NEGATIVE_THRESHOLD, 1 / CLASSES)
+                absent.scatter_(0, labels[None], False)
+                bits = np.packbits(absent.numpy(), axis=-1, bitorder="little")
+                np.savez_compressed(folder / f"{index:05d}.npz", bits)
+                nats = torch.special.entr(probabilities).sum(0).mean()
+                entropies[f"{index:05d}"] = float(nats) / math.log(CLASSES)
+    with watch:
+        thresholds = np.ones(CLASSES, confidence)
+        kept = np.zeros(CLASSES)
+        for c in range(CLASSES):
+            values = np.concatenate([b[mask == c] for mask, b in zip(classes, confidences, strict=True)])
+            if selected := math.ceil(len(values) * KEEP_RATIO):
+                thresholds[c] = np.partition(values, -selected)[-selected]
+                kept[c] = (values >= thresholds[c]).mean()
+        for index, (mask, b) in enumerate(zip(classes, confidences, strict=True)):
+            mask[b < thresholds[mask]] = IGNORE
+            Image.fromarray(mask).save(folder / f"{index:05d}.png")
+        if all_:
+            (folder / "entropies.json").write_text(json.dumps(entropies))
+    final = folder_bytes(folder)
+    return times(watch, forwards, images) | {
+        "final": final / images,
+        "peak": final / images,
+        "excess": float(kept.max()) - KEEP_RATIO,
+    }
+
+
+def times(watch: Watch, forwards: Watch, images: int) -> dict[str, float]:
+    """Seconds for each image."""
     return {
         "outside": watch.wall / images,
         "outside_cpu": watch.cpu / images,
         "forward": forwards.wall / images,
-        "final": final / images,
-        "peak": final / images,
     }
 
 
 METHODS: dict[str, Callable[[Path, int, tuple[int, int]], dict[str, float]]] = {
-    "published": dump_published,
-    "rewritten": partial(dump_published, axis=0),
-    "ours": dump_ours,
+    "arrays": dump_arrays,
+    "arrays, float16": partial(dump_arrays, confidence=np.float16),
+    "CRST": dump_crst,
+    "CRST, C x H x W": partial(dump_crst, axis=0),
+    "arrays, all": partial(dump_arrays, all_=True),
+    "ATP": dump_atp,
 }
+BASELINES = ("arrays", "arrays, all")
+WRITES = dict.fromkeys(("arrays, all", "ATP"), "positive and negative labels, entropies")
+"""What a method writes, if more than positive labels."""
 
 
 def folder_bytes(folder: Path) -> int:
@@ -220,40 +284,52 @@ def run_child(method: str, images: int, size: tuple[int, int], scratch: Path) ->
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         METHODS[method](Path(folder), 2, size)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        before = peak_memory()
         measured = METHODS[method](Path(folder), images, size)
-    print(json.dumps(measured | {"memory": peak_memory()}))
+    print(json.dumps(measured | {"memory": peak_memory() - before}))
 
 
 def compare(images: int, size: tuple[int, int], scratch: Path, repeats: int) -> None:
     # Interleaved, so that other load on the machine affects all methods.
     runs = [{method: child(method, images, size, scratch) for method in METHODS} for _ in range(repeats)]
+    print(f"\n**{size[0]}x{size[1]}, {CLASSES} classes**, {images} images, median of {repeats} runs (range)\n")
+    rows = [row(method, runs) for method in METHODS]
+    header = ["", "writes", "ms an image", "CPU, ms", *(f"CPU / {name}" for name in BASELINES)]
+    print_table([*header, "kB an image, finished", "at most"], rows)
     middle = {m: {k: statistics.median(run[m][k] for run in runs) for k in runs[0][m]} for m in METHODS}
-    ours = middle["ours"]
-    print(f"\n**{size[0]}x{size[1]}, {CLASSES} classes**, {images} images, median of {repeats} runs\n")
-    rows = []
-    for text, key, unit in (
-        ("outside the forward, ms an image", "outside", 1e3),
-        ("of that, the processor's, ms an image", "outside_cpu", 1e3),
-        ("on disk when finished, kB an image", "final", 1e-3),
-        ("on disk at the peak, kB an image", "peak", 1e-3),
-    ):
-        values = [f"{middle[m][key] * unit:.1f}" for m in METHODS]
-        ratios = [statistics.median(run[m][key] / run["ours"][key] for run in runs) for m in METHODS if m != "ours"]
-        rows.append([text, *values, " / ".join(f"{ratio:.1f}" for ratio in ratios)])
-    print_table(["", *METHODS, "times less than published / rewritten"], rows)
+    atp = middle["ATP"]
     print(
-        f"\nMasks {ours['positives'] / 1e3:.1f} kB and negatives {ours['negatives'] / 1e3:.1f} kB an image. "
-        f"Decoding both: {ours['decode'] * 1e3:.1f} ms an image on one core. "
-        f"Of the classes, the one furthest from K = {KEEP_RATIO} keeps {100 * ours['excess']:.2f} points more. "
-        f"The stand-in's forward: {ours['forward'] * 1e3:.0f} ms."
+        f"\nATP's masks take {atp['positives'] / 1e3:.1f} kB and its negatives {atp['negatives'] / 1e3:.1f} kB an "
+        f"image. Decoding both: {atp['decode'] * 1e3:.1f} ms an image on one core. The stand-in's forward: "
+        f"{atp['forward'] * 1e3:.0f} ms.\n\nPoints that the class furthest from K = {KEEP_RATIO} keeps beyond it: "
+        + ", ".join(f"{m} {100 * middle[m]['excess']:.2f}" for m in METHODS if "excess" in middle[m])
     )
 
 
+def row(method: str, runs: Sequence[Mapping[str, Mapping[str, float]]]) -> list[str]:
+    """One method's cells of the table."""
+    key = "outside_cpu"
+    ratios = [spread([run[method][key] / run[base][key] for run in runs]) for base in BASELINES]
+    if method not in WRITES:
+        ratios[1] = ""  # would compare different work, in this method's favour
+    cells = [f"{1e3 * statistics.median(run[method][k] for run in runs):.1f}" for k in ("outside", key)]
+    sizes = [f"{statistics.median(run[method][k] for run in runs) / 1e3:.1f}" for k in ("final", "peak")]
+    return [method, WRITES.get(method, "positive labels"), *cells, *ratios, *sizes]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median and range."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+
+
 def compare_memory(counts: list[int], size: tuple[int, int], scratch: Path) -> None:
-    print(f"\n**Peak memory of the process**, MB, {size[0]}x{size[1]}\n")
+    """Print how much each method's memory peaks above that of the process after a warm-up of two images."""
+    print(f"\n**Peak memory above that after a warm-up**, MB, {size[0]}x{size[1]}\n")
     rows = [
         [method, *(f"{child(method, count, size, scratch)['memory']:.0f}" for count in counts)]
-        for method in ("published", "ours")
+        for method in METHODS
+        if method != "CRST, C x H x W"  # as CRST
     ]
     print_table(["", *(f"{count} images" for count in counts)], rows)
 
@@ -320,7 +396,7 @@ def container_candidates(shape: tuple[int, ...]) -> Iterator[Candidate]:
         return name, lambda labels: squeeze(planes(labels).tobytes()), lambda data: bools(as_planes(expand(data)))
 
     for name, squeeze, expand in compressors:
-        yield by_planes(f"planes by class, {name}" + (" (ours)" if name == "zstd 1" else ""), squeeze, expand)
+        yield by_planes(f"planes by class, {name}" + (" (ATP)" if name == "zstd 1" else ""), squeeze, expand)
 
     def down(labels: NDArray[np.bool_]) -> bytes:
         packed = planes(labels)
@@ -422,8 +498,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=10, help="per run")
     parser.add_argument("--sizes", type=parse_size, nargs="+", default=[(512, 256), (1024, 512)], help="WIDTHxHEIGHT")
-    parser.add_argument("--memory-images", type=int, nargs="*", default=[50, 500])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory-images", type=int, nargs="*", default=[50, 200, 500], help="none skips it")
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--containers", action="store_true", help="compare containers of negative labels instead")
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()), help="where to write")
     parser.add_argument("--child", choices=list(METHODS), help=argparse.SUPPRESS)

@@ -1,23 +1,43 @@
-"""Overhead of the training loop over the same steps in plain PyTorch.
+"""A training step of ATP, against the same step in a bare loop and against a plain PyTorch script.
 
     python benchmarks/step.py [--steps 30] [--repeats 9] [--size 160x80] [--backbone resnet_small] [--device auto]
 
-Both loops train the same network on the same images with the same loader, alternately; the result is the median ratio.
-Ours does more: it seeds every step, logs metrics, shows progress and can save its state.
+All three train the same network from the same weights on the same files, with the same batch size, augmentation,
+optimiser, schedule, precision and number of loading processes. They take turns, and ratios are those of one turn, since
+other load on the machine affects times. CPU time, which it affects less, is that of the training process: compare it
+without loading processes, and with OMP_NUM_THREADS=1, since waiting threads spin.
+
+* ATP: ``train_source``.
+* bare loop: ATP's loader, loss, optimiser and schedule in a loop of eight lines, which ends at bit-identical weights.
+  The difference is the loop: it seeds every step, adds up the losses, shows progress and saves its state.
+* plain script: what one would write without this project: a ``Dataset`` of PNGs with torchvision's v2 transforms, a
+  ``DataLoader``, ``F.cross_entropy``, ``SGD`` and ``PolynomialLR``. It decodes every image in every epoch; ATP keeps
+  decoded images in memory (``runtime.cache_mb``) after the first one, which the measurement leaves out.
+  ``--cache-mb 0`` makes ATP decode, too.
 """
 
 import argparse
-import platform
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+import numpy as np
 import torch
+from machine import machine
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import SGD
+from torch.optim.lr_scheduler import PolynomialLR
+from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from atp.data.folder import Sample, list_samples
-from atp.data.loading import ImageCache, Labels, TrainingImages, TrainingOrder, training_loader
+from atp.data.loading import FolderLabels, ImageCache, TrainingImages, TrainingOrder, training_loader
 from atp.data.settings import Augmentation
 from atp.losses.supervised import segmentation_cross_entropy
 from atp.method.settings import SourceSettings
@@ -30,10 +50,11 @@ from atp.training.runtime import Runtime, open_runtime
 from atp.training.settings import Optimisation, RuntimeSettings, TrainingSettings
 
 CLASSES = 12
+JITTER = 0.15
 
 
 def bare(network: SegmentationNetwork, images: TrainingImages, section: Optimisation, runtime: Runtime) -> None:
-    """The bare steps of ``train_source``."""
+    """The steps of ``train_source`` and nothing else."""
     order = TrainingOrder(len(images), section.batch_size, section.epochs, seed=0, steps=section.steps)
     loader = training_loader(images, order, workers=runtime.workers, pin_memory=runtime.device.type == "cuda")
     runtime.place(network)
@@ -48,8 +69,57 @@ def bare(network: SegmentationNetwork, images: TrainingImages, section: Optimisa
         torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
-    if runtime.device.type == "cuda":
-        torch.cuda.synchronize()
+
+
+class Pairs(Dataset[tuple[Tensor, Tensor]]):
+    """Images and labels from their files, augmented by torchvision."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = samples
+        self.flip = v2.RandomHorizontalFlip()
+        self.jitter = v2.ColorJitter(JITTER, JITTER, JITTER, JITTER / 4)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        sample = self.samples[index]
+        assert sample.label is not None
+        with Image.open(sample.image) as image, Image.open(sample.label) as label:
+            pair = v2.functional.pil_to_tensor(image), v2.functional.pil_to_tensor(label)[0]
+        image, label = self.flip(tv_tensors.Image(pair[0]), tv_tensors.Mask(pair[1]))
+        return self.jitter(image), label.long()
+
+
+def plain(network: SegmentationNetwork, samples: Sequence[Sample], section: Optimisation, runtime: Runtime) -> None:
+    """A script for the same training without ATP, except for its network."""
+    device, pinned = runtime.device, runtime.device.type == "cuda"
+    loader = DataLoader(
+        Pairs(samples),
+        section.batch_size,
+        shuffle=True,
+        num_workers=runtime.workers,
+        drop_last=True,
+        pin_memory=pinned,
+    )
+    network.to(device, memory_format=runtime.memory_format)  # type: ignore[call-overload]
+    network.train()
+    head = list(network.head.parameters())
+    held = set(map(id, head))
+    rest = [parameter for parameter in network.parameters() if id(parameter) not in held]
+    groups: list[dict[str, Any]] = [{"params": rest}, {"params": head, "lr": section.lr * section.classifier_lr_factor}]
+    optimizer = SGD(groups, section.lr, momentum=section.momentum, weight_decay=section.weight_decay)
+    schedule = PolynomialLR(optimizer, len(loader) * section.epochs, section.power)
+    for _ in range(section.epochs):
+        for images, labels in loader:
+            images = images.to(device, memory_format=runtime.memory_format, non_blocking=pinned)
+            labels = labels.to(device, non_blocking=pinned)
+            optimizer.zero_grad()
+            with torch.autocast(device.type, dtype=runtime.dtype, enabled=runtime.dtype is not None):
+                loss = F.cross_entropy(network(images), labels, ignore_index=255)
+            torch.autograd.backward(loss)
+            optimizer.step()
+            schedule.step()
 
 
 def main() -> None:
@@ -61,60 +131,91 @@ def main() -> None:
     parser.add_argument("--backbone", default="resnet_small")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--workers", type=int, default=0, help="loading processes, of all three")
+    parser.add_argument("--cache-mb", type=int, default=2048, help="decoded images that ATP and the bare loop keep")
     arguments = parser.parse_args()
     width, height = map(int, arguments.size.split("x"))
     stride = 4 if arguments.backbone == "resnet_small" else 8
     config = NetworkConfig(backbone=arguments.backbone, output_stride=stride, num_classes=CLASSES)
-    section = SourceSettings(
-        epochs=1, batch_size=arguments.batch_size, lr=0.01, augmentation=Augmentation(flip=True, jitter=0.15)
-    )
+    section = settings(arguments.batch_size)
     training = TrainingSettings(precision=arguments.precision)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        open_runtime(training, RuntimeSettings(device=arguments.device)) as runtime,
-    ):
+    placement = RuntimeSettings(device=arguments.device, workers=arguments.workers, cache_mb=arguments.cache_mb)
+    with tempfile.TemporaryDirectory() as folder, open_runtime(training, placement) as runtime:
         samples = draw(Path(folder), arguments.steps * arguments.batch_size, (width, height))
-        ids = torch.randint(0, CLASSES, (height, width), dtype=torch.uint8)
-        images = TrainingImages(
-            samples, section.augmentation, labels=lambda sample: Labels(ids), cache=ImageCache(runtime.cache_mb)
-        )
+        images = read(samples, section, runtime)
         resume = ResumeFile(Path(folder) / "state.pt", "benchmark")
 
-        def ours(network: SegmentationNetwork) -> None:
+        def atp(network: SegmentationNetwork) -> None:
             train_source(network, images, section, Run("step", 0, runtime, resume))
             resume.delete()
 
-        ratios, seconds = [], []
+        sides: dict[str, Callable[[SegmentationNetwork], None]] = {
+            "ATP": atp,
+            "bare loop": lambda network: bare(network, images, section, runtime),
+            "plain script": lambda network: plain(network, samples, section, runtime),
+        }
+        turns = []
         for turn in range(arguments.repeats + 1):
             times = {}
-            # Alternate which loop goes first, since the second runs on a warmer machine.
-            for name in ("ours", "bare") if turn % 2 else ("bare", "ours"):
+            # Another one goes first in every turn, since later ones may run on a warmer machine.
+            for name in rotated(list(sides), turn):
                 torch.manual_seed(0)
                 network = build_network(config)
-                begin = time.perf_counter()
-                if name == "ours":
-                    ours(network)
-                else:
-                    bare(network, images, section, runtime)
-                times[name] = (time.perf_counter() - begin) / arguments.steps
+                begin = time.perf_counter(), time.process_time()
+                sides[name](network)
+                if runtime.device.type == "cuda":
+                    torch.cuda.synchronize()
+                end = time.perf_counter(), time.process_time()
+                times[name] = [1000 * (b - a) / arguments.steps for a, b in zip(begin, end, strict=True)]
             if turn:  # the first turn compiles kernels and fills the cache
-                ratios.append(times["ours"] / times["bare"])
-                seconds.append(times["bare"])
-        device = torch.cuda.get_device_name() if runtime.device.type == "cuda" else platform.processor() or "CPU"
-        print(f"{device}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}, {runtime.precision}")
+                turns.append(times)
         print(
-            f"{arguments.backbone} {arguments.size}, batch {arguments.batch_size}: "
-            f"{1000 * median(seconds):.1f} ms a bare step"
+            f"{machine()}, {runtime.precision}; {arguments.backbone} {arguments.size}, batch {arguments.batch_size}, "
+            f"{arguments.steps} steps, {arguments.workers} workers, cache {arguments.cache_mb} MB\n"
         )
-        print(f"ours / bare: {median(ratios):.3f} (turns {min(ratios):.3f} to {max(ratios):.3f})")
+        print(f"| | ms a step, median of {len(turns)} | ATP / this, median (range) | CPU, ms | ATP / this |")
+        print("|---|---|---|---|---|")
+        for name in sides:
+            cells = [cell for of in (0, 1) for cell in compared([(t["ATP"][of], t[name][of]) for t in turns])]
+            print(f"| {name} | {' | '.join(cells)} |")
+
+
+def compared(pairs: Sequence[tuple[float, float]]) -> tuple[str, str]:
+    """Median of the second numbers, and of the ratios of the first to the second with their range."""
+    ratios = [first / second for first, second in pairs]
+    ratio = f"{median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})"
+    return f"{median(second for _, second in pairs):.1f}", "" if set(ratios) == {1.0} else ratio
+
+
+def settings(batch_size: int) -> SourceSettings:
+    return SourceSettings(
+        epochs=1, batch_size=batch_size, lr=0.01, augmentation=Augmentation(flip=True, jitter=JITTER, blur=False)
+    )
+
+
+def read(samples: Sequence[Sample], section: SourceSettings, runtime: Runtime) -> TrainingImages:
+    """ATP's training set of these files."""
+    cache = ImageCache(runtime.cache_mb)
+    return TrainingImages(samples, section.augmentation, labels=FolderLabels(CLASSES, None, cache), cache=cache)
+
+
+def rotated(names: list[str], by: int) -> list[str]:
+    by %= len(names)
+    return names[by:] + names[:by]
 
 
 def draw(folder: Path, count: int, size: tuple[int, int]) -> list[Sample]:
-    """Write images of noise."""
+    """Write images of noisy patches, about as compressible as photographs, and their labels."""
+    generator = np.random.default_rng(0)
+    for name in ("images", "labels"):
+        (folder / name).mkdir()
     for index in range(count):
-        array = torch.randint(0, 255, (size[1], size[0], 3), dtype=torch.uint8).numpy()
-        Image.fromarray(array).save(folder / f"{index:04}.png", compress_level=0)
-    return list_samples(folder)
+        coarse = generator.integers(0, 240, (size[1] // 8 + 1, size[0] // 8 + 1, 3)).repeat(8, 0).repeat(8, 1)
+        pixels = coarse[: size[1], : size[0]] + generator.integers(0, 8, (size[1], size[0], 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"images/{index:04}.png")
+        labels = coarse[: size[1], : size[0], 0] * CLASSES // 240
+        Image.fromarray(labels.astype(np.uint8)).save(folder / f"labels/{index:04}.png")
+    return list_samples(folder / "images", folder / "labels")
 
 
 if __name__ == "__main__":

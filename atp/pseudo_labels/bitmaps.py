@@ -16,6 +16,13 @@ from atp.data.arrays import damaged, read_arrays
 
 def pack(labels: Tensor) -> Tensor:
     """Pack eight pixels of a row into a byte, on the tensor's device: bool (C, H, W) to uint8 (C, H, ceil(W / 8))."""
+    if labels.device.type == "cpu":  # numpy takes a tenth of the time
+        return torch.from_numpy(np.packbits(labels.numpy(), axis=-1, bitorder="little"))
+    return pack_with_torch(labels)
+
+
+def pack_with_torch(labels: Tensor) -> Tensor:
+    """``pack`` on any device."""
     octets = F.pad(labels, (0, -labels.shape[-1] % 8)).contiguous().view(torch.int64)
     # Eight bools are eight bytes of 0 or 1. The product collects them as the bits of its highest byte; its other terms
     # do not overlap, so there is no carry.

@@ -202,12 +202,12 @@ class PseudoLabelWriter:
         # A name common to all processes, so that the remains of a killed process are removed.
         temporary = folder.with_name(f".{folder.name}.partial.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        thresholds = self._thresholds(names, label_space)
+        histogram = self._histogram(names, label_space)
         size = sum(self._pending_path(name).stat().st_size for name in names)
         try:
             # The final files contain the same as the pending ones, except for the confidences.
             with _full_disk_named(folder.parent, f"less than {_mb(size)}"):
-                table = self._write(temporary, label_space, names, extra, thresholds)
+                table = self._write(temporary, label_space, names, extra, histogram)
                 if folder.exists():
                     shutil.rmtree(folder)
                 temporary.replace(folder)
@@ -216,7 +216,7 @@ class PseudoLabelWriter:
         shutil.rmtree(self._pending)
         return table
 
-    def _thresholds(self, names: Iterable[str], label_space: LabelSpace) -> NDArray[np.int64]:
+    def _histogram(self, names: Iterable[str], label_space: LabelSpace) -> ConfidenceHistogram:
         histogram = ConfidenceHistogram(self._num_classes)
         for name in names:
             pending = self._read(name)
@@ -224,7 +224,7 @@ class PseudoLabelWriter:
         never = [label for label, count in zip(label_space.names, histogram.counts.sum(1), strict=True) if not count]
         if never:
             logger.warning("classes without positive labels, since they are never predicted: %s", ", ".join(never))
-        return histogram.thresholds(self._keep_ratio)
+        return histogram
 
     def _write(
         self,
@@ -232,9 +232,11 @@ class PseudoLabelWriter:
         label_space: LabelSpace,
         names: Iterable[str],
         extra: Mapping[str, Any],
-        thresholds: NDArray[np.int64],
+        histogram: ConfidenceHistogram,
     ) -> Table:
-        predicted, kept, negative = np.zeros((3, self._num_classes), np.int64)
+        thresholds = histogram.thresholds(self._keep_ratio)
+        predicted, kept = histogram.counts.sum(1), histogram.at_least(thresholds)
+        negative = np.zeros(self._num_classes, np.int64)
         images: list[ImageRow] = []
         for name in names:
             pending = self._read(name)
@@ -242,8 +244,6 @@ class PseudoLabelWriter:
             positives = np.where(keep, pending.classes, np.uint8(IGNORE))
             _write_new(folder / "positives" / f"{name}.png", _png(positives, label_space.palette))
             _write_new(folder / "negatives" / f"{name}{SUFFIX}", arrays_to_bytes(pending.packed))
-            predicted += np.bincount(pending.classes.ravel(), minlength=self._num_classes)
-            kept += np.bincount(positives.ravel(), minlength=IGNORE + 1)[: self._num_classes]
             negative += np.bitwise_count(pending.packed).sum((1, 2), dtype=np.int64)
             height, width = positives.shape
             images.append(

@@ -80,3 +80,9 @@ class ConfidenceHistogram:
         highest = (kept >= keep_ratio * pixels).sum(1) - 1
         thresholds: NDArray[np.int64] = np.where(pixels[:, 0] > 0, highest, self.counts.shape[1])
         return thresholds
+
+    def at_least(self, codes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Count each class's pixels with its code in ``codes``, (C,), or a higher one."""
+        above: NDArray[np.bool_] = np.arange(self.counts.shape[1]) >= codes[:, None]
+        counts: NDArray[np.int64] = self.counts.sum(1, where=above)
+        return counts

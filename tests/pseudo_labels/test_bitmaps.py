@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from atp.data.arrays import arrays_to_bytes
 from atp.errors import InputError
-from atp.pseudo_labels.bitmaps import pack, read_bitmaps
+from atp.pseudo_labels.bitmaps import pack, pack_with_torch, read_bitmaps
 
 
 def labels(shape: tuple[int, int, int]) -> Tensor:
@@ -21,14 +22,16 @@ def write(path: Path, bits: Tensor) -> bytes:
 
 
 @pytest.mark.parametrize("width", [*range(1, 18), 64])
-def test_pack_is_numpys_packing(width: int) -> None:
+@pytest.mark.parametrize("packed", [pack, pack_with_torch])
+def test_pack_is_numpys_packing(packed: Callable[[Tensor], Tensor], width: int) -> None:
     bits = labels((3, 5, width))
-    assert np.array_equal(pack(bits).numpy(), np.packbits(bits.numpy(), axis=-1, bitorder="little"))
+    assert np.array_equal(packed(bits).numpy(), np.packbits(bits.numpy(), axis=-1, bitorder="little"))
 
 
-def test_pack_takes_any_memory_layout() -> None:
+@pytest.mark.parametrize("packed", [pack, pack_with_torch])
+def test_pack_takes_any_memory_layout(packed: Callable[[Tensor], Tensor]) -> None:
     bits = labels((16, 8, 4))
-    assert torch.equal(pack(bits.permute(2, 1, 0)), pack(bits.permute(2, 1, 0).contiguous()))
+    assert torch.equal(packed(bits.permute(2, 1, 0)), packed(bits.permute(2, 1, 0).contiguous()))
 
 
 @pytest.mark.parametrize("classes", [1, 2, 11, 19, 40, 255, 256])

@@ -57,6 +57,14 @@ def test_quantile_worked_by_hand() -> None:
         assert counted.thresholds(keep_ratio)[0] == confidence_codes(torch.tensor(least_kept))
 
 
+def test_pixels_at_or_above_a_code_are_counted() -> None:
+    counted = histogram(torch.tensor([0.2, 0.4, 0.6, 1.0, 0.9]), np.array([0, 0, 0, 0, 2], np.uint8), 3)
+    codes = confidence_codes(torch.tensor([0.4, 0.4, 1.0])).numpy().astype(np.int64)
+    assert counted.at_least(codes).tolist() == [3, 0, 0]
+    assert counted.at_least(np.full(3, CERTAIN + 1)).tolist() == [0, 0, 0]
+    assert counted.at_least(counted.thresholds(0.5)).tolist() == [2, 0, 1]
+
+
 def test_saturated_confidences_are_kept() -> None:
     counted = histogram(torch.ones(10), np.zeros(10, np.uint8), 1)
     assert counted.thresholds(0.3)[0] == CERTAIN
