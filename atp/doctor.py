@@ -15,6 +15,7 @@ from atp.checks.project import check_import, check_pipeline
 from atp.checks.source_model import check_checkpoint
 from atp.errors import InputError
 from atp.params import load_params
+from atp.settings import check_imported
 
 
 def examine(path: Path, sample: int = 0) -> list[Finding]:
@@ -26,6 +27,7 @@ def examine(path: Path, sample: int = 0) -> list[Finding]:
     """
     try:
         params = load_params(path)
+        check_imported(params.data.root)
         space = params.data.label_space()
         params.data.protocol_ids()
     except InputError as error:

@@ -176,7 +176,7 @@ def load_params(path: Path = Path("params.yaml"), overrides: Mapping[str, Any] =
 
 def read_params(path: Path, overrides: Mapping[str, Any] = EMPTY) -> dict[str, Any]:
     """Read params.yaml without validation, with some entries replaced."""
-    tree = read_yaml(path)
+    tree = read_yaml(path, "run from the root of the project")
     if not isinstance(tree, dict):
         raise InputError(f"{path}: must be a mapping of sections, see the example in the repository")
     return replaced(tree, overrides)

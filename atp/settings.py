@@ -65,12 +65,21 @@ def checked(kind: type[SectionType], values: Mapping[str, Any], where: str) -> S
         raise InputError(f"{where}{joint}{explain(error, kind)}") from error
 
 
-def read_yaml(path: Path) -> object:
+def read_yaml(path: Path, remedy: str = "correct its path in params.yaml") -> object:
+    """Read a YAML file.
+
+    Args:
+        remedy: what to do if the file is missing, for the error message.
+
+    Raises:
+        InputError: if the file is missing, cannot be read or is not YAML.
+    """
     # YAML 1.2, as in DVC: in YAML 1.1, 1e-3 is a string and `no` a boolean.
     try:
         return YAML(typ="safe", pure=True).load(path)
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; run from the root of the project") from error
+        check_imported(path)
+        raise InputError(f"{path}: no such file; {remedy}") from error
     except MarkedYAMLError as error:
         mark = error.problem_mark
         raise InputError(f"{path}: line {mark.line + 1 if mark else '?'}: not YAML: {error.problem}") from error
@@ -78,15 +87,31 @@ def read_yaml(path: Path) -> object:
         raise InputError(f"{path}: cannot be read: {error}") from error
 
 
-def explain(error: ValidationError, kind: type[BaseModel]) -> str:
-    """Describe the first error in terms of params.yaml, and count the others."""
+def check_imported(path: Path) -> None:
+    """Check that DVC has imported the folder in which a path is; in a fresh clone, it has not.
+
+    Raises:
+        InputError: if that folder is missing, but not the file that describes its import, such as ``data.dvc``.
+    """
+    for folder in (path, *path.parents):
+        described = Path(f"{folder}.dvc")
+        if described.is_file() and not folder.exists():
+            raise InputError(f"{folder}: not imported yet; run dvc repro {described}")
+
+
+def explain(error: ValidationError, kind: type[BaseModel], unknown: str = "unknown key") -> str:
+    """Describe the first error in terms of params.yaml, and count the others.
+
+    Args:
+        unknown: what an unknown entry is called.
+    """
     problems = error.errors(include_url=False)
     first = problems[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = _known_keys([str(part) for part in first["loc"][:-1]], kind)
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-        text = f"{where}: unknown key" + (f"; is it {near[0]}?" if near else f"; known here: {', '.join(known)}")
+        text = f"{where}: {unknown}" + (f"; is it {near[0]}?" if near else f"; known here: {', '.join(known)}")
     elif first["type"] == "missing":
         text = f"{where}: missing; add it"
     elif first["type"] == "value_error":

@@ -199,6 +199,20 @@ def test_doctor_finds_data_that_are_not_what_is_imported(project: Path) -> None:
     assert told("mydata, which it imports, is missing").level == "error"
 
 
+def test_doctor_tells_a_fresh_clone_from_another_folder(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "data").rename(project / "mydata")
+    assert [finding.text for finding in complaints()] == [
+        "data/source/classes.yaml: no such file; correct its path in params.yaml"
+    ]
+    (project / "data.dvc").touch()
+    assert [finding.text for finding in complaints()] == ["data: not imported yet; run dvc repro data.dvc"]
+    classes = [{"name": name, "color": [0, 0, 0]} for name in SPACE.names]
+    set_params(project, "data", classes=classes)
+    assert [finding.text for finding in complaints()] == ["data: not imported yet; run dvc repro data.dvc"]
+    monkeypatch.chdir(project / "mydata")
+    assert [finding.text for finding in complaints()] == ["params.yaml: no such file; run from the root of the project"]
+
+
 def test_doctor_proposes_the_checkpoint_that_lies_there(project: Path) -> None:
     for kind in ("images", "labels"):
         shutil.rmtree(project / "data/source" / kind)

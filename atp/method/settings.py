@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from atp.data.settings import Augmentation
-from atp.settings import Count, Decay, Flag, NonNegative, Positive, Section, Share, Whole
+from atp.errors import InputError
+from atp.settings import Count, Decay, Flag, NonNegative, Positive, Section, Share, Whole, explain
 from atp.training.settings import Optimisation, with_length
 
 ALIGN = "method/align"
@@ -249,6 +250,9 @@ class AdaptSettings(Section):
         rounds: number of rounds of dump and teach; 0 skips them.
         easy_ratio: share of the images that count as easy (Eq. 9).
         seed: random seed.
+
+    Raises:
+        InputError: if a setting is unknown, of the wrong type or out of range.
     """
 
     size: tuple[Count, Count] | None = None
@@ -264,6 +268,15 @@ class AdaptSettings(Section):
     propagate: PropagateSettings | None = PropagateSettings(
         epochs=10, batch_size=8, lr=0.002, confidence=0.9, balance=0.5, augmentation=STRONG
     )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _told_in_one_line(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return validate(values)
+        except ValidationError as error:
+            # Without its cause: a script would end with pydantic's lines as well.
+            raise InputError(f"{cls.__name__}: {explain(error, cls, 'no such setting')}") from None
 
     @model_validator(mode="before")
     @classmethod

@@ -33,6 +33,7 @@ from atp.runner.process import STATE, lock, output, remove_leftovers, seal, writ
 from atp.runner.resume import ResumeFile
 from atp.runner.tracking import Tracker
 from atp.runs import HISTORY, MODEL, folder
+from atp.settings import check_imported
 from atp.training.loop import History
 from atp.training.run import Run, part_seed
 from atp.training.runtime import Runtime, open_runtime
@@ -214,6 +215,9 @@ def run_stage(
         params = load_params()
         if key is not None and key not in params.rounds:
             raise InputError(f"params.yaml: rounds has no {key}; it has {', '.join(params.rounds)}")
+        paths = list(inputs(params, key))
+        for path in paths:
+            check_imported(path)
         # PyTorch's launcher starts each of several processes.
         die_with_parent()
         if sealed:
@@ -226,6 +230,6 @@ def run_stage(
             if runtime.is_main:
                 remove_leftovers(folder(name, key))
             with open_stage_tracker(label, params, enabled=runtime.is_main) as tracker:
-                stage = Stage(name, key, params, runtime, list(inputs(params, key)), tracker)
+                stage = Stage(name, key, params, runtime, paths, tracker)
                 body(stage)
                 tracker.finish(stage.folder, stage.fingerprint)

@@ -1,5 +1,6 @@
 """Algorithm 1 as a whole: what follows what, and which network labels."""
 
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from atp.data.folder import list_samples
 from atp.data.loading import Images
+from atp.errors import InputError
 from atp.method.adapt import adapt
 from atp.method.dump import dump
 from atp.method.settings import STRONG, AdaptSettings, PropagateSettings
@@ -127,10 +128,27 @@ def test_a_mapping_says_what_differs_from_the_default() -> None:
     assert by_steps == default.teach.model_copy(update={"epochs": None, "steps": 7})
     own = PropagateSettings(epochs=1, batch_size=1, lr=0.1)
     assert AdaptSettings(propagate=own).propagate == own, "whole settings are taken as they are"
-    wrong: list[dict[str, Any]] = [{"teach": {"epoch": 2}}, {"teach": {"epochs": 0}}, {"taught": {}}]
-    for values in wrong:
-        with pytest.raises(ValidationError):
-            AdaptSettings(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sise": (32, 24)}, "sise: no such setting; is it size?"),
+        ({"teach": {"epoch": 2}}, "teach.epoch: no such setting; is it epochs?"),
+        ({"align": {"augmentation": {"jiter": 0.1}}}, "align.augmentation.jiter: no such setting; is it jitter?"),
+        ({"taught": {}}, f"taught: no such setting; known here: {', '.join(AdaptSettings.model_fields)}"),
+        ({"teach": {"epochs": 0}}, "teach.epochs: input should be greater than or equal to 1, not 0"),
+        ({"propagate": {"hand_on": "em"}}, "propagate.hand_on: input should be 'ema' or 'student', not 'em'"),
+        ({"propagate": {"mix": "cutmix"}}, "propagate: mix cutmix: no such mix; is it cut_mix?"),
+        ({"seed": -1, "rounds": -1}, "seed: input should be greater than or equal to 0, not -1 (and 1 more)"),
+    ],
+)
+def test_a_wrong_setting_is_told_in_one_line(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        AdaptSettings(**values)
+    assert str(caught.value) == f"AdaptSettings: {message}"
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "pydantic_core" not in shown, "one line alone ends the script"
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,15 @@ def test_a_stage_before_its_time(project: Path, run_stage: RunStage) -> None:
     assert "error: runs/source" in ended.output
 
 
+@pytest.mark.parametrize("stage", ["source", "align", "split", "propagate", "evaluate"])
+def test_data_that_are_not_imported_yet(project: Path, run_stage: RunStage, stage: str) -> None:
+    shutil.rmtree(project / "data")
+    (project / "data.dvc").touch()
+    ended = run_stage(project, stage)
+    assert ended.code == 2
+    assert ended.output == "error: data: not imported yet; run dvc repro data.dvc\n"
+
+
 def test_a_full_disk_while_dumping(adapted: Path, tmp_path: Path) -> None:
     """On a small tmpfs; what was labelled before stays, and with space the stage goes on to the same result."""
     project = Path(shutil.copytree(adapted, tmp_path / "project"))
