@@ -13,6 +13,7 @@ import atp
 from atp.errors import InputError, exit_codes
 from atp.evaluation.evidence.record import INDICATORS
 from atp.runs import METRICS, PROPAGATE, RUNS, within
+from atp.studies.definitions import HeldOut
 
 if TYPE_CHECKING:
     from atp.registry.settings import RegisterSettings
@@ -204,6 +205,7 @@ def select(
 Seeds = Annotated[str, typer.Option(help="Values of training.seed.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Cells to compute in parallel.")]
 Collect = Annotated[bool, typer.Option("--collect", help="Show finished results; compute nothing.")]
+On = Annotated[HeldOut, typer.Option(help="Images to measure on; choose settings on the validation images.")]
 
 
 @app.command()
@@ -212,6 +214,7 @@ def study(
     seeds: Seeds = "0,1,2",
     jobs: Jobs = 1,
     collect: Collect = False,
+    on: On = HeldOut.TEST,
     camvid: Annotated[Path, typer.Option(help="CamVid's public folder, for the studies on it.")] = Path(
         "../shared/camvid"
     ),
@@ -224,7 +227,7 @@ def study(
         typer.echo(listing())
         return
     _quiet()
-    typer.echo(make(name, parse_seeds(seeds), jobs, run=not collect, camvid=camvid))
+    typer.echo(make(name, parse_seeds(seeds), jobs, run=not collect, camvid=camvid, on=on))
 
 
 @app.command()
@@ -233,9 +236,10 @@ def table(
     seeds: Seeds = "0,1,2",
     jobs: Jobs = 1,
     collect: Collect = False,
+    on: On = HeldOut.TEST,
 ) -> None:
     """Compute the study with the number of a table of the paper."""
-    _numbered("table", number, seeds, jobs, collect)
+    _numbered("table", number, seeds, jobs, collect, on)
 
 
 @app.command()
@@ -244,18 +248,19 @@ def figure(
     seeds: Seeds = "0,1,2",
     jobs: Jobs = 1,
     collect: Collect = False,
+    on: On = HeldOut.TEST,
 ) -> None:
     """Compute the study with the number of a figure of the paper."""
-    _numbered("figure", number, seeds, jobs, collect)
+    _numbered("figure", number, seeds, jobs, collect, on)
 
 
-def _numbered(what: str, number: int, seeds: str, jobs: int, collect: bool) -> None:
+def _numbered(what: str, number: int, seeds: str, jobs: int, collect: bool, on: HeldOut) -> None:
     from atp.studies.catalogue import numbered
     from atp.studies.command import make, parse_seeds
 
     _quiet()
     called = f"{what.capitalize()} {number}"
-    typer.echo(make(numbered(what, number), parse_seeds(seeds), jobs, run=not collect, number=called))
+    typer.echo(make(numbered(what, number), parse_seeds(seeds), jobs, run=not collect, number=called, on=on))
 
 
 def _quiet() -> None:

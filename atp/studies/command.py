@@ -16,7 +16,7 @@ from atp.selection.grid import Cell
 from atp.selection.queue import enqueue, withdraw, work
 from atp.studies.catalogue import opened, study_named
 from atp.studies.cells import Plan, plan
-from atp.studies.definitions import Table
+from atp.studies.definitions import HeldOut, Table
 from atp.studies.imported import bring_in, check_found
 from atp.studies.output import bars, curves, markdown, tree
 from atp.studies.panels import panels
@@ -50,7 +50,16 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def make(study: str, seeds: Sequence[int], jobs: int, *, run: bool, number: str = "", camvid: Path = Path()) -> str:
+def make(
+    study: str,
+    seeds: Sequence[int],
+    jobs: int,
+    *,
+    run: bool,
+    number: str = "",
+    camvid: Path = Path(),
+    on: HeldOut = HeldOut.TEST,
+) -> str:
     """Compute the missing cells of a study, then write and return its table.
 
     Args:
@@ -58,6 +67,7 @@ def make(study: str, seeds: Sequence[int], jobs: int, *, run: bool, number: str 
         run: whether to compute; False only shows finished results.
         number: the paper's table or figure with the same number, such as ``Table 5``.
         camvid: CamVid's folder, for studies on it.
+        on: images to measure on.
 
     Raises:
         InputError: no such study, or it does not support these data and parameters.
@@ -66,20 +76,25 @@ def make(study: str, seeds: Sequence[int], jobs: int, *, run: bool, number: str 
         raise InputError(f"studies run in the root of the project: cd {project_root()}")
     section = study_named(study).printed
     bring_in()
-    table, params = opened(study, camvid)
-    if params.data.test.labels is None:
-        raise InputError("params.yaml: data.test.labels: null; a study needs the labels of the test images")
+    table, params = opened(study, camvid, on)
+    measured = params.data.test
+    if measured.labels is None:
+        raise InputError(f"params.yaml: data.{on}.labels: null; a study needs the labels of the {on} images")
+    if not measured.images.is_dir():
+        raise InputError(f"params.yaml: data.{on}.images: {measured.images}: no such folder; a study measures on these")
     if number:
         table = replace(table, title=f"{number}: {table.title}", caption=f"{OWN_ROWS} {table.caption}")
     if table.kind == "pictures":
         seeds = seeds[:1]
     planned = plan((setting for row in table.rows for setting in row.settings), seeds)
     if run:
-        check_found(params)
+        check_found(params, on)
         compute(planned, labels(table, planned, seeds), jobs)
     found = lines(table, planned, collect(planned), seeds)
     others = printed(section, table.rows)
     name, text = number.lower().replace(" ", "-") or study, markdown(table, found, seeds, others)
+    if on is not HeldOut.TEST:
+        name += f"-{on}"
     write(f"{name}.md", text.encode())
     write(f"{name}.json", (json.dumps(tree(table, found, seeds, others), indent=2) + "\n").encode())
     picture = draw(table, found, params)

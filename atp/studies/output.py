@@ -45,7 +45,7 @@ def markdown(table: Table, lines: Sequence[Line], seeds: Sequence[int], others: 
             told = others.get(line.row.name, ())
             cells.append(", ".join(f"{_which(each)}{each.value:.1f} [{sources[_source(each)]}]" for each in told))
         rows.append(cells)
-    text = [f"### {table.title}", table.caption]
+    text = [f"### {table.heading}", table.caption]
     text.append("\n".join(f"| {' | '.join(cells)} |" for cells in rows))
     if others:
         listed = "\n".join(f"- [{number}] {source}" for source, number in sources.items())
@@ -94,6 +94,7 @@ def tree(
     """The table in machine-readable form."""
     return {
         "title": table.title,
+        "measured_on": table.on,
         "caption": table.caption,
         "seeds": list(seeds),
         "printed_of": table.whose or None,
@@ -133,7 +134,7 @@ def bars(table: Table, lines: Sequence[Line]) -> bytes:
             axes.grid(axis="y", visible=False)
         panels[0].set_yticks(range(len(shown)), [line.row.name for line in shown])
         panels[0].set_ylim(max(1, len(shown)) - 0.5, -0.5)
-        figure.suptitle(table.title, fontsize=10, weight="bold", color=INK)
+        figure.suptitle(table.heading, fontsize=10, weight="bold", color=INK)
         figure.supxlabel(
             "bar and whisker: mean and standard deviation of the seeds; dots: each seed", fontsize=8, color=FAINT
         )
@@ -172,7 +173,7 @@ def curves(table: Table, lines: Sequence[Line]) -> bytes:
         handles = {text: h for axes in panels for h, text in zip(*axes.get_legend_handles_labels(), strict=True)}
         if handles:
             figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncol=len(handles))
-        figure.suptitle(table.title, fontsize=10, weight="bold", color=INK)
+        figure.suptitle(table.heading, fontsize=10, weight="bold", color=INK)
         return to_png(figure)
 
 
