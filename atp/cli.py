@@ -13,6 +13,7 @@ import atp
 from atp.errors import InputError, exit_codes
 from atp.evaluation.evidence.record import INDICATORS
 from atp.runs import METRICS, PROPAGATE, RUNS, within
+from atp.studies.definitions import HeldOut
 
 if TYPE_CHECKING:
     from atp.registry.settings import RegisterSettings
@@ -204,6 +205,7 @@ def select(
 Seeds = Annotated[str, typer.Option(help="Values of training.seed.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Cells to compute in parallel.")]
 Collect = Annotated[bool, typer.Option("--collect", help="Show finished results; compute nothing.")]
+On = Annotated[HeldOut, typer.Option(help="Images to measure on; choose settings on the validation images.")]
 
 Rows = Annotated[bool, typer.Option("--rows", help="Show the printed rows and what is measured here; compute nothing.")]
 
@@ -214,6 +216,7 @@ def study(
     seeds: Seeds = "0,1,2",
     jobs: Jobs = 1,
     collect: Collect = False,
+    on: On = HeldOut.TEST,
     camvid: Annotated[Path, typer.Option(help="CamVid's public folder, for the studies on it.")] = Path(
         "../shared/camvid"
     ),
@@ -226,7 +229,8 @@ def study(
         typer.echo(listing())
         return
     _quiet()
-    typer.echo(command.make(name, command.study(name, camvid), command.parse_seeds(seeds), jobs, run=not collect))
+    what = command.study(name, camvid, on)
+    typer.echo(command.make(name, what, command.parse_seeds(seeds), jobs, run=not collect))
 
 
 @app.command()
@@ -235,10 +239,11 @@ def table(
     seeds: Seeds = "0,1,2",
     jobs: Jobs = 1,
     collect: Collect = False,
+    on: On = HeldOut.TEST,
     rows: Rows = False,
 ) -> None:
     """Compute a table of the paper on the data of params.yaml, each printed figure beside ours."""
-    _numbered("table", number, seeds, jobs, collect, rows)
+    _numbered("table", number, seeds, jobs, collect, on, rows)
 
 
 @app.command()
@@ -247,21 +252,22 @@ def figure(
     seeds: Seeds = "0,1,2",
     jobs: Jobs = 1,
     collect: Collect = False,
+    on: On = HeldOut.TEST,
     rows: Rows = False,
 ) -> None:
     """Compute a figure of the paper on the data of params.yaml."""
-    _numbered("figure", number, seeds, jobs, collect, rows)
+    _numbered("figure", number, seeds, jobs, collect, on, rows)
 
 
-def _numbered(what: str, number: int, seeds: str, jobs: int, collect: bool, rows: bool) -> None:
+def _numbered(what: str, number: int, seeds: str, jobs: int, collect: bool, on: HeldOut, rows: bool) -> None:
     from atp.studies import command
 
     if rows:
         typer.echo(command.rows(what, number))
         return
     _quiet()
-    name, opened = f"{what}-{number}", command.numbered(what, number)
-    typer.echo(command.make(name, opened, command.parse_seeds(seeds), jobs, run=not collect))
+    opened = command.numbered(what, number, on)
+    typer.echo(command.make(f"{what}-{number}", opened, command.parse_seeds(seeds), jobs, run=not collect))
 
 
 def _quiet() -> None:

@@ -109,6 +109,7 @@ def plain(network: SegmentationNetwork, samples: Sequence[Sample], section: Opti
     rest = [parameter for parameter in network.parameters() if id(parameter) not in held]
     groups: list[dict[str, Any]] = [{"params": rest}, {"params": head, "lr": section.lr * section.classifier_lr_factor}]
     optimizer = SGD(groups, section.lr, momentum=section.momentum, weight_decay=section.weight_decay)
+    assert section.epochs is not None, "main sets it"
     schedule = PolynomialLR(optimizer, len(loader) * section.epochs, section.power)
     for _ in range(section.epochs):
         for images, labels in loader:

@@ -122,7 +122,7 @@ def test_report_needs_a_run(tmp_path: Path) -> None:
 
 def write_project(folder: Path) -> Path:
     """Two images a split of 12x8 with three classes; blue above, grey below."""
-    for shift, split in enumerate(("source", "target", "test")):
+    for shift, split in enumerate(("source", "target", "test", "validation")):
         for index in range(2):
             ids = np.zeros((8, 12), np.uint8)
             ids[4:] = 1
@@ -234,6 +234,24 @@ def test_doctor_says_how_to_do_without_labels(project: Path) -> None:
     assert "labels: null" not in told("data/source/images/1.png: its label").text
 
 
+def test_doctor_checks_validation_images_and_says_how_to_do_without(project: Path) -> None:
+    label = project / "data/validation/labels/1.png"
+    label.write_bytes(b"no image")
+    assert told("data/validation/labels/1.png: cannot be read").level == "error"
+    label.unlink()
+    assert told("data/validation/images/1.png: its label").text.endswith("set labels: null in params.yaml")
+    shutil.rmtree(project / "data/validation")
+    assert [(finding.level, finding.text) for finding in complaints()] == [
+        (
+            "warning",
+            "params.yaml: data.validation: data/validation/images: no such folder; without validation images, set "
+            "data.validation: null",
+        )
+    ]
+    set_params(project, "data", validation=None)
+    assert complaints() == []
+
+
 def test_doctor_finds_every_broken_file_at_once(project: Path) -> None:
     (project / "data/source/images/0.png").write_bytes(b"no image")
     Image.new("L", (12, 8), 9).save(project / "data/target/labels/1.png")
@@ -289,6 +307,8 @@ def test_doctor_finds_a_class_that_never_occurs(project: Path) -> None:
 def test_doctor_finds_the_same_image_in_two_domains(project: Path) -> None:
     shutil.copy(project / "data/target/images/0.png", project / "data/test/images/0.png")
     assert any("one of 1 images in both target and test" in finding.text for finding in complaints())
+    shutil.copy(project / "data/test/images/1.png", project / "data/validation/images/1.png")
+    assert any("one of 1 images in both test and validation" in finding.text for finding in complaints())
 
 
 def test_doctor_finds_red_and_blue_swapped(project: Path) -> None:

@@ -84,6 +84,12 @@ def test_only_the_first_stage_reads_the_source(dag: Dag) -> None:
     assert "${data.source.root}" in DAGS["black box" if dag.first == "query" else "white box"].data(dag.first)
 
 
+@pytest.mark.parametrize("folder", ["", "black_box", "paper"])
+def test_no_stage_reads_the_validation_images(folder: str) -> None:
+    """A study has them measured in the test images' place: a result cannot depend on both."""
+    assert "validation" not in (ROOT / folder / "dvc.yaml").read_text()
+
+
 def test_only_evaluation_and_what_follows_reads_all_data(dag: Dag) -> None:
     readers = [name for name, stage in dag.stages.items() if "${data.root}" in stage["deps"]]
     assert readers == ["evaluate", "report"]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from atp.data.settings import DataSettings
+from atp.data.settings import DataSettings, MaybeLabelled
 from atp.errors import InputError
 from atp.params import Params, load_params
 
@@ -165,6 +165,14 @@ def data_section(classes: object) -> DataSettings:
     return DataSettings.model_validate(
         {"source": {"root": "s"}, "target": {"images": "t"}, "test": {"images": "e"}, "classes": classes}
     )
+
+
+def test_validation_images_are_optional_and_held_out_as_test_images_are() -> None:
+    section = data_section("c")
+    assert section.validation is None
+    assert section.held_out == (section.test,)
+    validation = MaybeLabelled(images=Path("v"))
+    assert section.model_copy(update={"validation": validation}).held_out == (section.test, validation)
 
 
 def test_label_space_from_a_file(tmp_path: Path) -> None:

@@ -109,6 +109,14 @@ def test_a_line_of_code_makes_those_stale_that_run_it(clone: Path, file: str, ex
         path.write_text(text)
 
 
+@pytest.mark.parametrize("new", ["null", "{images: data/test/images, labels: data/test/labels}"])
+def test_validation_images_make_no_model_stale(clone: Path, new: str) -> None:
+    old = "{images: data/validation/images, labels: data/validation/labels}"
+    with edited(clone / "params.yaml", old, new):
+        # These have the whole section.
+        assert stale(clone) == {"evaluate", "report"}
+
+
 def test_documents_make_none_stale(clone: Path) -> None:
     for path in (clone / "README.md", clone / "flows/adapt.py", *(clone / "docs").rglob("*.md")):
         path.write_text(path.read_text() + "\n")

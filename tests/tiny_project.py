@@ -15,10 +15,10 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight source, eight target and four test images of 32x24 with three classes, and the parameters for them."""
+    """Eight source, eight target, four test and two validation images of 32x24, three classes, and their parameters."""
     root = tmp_path_factory.mktemp("template")
     generator = np.random.default_rng(0)
-    for split, count, shift in (("source", 8, 0), ("target", 8, 40), ("test", 4, 40)):
+    for split, count, shift in (("source", 8, 0), ("target", 8, 40), ("test", 4, 40), ("validation", 2, 40)):
         for index in range(count):
             ids = np.zeros((24, 32), dtype=np.uint8)
             ids[10:, :] = 1

@@ -1,5 +1,6 @@
 """Checks of the images and labels of both domains."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,12 +27,19 @@ def _folders(params: Params) -> dict[str, tuple[Path, Path | None]]:
         folders["source"] = (data.source.images, data.source.labels)
     folders["target"] = (data.target.images, data.target.labels)
     folders["test"] = (data.test.images, data.test.labels)
+    if data.validation is not None:
+        folders["validation"] = (data.validation.images, data.validation.labels)
     return folders
 
 
 def check_images(params: Params, space: LabelSpace, sample: int) -> Iterator[Finding]:
     """Check for missing, unreadable and mismatched files, label values, absent classes, sizes and image modes."""
     for split, (images, labels) in _folders(params).items():
+        if split == "validation" and not images.is_dir():
+            # No stage needs it.
+            text = f"data.validation: {images}: no such folder; without validation images, set data.validation: null"
+            yield Finding("warning", f"params.yaml: {text}")
+            continue
         try:
             samples = list_samples(images, labels, optional=split != "source")
         except InputError as error:
@@ -82,7 +90,7 @@ def check_domains(params: Params) -> Iterator[Finding]:
     for split, (images, _) in _folders(params).items():
         if images.is_dir():
             held[split] = {digest(sample.image): sample.image for sample in list_samples(images)}
-    for one, other in (("source", "target"), ("source", "test"), ("target", "test")):
+    for one, other in itertools.combinations(_folders(params), 2):
         both = held.get(one, {}).keys() & held.get(other, {}).keys()
         if both:
             example = held[one][min(both)]

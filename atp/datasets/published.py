@@ -75,7 +75,8 @@ class DataSet:
 
     Attributes:
         name: name on the command line.
-        parts: ``source`` if it can be a source; ``target`` and ``test`` if it can be a target.
+        parts: ``source`` if it can be a source; ``target`` and ``test`` if it can be a target, with ``validation`` if
+            more labelled images are held out, to choose settings on.
         files: kinds of label files; the first that exists is used.
         classes: classes that papers report. A pair of domains has those of the source that the target also has.
         size: (width, height) of images in training, as in the literature.
@@ -92,6 +93,11 @@ class DataSet:
     origin: str
     stem_ending: str = ""
     protocols: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def target_parts(self) -> tuple[str, ...]:
+        """Names of its parts if it is the target."""
+        return tuple(name for name in ("target", "test", "validation") if name in self.parts)
 
 
 @cache

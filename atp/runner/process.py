@@ -79,7 +79,7 @@ def write_json(path: Path, tree: Mapping[str, Any]) -> None:
 
 
 def seal(params: Params, opened: Collection[Path] = ()) -> None:
-    """Prevent this process from opening the source data, the test images and the target's labels.
+    """Prevent this process from opening the source data, the held-out images and the target's labels.
 
     An audit hook cannot be removed and is inherited by forked workers, so source-freeness does not depend on a stage
     using the right paths.
@@ -88,8 +88,9 @@ def seal(params: Params, opened: Collection[Path] = ()) -> None:
         opened: exceptions that this stage needs; never labels.
     """
     data = params.data
-    closed = [path for path in (data.source.root, data.test.images) if path not in opened]
-    closed += [ANSWERS_ON_TEST, *(path for path in (data.target.labels, data.test.labels) if path is not None)]
+    closed = [path for path in (data.source.root, *(part.images for part in data.held_out)) if path not in opened]
+    closed += [part.labels for part in (data.target, *data.held_out) if part.labels is not None]
+    closed.append(ANSWERS_ON_TEST)
     close(closed, "sealed: this stage must not read source data or target labels")
 
 

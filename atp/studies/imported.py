@@ -7,6 +7,7 @@ from pathlib import Path
 from atp.errors import InputError
 from atp.params import Params
 from atp.selection.repository import open_repository
+from atp.studies.definitions import HeldOut
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,12 @@ def bring_in() -> None:
                 repo.reproduce(targets=[str(path)])
 
 
-def check_found(params: Params) -> None:
+def check_found(params: Params, on: HeldOut = HeldOut.TEST) -> None:
     """Report files missing in DVC's working copies before cells fail because of them.
+
+    Args:
+        params: a study's, with the images that it measures on as test images.
+        on: name of these images in params.yaml.
 
     Raises:
         InputError: a folder of the section ``data`` is in neither DVC nor git, or a file below ``atp/`` is not in git.
@@ -38,7 +43,7 @@ def check_found(params: Params) -> None:
         if code:
             raise InputError(f"{code[0]}: not in git, so missing in the studies' cells; git add it")
         outs = [Path(out.fs_path) for stage in repo.index.stages for out in stage.outs]
-        for name, path in _data(params):
+        for name, path in _data(params, on):
             known = any(path.absolute().is_relative_to(out) for out in outs)
             if path.is_absolute() or known or repo.scm.is_tracked(str(path)):
                 continue
@@ -48,10 +53,10 @@ def check_found(params: Params) -> None:
             )
 
 
-def _data(params: Params) -> Iterator[tuple[str, Path]]:
+def _data(params: Params, on: HeldOut) -> Iterator[tuple[str, Path]]:
     data = params.data
     yield "source.root", data.source.root
-    for name, part in (("target", data.target), ("test", data.test)):
+    for name, part in (("target", data.target), (on, data.test)):
         yield f"{name}.images", part.images
         if part.labels is not None:
             yield f"{name}.labels", part.labels

@@ -35,7 +35,7 @@ def markdown(table: Table, lines: Sequence[Line], seeds: Sequence[int]) -> str:
             cells += [_figure(mean), _figure(line.deviation(protocol)), gain, *closed, each]
         rows.append(cells)
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
-    return f"### {table.title}\n\n{table.caption}\n\n{text}\n"
+    return f"### {table.heading}\n\n{table.caption}\n\n{text}\n"
 
 
 def missing(lines: Sequence[Line]) -> str:
@@ -66,6 +66,7 @@ def tree(table: Table, lines: Sequence[Line], seeds: Sequence[int]) -> dict[str,
     """The table in machine-readable form."""
     return {
         "title": table.title,
+        "measured_on": table.on,
         "caption": table.caption,
         "seeds": list(seeds),
         "table_of_the_paper": table.number or None,
@@ -105,7 +106,7 @@ def bars(table: Table, lines: Sequence[Line]) -> bytes:
             axes.grid(axis="y", visible=False)
         panels[0].set_yticks(range(len(shown)), [line.row.name for line in shown])
         panels[0].set_ylim(max(1, len(shown)) - 0.5, -0.5)
-        figure.suptitle(table.title, fontsize=10, weight="bold", color=INK)
+        figure.suptitle(table.heading, fontsize=10, weight="bold", color=INK)
         figure.supxlabel(
             "bar and whisker: mean and standard deviation of the seeds; dots: each seed", fontsize=8, color=FAINT
         )
@@ -144,7 +145,7 @@ def curves(table: Table, lines: Sequence[Line]) -> bytes:
         handles = {text: h for axes in panels for h, text in zip(*axes.get_legend_handles_labels(), strict=True)}
         if handles:
             figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncol=len(handles))
-        figure.suptitle(table.title, fontsize=10, weight="bold", color=INK)
+        figure.suptitle(table.heading, fontsize=10, weight="bold", color=INK)
         return to_png(figure)
 
 
@@ -162,7 +163,7 @@ def overlaid(table: Table, lines: Sequence[Line]) -> bytes:
         axes.set_ylabel("mIoU, %")
         if parts:
             figure.legend(loc="outside right center")
-        figure.suptitle(table.title, fontsize=10, weight="bold", color=INK)
+        figure.suptitle(table.heading, fontsize=10, weight="bold", color=INK)
         return to_png(figure)
 
 

@@ -42,6 +42,8 @@ def project(out: Path, prepared: Prepared) -> Path:
     yaml = YAML(typ="safe")
     params = yaml.load(ROOT / "params.yaml")
     data = yaml.load(settings(prepared, out))["data"]
+    # None of these pairs has labelled images besides.
+    assert data["validation"] is None
     # What dvc.yaml tracks must be there, else DVC refuses the stage.
     assert params["data"].keys() <= data.keys()
     params["data"] = data

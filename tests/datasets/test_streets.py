@@ -1,5 +1,6 @@
 """The embedded pair of domains: reproducible, complete, and two domains indeed."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,23 @@ from PIL import Image
 
 from atp.data.folder import check_sizes, list_samples
 from atp.data.tensors import read_image, read_label
-from atp.datasets.streets import CLASSES, REAL, SIMULATOR, draw_image, draw_scene, interpolate, write_streets
+from atp.datasets.streets import (
+    CLASSES,
+    REAL,
+    SIMULATOR,
+    SPLITS,
+    draw_image,
+    draw_scene,
+    interpolate,
+    write_streets,
+)
 from atp.datasets.streets.__main__ import main
 from atp.errors import InputError
 
 SIZE = (160, 80)
 CLASS_COUNT = len(CLASSES.names)
-SMALL = ["--source", "2", "--target", "2", "--test", "1", "--size", "48x32"]
+SMALL = ["--source", "2", "--target", "2", "--test", "1", "--validation", "1", "--size", "48x32"]
+EMBEDDED = Path(__file__).parents[2] / "assets/streets"
 
 
 def draw_many(split: str, count: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -32,18 +43,40 @@ def test_a_seed_fixes_every_pixel() -> None:
         assert np.array_equal(a, b)
 
 
-@pytest.mark.parametrize("other", [(4, "target", 5), (3, "test", 5), (3, "target", 6)])
+@pytest.mark.parametrize("other", [(4, "target", 5), (3, "test", 5), (3, "validation", 5), (3, "target", 6)])
 def test_seed_split_and_index_each_make_another_scene(other: tuple[int, str, int]) -> None:
     assert not np.array_equal(draw_image(3, "target", 5, SIZE, 0.7)[1], draw_image(*other, SIZE, 0.7)[1])
 
 
 def test_more_images_leave_the_earlier_ones_as_they_were(tmp_path: Path) -> None:
     write_streets(tmp_path / "few", {"source": 1, "target": 2, "test": 1}, (48, 32), seed=1, shift=0.7)
-    write_streets(tmp_path / "many", {"source": 3, "target": 4, "test": 2}, (48, 32), seed=1, shift=0.7)
+    more = {"source": 3, "target": 4, "test": 2, "validation": 1}
+    write_streets(tmp_path / "many", more, (48, 32), seed=1, shift=0.7)
     few, many = files(tmp_path / "few"), files(tmp_path / "many")
     images = {name for name in few if name.endswith(".png")}
     assert len(images) == 8
     assert all(few[name] == many[name] for name in images)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_embedded_images_are_drawn_by_the_command_beside_them(split: str) -> None:
+    """Their pixels, since encoders differ; a change to a split's seed would redraw what results were measured on."""
+    options = re.findall(r"--(\w+) (\S+)", (EMBEDDED / "README.md").read_text(encoding="utf-8"))
+    assert dict(options)["size"] == f"{SIZE[0]}x{SIZE[1]}"
+    counts = {name: int(value) for name, value in options if name in SPLITS}
+    images, labels = (sorted((EMBEDDED / split / part).iterdir()) for part in ("images", "labels"))
+    assert len(images) == len(labels) == counts[split]
+    image, label = draw_image(int(dict(options)["seed"]), split, counts[split] - 1, SIZE, float(dict(options)["shift"]))
+    assert np.array_equal(np.array(Image.open(images[-1])), image)
+    assert np.array_equal(np.array(Image.open(labels[-1])), label)
+
+
+def test_the_embedded_splits_share_no_image_and_the_held_out_ones_have_every_class() -> None:
+    drawn = [path.read_bytes() for split in SPLITS for path in (EMBEDDED / split / "images").iterdir()]
+    assert len(set(drawn)) == len(drawn)
+    for split in ("test", "validation"):
+        labels = [np.array(Image.open(path)) for path in (EMBEDDED / split / "labels").iterdir()]
+        assert all(sum((label == number).any() for label in labels) >= 30 for number in range(CLASS_COUNT)), split
 
 
 @pytest.mark.parametrize("size", [(16, 16), (37, 23), (33, 90), (301, 151)])
@@ -97,7 +130,7 @@ def test_without_a_shift_the_target_looks_like_the_source() -> None:
 
 def test_files_are_as_the_folder_data_set_reads_them(tmp_path: Path) -> None:
     main([str(tmp_path / "streets"), *SMALL, "--seed", "7"])
-    for split, count in (("source", 2), ("target", 2), ("test", 1)):
+    for split, count in (("source", 2), ("target", 2), ("test", 1), ("validation", 1)):
         samples = list_samples(tmp_path / "streets" / split / "images", tmp_path / "streets" / split / "labels")
         assert [sample.name for sample in samples] == [f"{i:04d}" for i in range(count)]
         check_sizes(samples)
@@ -119,7 +152,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     out.mkdir()
     main([str(out), *SMALL])
     assert {p.name for p in tmp_path.iterdir()} == {"streets"}
-    assert {p.name for p in out.iterdir()} == {"source", "target", "test", "README.md"}
+    assert {p.name for p in out.iterdir()} == {*SPLITS, "README.md"}
 
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

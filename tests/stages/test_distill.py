@@ -105,8 +105,8 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(distilled: Path, tmp_pa
 
 
 def test_it_needs_the_target_images_and_the_answers_alone(distilled: Path, project: Path, run_stage: RunStage) -> None:
-    """The box's folder, the labels and the test images are not there, and the same bytes come out."""
-    for folder in ("target/labels", "test"):
+    """The box's folder, the labels and the held-out images are not there, and the same bytes come out."""
+    for folder in ("target/labels", "test", "validation"):
         shutil.rmtree(project / "data" / folder)
     assert not (project / "box").exists()
     ended = run_stage(project, "distill")

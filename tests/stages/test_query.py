@@ -284,7 +284,7 @@ def test_a_callable_below_the_source(boxed: Path, query: RunQuery) -> None:
     assert not store.table["soft"]
 
 
-@pytest.mark.parametrize("part", ["target", "test"])
+@pytest.mark.parametrize("part", ["target", "test", "validation"])
 def test_a_box_cannot_see_labels(boxed: Path, query: RunQuery, part: str) -> None:
     code = f"def ids(image):\n    open('data/{part}/labels/00.png', 'rb')\n"
     (boxed / "data/source/model.py").write_text(code)

@@ -85,9 +85,9 @@ def test_the_precision_that_auto_took_is_told_and_recorded(project: Path, run_st
 
 
 def test_adaptation_needs_neither_source_data_nor_labels(adapted: Path, project: Path, run_stage: RunStage) -> None:
-    """With the source data, all target labels and the test images removed from disk, the same bytes come out."""
+    """With the source data, all target labels and the held-out images removed from disk, the same bytes come out."""
     shutil.copytree(adapted / "runs/source", project / "runs/source")
-    for folder in ("source", "target/labels", "test"):
+    for folder in ("source", "target/labels", "test", "validation"):
         shutil.rmtree(project / "data" / folder)
     for stage, *arguments in ADAPTATION:
         ended = run_stage(project, stage, *arguments)
@@ -103,6 +103,8 @@ SEALED = [
     "data/target/labels/00.png",
     "data/test/images/00.png",
     "data/test/labels/00.png",
+    "data/validation/images/00.png",
+    "data/validation/labels/00.png",
 ]
 
 

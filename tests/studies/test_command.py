@@ -1,5 +1,6 @@
 """One cell on tiny data, by DVC's queue, in a clone where nothing has run but whose dvc.lock says otherwise."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -55,6 +56,26 @@ def test_studies_are_listed_and_another_name_is_refused_before_anything_is_read(
         assert f"{what} 10: no such {what}; choose from {known}" in refused
 
 
+@pytest.mark.parametrize("on", ["test", "validation"])
+def test_images_that_a_study_cannot_measure_on_are_told_in_one_line(
+    on: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(command, "bring_in", lambda: None)
+    shutil.copytree(ROOT / "assets/streets/source", tmp_path / "data/source", ignore=lambda *_: ["images", "labels"])
+    text = (ROOT / "params.yaml").read_text()
+    assert f"labels: data/{on}/labels" in text
+
+    def refusal() -> str:
+        return str(CliRunner().invoke(app, ["study", "parts", "--collect", "--on", on]).exception)
+
+    (tmp_path / "params.yaml").write_text(text)
+    assert refusal() == (f"params.yaml: data.{on}.images: data/{on}/images: no such folder; a study measures on these")
+    (tmp_path / "params.yaml").write_text(text.replace(f"labels: data/{on}/labels", "labels: null"))
+    assert refusal() == f"params.yaml: data.{on}.labels: null; a study needs the labels of the {on} images"
+
+
 def test_data_in_a_plain_folder_need_their_full_path_and_new_code_needs_git(tmp_path: Path) -> None:
     clone, elsewhere = tmp_path / "clone", tmp_path / "elsewhere"
     make_clone(clone)
@@ -106,3 +127,14 @@ def test_a_cell_is_computed_once_in_a_fresh_clone(tmp_path: Path) -> None:
     again = table(clone)
     assert "1 finished before, 0 to compute" in again.stderr, again.stderr
     assert again.stdout == done.stdout
+    # Other images are another cell.
+    other = table(clone, "--on", "validation")
+    assert "0 finished before, 1 to compute" in other.stderr, other.stderr
+    assert "### Table 5: Tiny, on the validation images\n" in other.stdout
+    assert "Missing" not in other.stdout
+    assert {path.name for path in (clone / "runs/studies").iterdir()} == {
+        f"table-5{on}.{kind}" for on in ("", "-validation") for kind in ("md", "json", "png")
+    }
+    both = [json.loads((clone / f"runs/studies/table-5{on}.json").read_text()) for on in ("", "-validation")]
+    (test,), (validation,) = ([row["values"][0] for row in each["rows"]] for each in both)
+    assert test["iou"] != validation["iou"]

@@ -10,15 +10,15 @@ from ruamel.yaml import YAML
 
 from atp.data.labels import LabelSpace
 from atp.data.masks import write_classes
-from atp.data.settings import DataSettings
+from atp.data.settings import DataSettings, MaybeLabelled
 from atp.datasets.camvid import CLASSES
 from atp.errors import InputError
-from atp.params import load_params
+from atp.params import load_params, read_params
 from atp.studies import catalogue, contents
-from atp.studies.catalogue import DUSK, QUICK, QUICK_DUSK, ROBUST, STUDIES, listing, opened
-from atp.studies.cells import make_cell, plan
-from atp.studies.definitions import ALIGN, Setting, Table
-from atp.studies.graph import _parsed, content
+from atp.studies.catalogue import DUSK, QUICK, QUICK_DUSK, ROBUST, STUDIES, exchanged, listing, opened
+from atp.studies.cells import RESULT, make_cell, plan
+from atp.studies.definitions import ALIGN, PROPAGATE, HeldOut, Setting, Table
+from atp.studies.graph import _parsed, content, steps, upstream
 
 ROOT = Path(__file__).parents[2]
 OTHER_DATA = ("camvid-dusk", "evidence-camvid")
@@ -88,6 +88,47 @@ def test_a_study_on_other_terms_differs_in_these_from_params_yaml() -> None:
         assert other.settings[0].values == {**ROBUST, **row.settings[0].values}
 
 
+def test_on_validation_the_images_change_places_and_nothing_else_does() -> None:
+    table, params = opened("black-box", Path(), HeldOut.VALIDATION)
+    other, usual = opened("black-box", Path())
+    assert (table.on, other.on) == ("validation", "test")
+    assert (params.data.test, params.data.validation) == (usual.data.validation, usual.data.test)
+    assert params.data.model_copy(update={"test": None, "validation": None}) == usual.data.model_copy(
+        update={"test": None, "validation": None}
+    )
+    for row, same in zip(table.rows, other.rows, strict=True):
+        (setting,), (plain,) = row.settings, same.settings
+        # Both are held out, whichever is measured: a stage of the cell is sealed from both.
+        white = load_params(Path("params.yaml"), {k: v for k, v in setting.values.items() if ":" not in k}).data
+        assert (white.test, white.validation) == (params.data.test, params.data.validation)
+        assert make_cell(setting, 0)[0].name != make_cell(plain, 0)[0].name
+    box = {name.partition(":")[2]: value for name, value in table.rows[1].settings[0].values.items() if ":" in name}
+    black = load_params(Path("black_box/params.yaml"), box).data
+    assert (str(black.test.labels), str(black.held_out[1].labels)) == (
+        "../data/validation/labels",
+        "../data/test/labels",
+    )
+
+
+def test_on_validation_only_the_last_step_is_another_and_models_are_trained_once() -> None:
+    trees = [
+        read_params(Path("params.yaml"), values) for values in ({}, exchanged(load_params(Path("params.yaml")).data))
+    ]
+    chains = [upstream(RESULT, steps({".": tree, "paper": {"cell": {"model": PROPAGATE}}})) for tree in trees]
+    assert [step.command for step in chains[0]] == [step.command for step in chains[1]]
+    assert chains[0][:-1] == chains[1][:-1]
+    assert {"data/validation/images", "data/validation/labels"} == {*chains[1][-1].deps} - {*chains[0][-1].deps}
+
+
+def test_on_validation_without_such_images_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy2(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    set_param(tmp_path / "params.yaml", "data", validation=None)
+    opened("parts", Path())
+    with pytest.raises(InputError, match=r"data\.validation: null; --on validation needs labelled images"):
+        opened("parts", Path(), HeldOut.VALIDATION)
+
+
 def test_camvid_is_prepared_once_and_its_oracle_has_its_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # the classes are CamVid's own
     shutil.copy2(ROOT / "params.yaml", tmp_path)
@@ -97,12 +138,15 @@ def test_camvid_is_prepared_once_and_its_oracle_has_its_labels(tmp_path: Path, m
     def prepare(source: object, camvid: Path, target: object, same: Path, out: Path) -> None:
         prepared.append(camvid)
         (out / "source").mkdir(parents=True)
+        (out / "validation").mkdir()
         write_classes(out / "source/classes.yaml", CLASSES)
 
     monkeypatch.setattr(catalogue, "prepare", prepare)
     table, params = opened("camvid-dusk", tmp_path / "camvid")
     folder = tmp_path / ".atp/camvid-dusk"
     assert params.data.test.images == folder / "test/images"
+    on_validation = opened("camvid-dusk", tmp_path / "camvid", HeldOut.VALIDATION)[1].data
+    assert on_validation.test == MaybeLabelled(images=folder / "validation/images", labels=folder / "validation/labels")
     assert params.data.size == (240, 180)
     assert {"sky", "bicyclist"} < set(params.data.label_space().names)
     oracle = table.rows[-1].settings[0]
@@ -114,6 +158,12 @@ def test_camvid_is_prepared_once_and_its_oracle_has_its_labels(tmp_path: Path, m
     for row in (*table.rows, *broken.rows):
         load_params(Path("params.yaml"), row.settings[0].values)
     assert prepared == [tmp_path / "camvid"]
+    # As prepared before there were validation images, when more images were test images.
+    (folder / "validation").rmdir()
+    (folder / "test/images").mkdir(parents=True)
+    opened("camvid-dusk", tmp_path / "again")
+    assert prepared == [tmp_path / "camvid", tmp_path / "again"]
+    assert not (folder / "test/images").exists()
 
 
 def test_a_study_over_a_training_by_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

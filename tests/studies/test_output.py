@@ -1,6 +1,7 @@
 """A table of made-up results."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from atp.errors import InputError
 from atp.selection.grid import Cell
 from atp.studies.cells import Plan
 from atp.studies.command import AllFailError, Watch, parse_seeds
-from atp.studies.definitions import Row, Setting, Table, row
+from atp.studies.definitions import HeldOut, Row, Setting, Table, row
 from atp.studies.output import bars, curves, markdown, missing, overlaid, tree
 from atp.studies.results import State, lines
 
@@ -67,6 +68,16 @@ def test_means_deviations_and_what_is_picked() -> None:
     # The first seed's fast one is collapsed, however much it agrees with itself; the second's agrees less.
     assert found["TENT, picked"].figures() == [28.0, 31.0]
     assert found["TENT, oracle"].figures() == [30.0, 33.0]
+
+
+def test_a_table_says_on_which_images_it_was_measured() -> None:
+    found = lines(TABLE, planned(), State(METRICS, {}), SEEDS)
+    assert markdown(TABLE, found, SEEDS).startswith("### Baselines\n")
+    assert tree(TABLE, found, SEEDS)["measured_on"] == "test"
+    other = replace(TABLE, on=HeldOut.VALIDATION)
+    assert markdown(other, found, SEEDS).startswith("### Baselines, on the validation images\n")
+    assert json.loads(json.dumps(tree(other, found, SEEDS)))["measured_on"] == "validation"
+    assert bars(other, found) != bars(TABLE, found)
 
 
 def test_an_oracle_that_picks_the_same_is_no_row() -> None:

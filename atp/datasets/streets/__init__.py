@@ -6,7 +6,7 @@ how it looks is a `Style`; the source domain is `SIMULATOR`, the target lies `sh
 The two differ in palette, texture, haze and composition, not in brightness and contrast alone: those would be undone by
 re-estimating the statistics of BatchNorm.
 
-    python -m atp.datasets.streets OUT --source 400 --target 400 --test 100 --size 160x80 --seed 0
+    python -m atp.datasets.streets OUT --source 400 --target 400 --test 100 --validation 60 --size 160x80 --seed 0
 """
 
 from atp.datasets.streets.classes import CLASSES

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; bad input ends it with code 2."""
     parser = argparse.ArgumentParser(prog="python -m atp.datasets.streets", description="Draw the streets data set.")
     parser.add_argument("out", type=Path, metavar="OUT", help="a new or empty folder")
-    for split, count in zip(SPLITS, (400, 400, 100), strict=True):
+    for split, count in zip(SPLITS, (400, 400, 100, 60), strict=True):
         parser.add_argument(f"--{split}", type=_natural, default=count, help="number of images (default: %(default)s)")
     parser.add_argument("--size", type=_size, default=(160, 80), metavar="WxH", help="pixels (default: 160x80)")
     parser.add_argument("--seed", type=_natural, default=0, help="default: %(default)s")

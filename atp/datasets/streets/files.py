@@ -14,8 +14,9 @@ from atp.datasets.streets.scene import draw_scene
 from atp.datasets.streets.style import REAL, SIMULATOR, interpolate
 from atp.errors import InputError
 
-SPLITS = ("source", "target", "test")
-"""``test`` holds out images of the target's domain."""
+SPLITS = ("source", "target", "test", "validation")
+"""``test`` and ``validation`` hold out images of the target's domain: settings are chosen on ``validation``, results
+measured on ``test``. An image's seed has its split's place in this list, so append new splits."""
 
 
 def draw_image(
@@ -75,8 +76,9 @@ Drawn, labels included, by
 
     python -m atp.datasets.streets OUT {options} --size {size[0]}x{size[1]} --seed {seed} --shift {shift}
 
-`source` looks like a simulator; `target` and `test` (held out) look {shift:.0%} of the way to a photograph. Labels are
-palette PNGs of the class ids in the order of `source/classes.yaml`. No photograph and nobody else's image is in it.
+`source` looks like a simulator; the other splits look {shift:.0%} of the way to a photograph. `test` and `validation`
+are held out: choose settings on `validation` and report results on `test`. Labels are palette PNGs of the class ids in
+the order of `source/classes.yaml`. No photograph and nobody else's image is in it.
 """,
         encoding="utf-8",
     )
