@@ -30,6 +30,11 @@ class Settings(BaselineSettings):
 
     title = "SHOT-IM"
 
+    @classmethod
+    def strengths(cls) -> tuple[dict[str, float], ...]:
+        """Align's learning rate and diversity, and a lower rate."""
+        return ({"lr_factor": 1.0}, {"lr_factor": 1.0, "diversity": 0.3}, {"lr_factor": 0.3, "diversity": 0.3})
+
 
 def align(network: SegmentationNetwork, images: TrainingImages, settings: Settings, run: Run) -> History:
     """Train the backbone to maximise the mutual information of pixels and classes, with a frozen classifier."""

@@ -27,8 +27,8 @@ class Settings(BaselineSettings):
 
     @classmethod
     def strengths(cls) -> tuple[dict[str, float], ...]:
-        """A higher weight: the published one is small relative to a source loss, and trains slowly without it."""
-        return ({"weight": 0.1},)
+        """Higher weights: the published one is small relative to a source loss, and trains slowly without it."""
+        return ({"weight": 0.01}, {"weight": 0.1}, {"weight": 1.0})
 
 
 def align(network: SegmentationNetwork, images: TrainingImages, settings: Settings, run: Run) -> History:

@@ -36,8 +36,9 @@ class BaselineSettings(Optimisation):
 
     @classmethod
     def strengths(cls) -> tuple[dict[str, float], ...]:
-        """Alternatives to the published settings for a study's search; by default a tenth of the learning rate."""
-        return ({"lr_factor": round(0.1 * cls.model_fields["lr_factor"].default, 9)},) if cls.trains else ()
+        """Three alternatives to the published settings for a study's search; by default lower learning rates."""
+        published = cls.model_fields["lr_factor"].default
+        return tuple({"lr_factor": round(factor * published, 9)} for factor in (0.3, 0.1, 0.03))
 
 
 class Method(Protocol):

@@ -22,7 +22,8 @@ from atp.studies.definitions import HeldOut, Table
 from atp.studies.imported import bring_in, check_found
 from atp.studies.output import bars, curves, markdown, missing, overlaid, tree
 from atp.studies.panels import panels
-from atp.studies.results import CELLS, Line, collect, lines, read_predictions
+from atp.studies.results import CELLS, Line, State, collect, lines, read_predictions
+from atp.studies.search import SEED, search, searches_tree, told
 from atp.training.progress import share_done
 
 logger = logging.getLogger(__name__)
@@ -113,16 +114,26 @@ def make(name: str, what: Opened, seeds: Sequence[int], jobs: int, *, run: bool)
         raise InputError(f"params.yaml: data.{on}.images: {measured.images}: no such folder; a study measures on these")
     if table.kind == "pictures":
         seeds = seeds[:1]
-    planned = plan((setting for row in table.rows for setting in row.settings), seeds)
     if run:
         check_found(params, on)
-        compute(planned, labels(table, planned, seeds), jobs)
-    found = lines(table, planned, collect(planned), seeds)
-    text = (comparison if table.kind == "printed" else markdown)(table, found, seeds) + missing(found)
+
+    def evaluated(part: Table, planned: Plan, seeds: Sequence[int] = (SEED,)) -> State:
+        if run:
+            compute(planned, labels(part, planned, seeds), jobs)
+        return collect(planned)
+
+    table, searches, unfinished = search(table, params, evaluated)
+    planned = plan((setting for row in table.rows for setting in row.settings), seeds)
+    found = [*lines(table, planned, evaluated(table, planned, seeds), seeds), *unfinished]
+    text = (comparison if table.kind == "printed" else markdown)(table, found, seeds)
+    text += told(searches) + missing(found)
     if on is not HeldOut.TEST:
         name += f"-{on}"
     write(f"{name}.md", text.encode())
-    write(f"{name}.json", (json.dumps(tree(table, found, seeds), indent=2) + "\n").encode())
+    write(
+        f"{name}.json",
+        (json.dumps(tree(table, found, seeds) | {"searches": searches_tree(searches)}, indent=2) + "\n").encode(),
+    )
     picture = draw(table, found, params)
     (FOLDER / f"{name}.png").unlink(missing_ok=True)
     if picture is not None:

@@ -13,7 +13,7 @@ from atp import runs
 from atp.method.choice import BaselineSettings, method_named
 from atp.method.settings import ALIGN as ALIGN_METHOD
 from atp.method.settings import align_methods
-from atp.params import Params
+from atp.params import Params, needed
 from atp.studies.definitions import ALIGN, PROPAGATE, SOURCE, Row, Setting, Table, row
 from atp.training.settings import with_length
 
@@ -46,21 +46,41 @@ def baselines(params: Params) -> dict[str, type[BaselineSettings]]:
     return dict(sorted(usable.items(), key=lambda pair: (pair[1].trains, not pair[1].needs_batchnorm, pair[0])))
 
 
-def baseline(method: str) -> dict[str, Any]:
-    """Parameters for a baseline in place of align, at its published settings."""
-    return {"align.method": method}
+def baseline(method: str, **settings: Any) -> dict[str, Any]:
+    """Parameters for a baseline in place of align; settings that are not given are the published ones."""
+    return {"align.method": method} | {f"align.baseline.{name}": value for name, value in settings.items()}
 
 
 def baseline_rows(params: Params) -> Iterable[Row]:
-    """Each baseline at its published settings, and at a strength selected without and with labels."""
+    """Each baseline at its published settings, also from re-estimated BatchNorm, and at searched ones."""
+    starts = [{}, {"reestimate_batchnorm": True}] if has_batchnorm(params) else [{}]
     for method, kind in baselines(params).items():
-        name, published = kind.title or method, Setting(ALIGN, baseline(method))
-        yield Row(name, (published,))
-        if kind.strengths():
-            others = [{f"align.baseline.{key}": value for key, value in one.items()} for one in kind.strengths()]
-            settings = (published, *(Setting(ALIGN, baseline(method) | other) for other in others))
-            yield Row(f"{name}, strength picked without labels", settings, "evidence")
-            yield Row(f"{name}, strength picked by labels: an oracle", settings, "labels")
+        name = kind.title or method
+        yield Row(name, (Setting(ALIGN, baseline(method)),))
+        if kind.trains:
+            tries = [baseline(method, **start, **other) for start in starts for other in ({}, *kind.strengths())]
+            yield from (
+                Row(f"{name}, from re-estimated BatchNorm", (Setting(ALIGN, baseline(method, **start)),))
+                for start in starts[1:]
+            )
+            yield from searched(name, tries)
+
+
+def searched(name: str, tries: Iterable[Mapping[str, Any]]) -> Iterable[Row]:
+    """A method at the best of its tries, chosen in two ways."""
+    settings = tuple(Setting(ALIGN, values) for values in tries)
+    yield Row(f"{name}, searched by labels", settings, "labels")
+    yield Row(f"{name}, searched without labels", settings, "evidence")
+
+
+def own_tries(params: Params) -> list[dict[str, Any]]:
+    """As many tries for ATP's align as a baseline has: learning rates, and weights of the diversity."""
+    align = needed(params.align, "align")
+    return [
+        {"align.lr": align.lr * factor, "align.diversity": diversity}
+        for factor in (1.0, 0.3)
+        for diversity in (1.0, 0.3, 0.1, 0.03)
+    ]
 
 
 def batchnorm_only(params: Params, name: str = "BatchNorm only") -> list[Row]:
@@ -72,16 +92,17 @@ def compared_baselines(params: Params) -> Table:
     """Baselines, on any data, also by the sets of classes in ``data.protocols``."""
     return Table(
         "Baselines",
-        "A baseline takes the place of align, on the same source model, images and network, at its published "
-        "settings, the learning rate scaled as ATP's is (docs/reference/baselines.md). Picked: the better one of these "
-        "and a second strength, for each seed, by agreement over scales without labels; or by the labels of the "
-        "images that are measured on, shown where that is another one. The second strength is a tenth of the learning "
-        "rate; for MinEnt a loss of weight .1 instead of .001, for MaxSquare 1 instead of .1.",
+        "A baseline takes the place of align, on the same source model, images and network, at its published settings, "
+        "the learning rate scaled as ATP's is (docs/reference/baselines.md). Searched: the best of the same number of "
+        "tries for each method, at four strengths, from the source model's and from re-estimated BatchNorm statistics; "
+        "tried with another seed and chosen on the validation images, or, without labels, by agreement over scales. "
+        "ATP's tries are two learning rates and four weights of the diversity.",
         (
             row("source", SOURCE),
             *baseline_rows(params),
-            row("ATP: align", ALIGN),
-            row("ATP: align, teach, propagate", PROPAGATE),
+            *searched("ATP: align", own_tries(params)),
+            row("ATP: align, as in params.yaml", ALIGN),
+            row("ATP: align, teach, propagate, as in params.yaml", PROPAGATE),
         ),
         columns=(("mIoU", ""), *((name, name) for name in params.data.protocols)),
     )
@@ -236,9 +257,9 @@ def propagation_after(params: Params) -> Table:
     if has_batchnorm(params):
         begun["BatchNorm only"] = (Setting(ALIGN, baseline("baselines/batchnorm")), baseline("baselines/batchnorm"))
     for name, values in (
-        ("TENT at a tenth of its rate", baseline("baselines/tent") | {"align.baseline.lr_factor": 0.1}),
+        ("TENT at a tenth of its rate", baseline("baselines/tent", lr_factor=0.1)),
         ("MaxSquare", baseline("baselines/max_square")),
-        ("URMA at a tenth of its rate", baseline("baselines/urma") | {"align.baseline.lr_factor": 0.02}),
+        ("URMA at a tenth of its rate", baseline("baselines/urma", lr_factor=0.02)),
     ):
         if values["align.method"] in baselines(params):
             begun[name] = (Setting(ALIGN, values), values)

@@ -51,9 +51,8 @@ class Row:
 
     Attributes:
         name: printed name.
-        settings: one, or several from which one is picked per seed.
-        pick: criterion of the pick: ``evidence``, without labels, or ``labels``, an oracle, which is omitted if it
-            picks the same as the row above.
+        settings: one, or the tries of a search, from which one is chosen: see ``search``.
+        pick: how it is chosen: by the ``labels`` of the validation images, or by the ``evidence`` without labels.
         place: its place in a table of the paper.
         curve: varied parameter, for a point of a curve.
         at: the parameter's value at this point.
@@ -62,7 +61,7 @@ class Row:
 
     name: str
     settings: tuple[Setting, ...]
-    pick: Literal["", "evidence", "labels"] = ""
+    pick: Literal["", "labels", "evidence"] = ""
     place: Place | None = None
     curve: str = ""
     at: float = 0.0

@@ -73,7 +73,6 @@ def tree(table: Table, lines: Sequence[Line], seeds: Sequence[int]) -> dict[str,
         "rows": [
             {
                 "name": line.row.name,
-                "pick": line.row.pick or None,
                 "settings": [{"model": each.model, "values": dict(each.values)} for each in line.row.settings],
                 "mean": line.mean(),
                 "deviation": line.deviation(),
@@ -83,9 +82,7 @@ def tree(table: Table, lines: Sequence[Line], seeds: Sequence[int]) -> dict[str,
                 },
                 "curve": {"of": line.row.curve, "at": line.row.at} if line.row.curve else None,
                 "place": asdict(line.row.place) if line.row.place else None,
-                "values": [
-                    {"seed": v.seed, "experiment": v.experiment, "setting": v.place, **v.metrics} for v in line.values
-                ],
+                "values": [{"seed": v.seed, "experiment": v.experiment, **v.metrics} for v in line.values],
                 "missing": dict(line.missing),
             }
             for line in lines

@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from atp.selection.ranking import COLLAPSED, INDICATOR
 from atp.selection.repository import Whose, open_repository, read_pictures, read_results
 from atp.studies.cells import PIPELINE, RESULT, Plan
 from atp.studies.definitions import Row, Table
@@ -40,14 +39,12 @@ class Value:
         miou: percent, over all classes.
         experiment: name of the experiment.
         metrics: all metrics of the experiment.
-        place: index of the row's setting.
     """
 
     seed: int
     miou: float
     experiment: str
     metrics: Metrics
-    place: int
 
 
 @dataclass(frozen=True)
@@ -63,10 +60,6 @@ class Line:
     row: Row
     values: Sequence[Value]
     missing: Mapping[str, str]
-
-    def experiments(self) -> list[str]:
-        """Names of the experiments behind the values."""
-        return [value.experiment for value in self.values]
 
     def figures(self, protocol: str = "") -> list[float]:
         """mIoU per seed, by a protocol or over all classes; seeds without any of the classes are left out."""
@@ -115,37 +108,18 @@ def read_predictions(line: Line) -> dict[str, bytes]:
 
 
 def lines(table: Table, plan: Plan, state: State, seeds: Sequence[int]) -> list[Line]:
-    """A study's rows with their results; an oracle that picks the same as the row above it is left out."""
-    found: list[Line] = []
-    for row in table.rows:
-        line = _line(row, plan, state, seeds)
-        if row.pick != "labels" or not found or line.experiments() != found[-1].experiments():
-            found.append(line)
-    return found
+    """A study's rows, each with one setting, with their results."""
+    return [_line(row, plan, state, seeds) for row in table.rows]
 
 
 def _line(row: Row, plan: Plan, state: State, seeds: Sequence[int]) -> Line:
     values: list[Value] = []
     missing: dict[str, str] = {}
+    (setting,) = row.settings
     for seed in seeds:
-        names = [plan.cell(setting, seed).name for setting in row.settings]
-        absent = {name: state.missing[name] for name in names if name not in state.metrics}
-        missing |= absent
-        if not absent:
-            found = [
-                Value(seed, state.metrics[name]["miou"], name, state.metrics[name], place)
-                for place, name in enumerate(names)
-            ]
-            values.append(_picked(found, row.pick))
+        name = plan.cell(setting, seed).name
+        if name in state.metrics:
+            values.append(Value(seed, state.metrics[name]["miou"], name, state.metrics[name]))
+        else:
+            missing[name] = state.missing[name]
     return Line(row, values, missing)
-
-
-def _picked(values: Sequence[Value], pick: str) -> Value:
-    """The best value without labels, ranked as in `atp select`, or with labels; the first of equal ones."""
-    if pick == "evidence":
-        return max(values, key=lambda value: _without_labels(value.metrics["evidence"]))
-    return max(values, key=lambda value: value.miou) if pick == "labels" else values[0]
-
-
-def _without_labels(evidence: Mapping[str, Any]) -> tuple[bool, float]:
-    return evidence["verdict"] != COLLAPSED, evidence["after"][INDICATOR]

@@ -55,6 +55,9 @@ def test_every_setting_is_valid_and_no_two_rows_are_one(name: str) -> None:
     cells = [tuple(planned.cell(setting, 0).name for setting in row.settings) for row in table.rows]
     points = [cell for row, cell in zip(table.rows, cells, strict=True) if not (row.pick or row.default)]
     assert len(set(points)) == len(points)
+    searched = [cell for row, cell in zip(table.rows, cells, strict=True) if row.pick]
+    assert all(len(set(cell)) == len(cell) for cell in searched)
+    assert len({len(cell) for cell in searched}) <= 1, "as many tries for a baseline as for ATP"
     assert len(planned.cells) == 2 * len({name for cell in cells for name in cell})
 
 
@@ -63,7 +66,7 @@ def test_what_tables_share_is_one_cell() -> None:
         return {row.name: make_cell(row.settings[0], 0)[0].name for row in rows_of(name).rows}
 
     parts = cells("parts")
-    assert cells("baselines")["ATP: align"] == parts["(b) + weighted diversity = align"]
+    assert cells("baselines")["ATP: align, as in params.yaml"] == parts["(b) + weighted diversity = align"]
     assert (
         cells("baselines")["BatchNorm only"] == cells("propagation-after")["BatchNorm only"] == parts["BatchNorm only"]
     )
