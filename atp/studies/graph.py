@@ -71,9 +71,16 @@ def _step(entry: Mapping[str, Any], folder: str, trees: Mapping[str, Mapping[str
             continue
         # Defaults in code, which DVC also tracks as parameters.
         for file, chosen in listed.items():
-            defaults = load_py(os.path.normpath(Path(where, file)))
+            defaults = _defaults(os.path.normpath(Path(where, file)))
             params |= {f"{file}:{name}": setting(defaults, name) for name in chosen}
     return Step(entry["cmd"], params, paths("deps"), paths("outs"))
+
+
+@cache
+def _defaults(path: str) -> dict[str, Any]:
+    """Defaults in a Python file, as DVC reads them."""
+    tree: dict[str, Any] = load_py(path)
+    return tree
 
 
 @cache
