@@ -4,7 +4,7 @@ import copy
 from pathlib import Path
 
 from atp.data.loading import Images
-from atp.method.choice import chosen, method_named
+from atp.method.choice import align_with
 from atp.method.dump import dump
 from atp.method.propagate import paired_images, propagate
 from atp.method.settings import AdaptSettings
@@ -57,9 +57,7 @@ def adapt(
         return PseudoLabelStore(written)
 
     if settings.align is not None:
-        aligning = chosen(settings.align)
-        images = target.augmented(aligning.augmentation)
-        method_named(settings.align.method).align(network, images, aligning, run("align"))
+        align_with(settings.align, network, target, run("align"))
         hand_on()
     for number in range(1, settings.rounds + 1):
         images = taught_images(target, labels(f"dump@r{number:02}"), settings.teach)

@@ -4,11 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from atp.method.settings import ALIGN, AlignSettings, module_named
-from atp.settings import Positive, checked
+from atp.settings import Flag, Positive, checked
 from atp.training.settings import Optimisation, with_length
 
 if TYPE_CHECKING:
-    from atp.data.loading import TrainingImages
+    from atp.data.loading import Images, TrainingImages
     from atp.models.network import SegmentationNetwork
     from atp.training.loop import History
     from atp.training.run import Run
@@ -23,12 +23,15 @@ class BaselineSettings(Optimisation):
     Attributes:
         lr_factor: learning rate relative to align's, the ratio of the published rates, so that both scale together if
             align's is not the published 2.5e-4. Ignored if ``align.baseline.lr`` is given.
+        reestimate_batchnorm: begin from BatchNorm statistics re-estimated on the target, as the baseline ``batchnorm``
+            ends, so that pseudo labels and thresholds are those of this model. Ours: no publication does.
         title: name used in print.
         needs_batchnorm: whether it can only adapt networks with BatchNorm.
         trains: False for a method without a loss, which has no learning rate and no epochs.
     """
 
     lr_factor: Positive = 1.0
+    reestimate_batchnorm: Flag = False
 
     title: ClassVar[str] = ""
     needs_batchnorm: ClassVar[bool] = False
@@ -81,3 +84,17 @@ def chosen(section: AlignSettings, where: str = "align.baseline") -> Optimisatio
     if "lr" in section.baseline:
         return settings
     return settings.model_copy(update={"lr": settings.lr * settings.lr_factor})
+
+
+def align_with(section: AlignSettings, network: "SegmentationNetwork", target: "Images", run: "Run") -> "History":
+    """Adapt the network in place by the method that ``align.method`` names."""
+    # Imported here, since PyTorch takes seconds and settings are checked without it.
+    from atp.training.normalisation import batchnorm_layers
+    from atp.training.prediction import reestimate_batchnorm
+
+    settings = chosen(section)
+    if isinstance(settings, BaselineSettings) and settings.reestimate_batchnorm:
+        batchnorm_layers(network, "align.baseline.reestimate_batchnorm", "set it to false")
+        reestimate_batchnorm(network, target.samples, target.size, run.runtime)
+        run.runtime.share_buffers(network)
+    return method_named(section.method).align(network, target.augmented(settings.augmentation), settings, run)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from atp.method.choice import chosen, method_named
+from atp.method.choice import align_with
 from atp.params import Params, needed
 from atp.runner.stage import Stage, run_stage
 from atp.runs import SOURCE
@@ -15,10 +15,8 @@ def inputs(params: Params, key: str | None) -> list[Path]:
 
 def body(stage: Stage) -> None:
     section = needed(stage.params.align, "align")
-    settings = chosen(section)
     network, source = begin(stage, SOURCE)
-    images = stage.target().augmented(settings.augmentation)
-    history = method_named(section.method).align(network, images, settings, stage.run())
+    history = align_with(section, network, stage.target(), stage.run())
     hand_on(stage, network, source, history)
 
 

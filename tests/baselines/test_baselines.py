@@ -1,6 +1,7 @@
 """What every baseline promises, on a tiny network: what it changes, and the same bits whatever happens."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from atp.data.folder import list_samples
-from atp.data.loading import TrainingImages
+from atp.data.loading import Images, TrainingImages
 from atp.errors import InputError
 from atp.losses.entropy import entropy_loss
-from atp.method.choice import chosen, method_named
+from atp.method.choice import align_with, chosen, method_named
 from atp.method.settings import ALIGN, AlignSettings, align_methods
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
 from atp.runner.resume import ResumeFile
@@ -24,7 +25,11 @@ from atp.training.runtime import Runtime
 
 CONFIG = NetworkConfig(backbone="resnet_small", output_stride=8, aspp_dilations=(1, 2), num_classes=3)
 CPU = Runtime(torch.device("cpu"))
-SHORT = {"cbst": {"rounds": 3, "epochs": 1}, "urma": {"epochs": 2}}
+SHORT = {
+    "cbst": {"rounds": 3, "epochs": 1},
+    "urma": {"epochs": 2},
+}
+"""What few steps need to show an effect."""
 LONE = {"min_ent": {"weight": 1.0}}
 """Published beside a loss of the source, and of no effect in a few steps without it."""
 NAMES = [method.removeprefix("baselines/") for method in align_methods() if method != ALIGN]
@@ -98,7 +103,7 @@ def test_it_changes_what_it_promises(images: TrainingImages, name: str) -> None:
         assert not any(key.startswith("classifier") for key in names)
     else:
         assert {key for key, _ in network.named_parameters()} <= names
-    assert bool(history) == (name != "batchnorm")
+    assert bool(history) == chosen(section(name)).trains
 
 
 @every_baseline
@@ -140,6 +145,45 @@ def test_batchnorm_is_the_baseline_of_evaluate(images: TrainingImages) -> None:
     reestimate_batchnorm(other, images.samples, None, CPU)
     for mine, theirs in zip(network.state_dict().values(), other.state_dict().values(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+@every_baseline
+def test_it_can_begin_from_reestimated_batchnorm(
+    images: TrainingImages, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    begun: list[dict[str, Tensor]] = []
+    method = method_named(f"baselines/{name}")
+    monkeypatch.setattr(method, "align", lambda network, *_: begun.append(copy.deepcopy(network.state_dict())))
+    for settings in ({}, {"reestimate_batchnorm": True}):
+        align_with(section(name, **settings), fresh(), Images(images.samples), Run("align", 7, CPU))
+    expected = fresh()
+    reestimate_batchnorm(expected, images.samples, None, CPU)
+    assert same_bits(begun[0], fresh().state_dict())
+    assert same_bits(begun[1], expected.state_dict())
+    assert not same_bits(begun[0], begun[1])
+
+
+def test_pseudo_labels_are_those_of_the_reestimated_model(images: TrainingImages) -> None:
+    network, target = fresh(), Images(images.samples)
+    still = {"lr_factor": 1e-9, "batchnorm": "eval", "epochs": 1, "rounds": 1, "reestimate_batchnorm": True}
+    align_with(section("cbst", **still), network, target, Run("align", 7, CPU))
+    expected = fresh()
+    reestimate_batchnorm(expected, images.samples, None, CPU)
+    assert same_bits(dict(network.named_buffers()), dict(expected.named_buffers()))
+
+
+def test_only_a_network_with_batchnorm_can_be_reestimated(images: TrainingImages) -> None:
+    settings = section("min_ent", reestimate_batchnorm=True)
+    with pytest.raises(InputError) as caught:
+        align_with(settings, Plain(), Images(images.samples), Run("align", 7, CPU))
+    assert str(caught.value) == (
+        "params.yaml: align.baseline.reestimate_batchnorm: needs BatchNorm layers, which the network lacks; "
+        "set it to false"
+    )
+
+
+def same_bits(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    return all(torch.equal(mine, theirs) for mine, theirs in zip(first.values(), second.values(), strict=True))
 
 
 def test_cbst_labels_more_in_each_round(images: TrainingImages) -> None:
