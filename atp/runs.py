@@ -28,6 +28,8 @@ METRICS = EVALUATE / "metrics.json"
 
 MODEL = "model.safetensors"
 """File name of a training stage's model."""
+OPTIMIZER = "optimizer.safetensors"
+"""File name of the state that a round of teach hands on to the next one: see ``atp.training.carried``."""
 HISTORY = "history.csv"
 """File name of its mean losses."""
 

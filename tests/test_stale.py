@@ -55,6 +55,7 @@ def test_nothing_is_stale_after_a_run(clone: Path) -> None:
         ("method", "negative_cap: Flag = True", "negative_cap: Flag = False", {*LABELLED, "teach"}),
         ("method", "] = [1.0]", "] = [1.5]", LABELLED),
         ("method", "class_mix: Flag = False", "class_mix: Flag = True", {"teach"}),
+        ("method", "rounds_per_schedule: Count = 1", "rounds_per_schedule: Count = 2", {"teach"}),
         ("method", "easy_ratio: Decay = 0.5", "easy_ratio: Decay = 0.3", {"split"}),
         ("method", "confidence: Share = 0.968", "confidence: Share = 0.9", {"propagate"}),
         ("black_box", "] = 4\n", "] = 5\n", set()),

@@ -12,6 +12,7 @@ from atp.method.split import split
 from atp.method.teach import taught_images, teach
 from atp.models.network import SegmentationNetwork
 from atp.pseudo_labels.store import PseudoLabelStore
+from atp.training.carried import Carried
 from atp.training.run import Run
 from atp.training.runtime import Runtime
 
@@ -59,9 +60,10 @@ def adapt(
     if settings.align is not None:
         align_with(settings.align, network, target, run("align"))
         hand_on()
+    carried = Carried(settings.teach.rounds_per_schedule)
     for number in range(1, settings.rounds + 1):
         images = taught_images(target, labels(f"dump@r{number:02}"), settings.teach)
-        network, _ = teach(network, images, settings.teach, settings.dump, run(f"teach@r{number:02}"))
+        network, _ = teach(network, images, settings.teach, settings.dump, run(f"teach@r{number:02}"), carried)
         hand_on()
     if settings.propagate is not None:
         store = labels("split")

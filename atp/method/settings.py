@@ -157,6 +157,10 @@ class TeachSettings(Optimisation):
         class_mix: paste half of an image's classes, with their labels, onto the next image of this process's batch.
         ema: decay of an exponential moving average of the weights, which becomes the stage's model; None keeps the
             trained weights.
+        rounds_per_schedule: number of consecutive rounds that are one training with renewed pseudo labels: momentum,
+            the poly schedule, the trained weights and their average go on from round to round, and the next round
+            starts anew. 1 starts every round anew, from the previous round's model. A round after one that
+            ``evidence.on_collapse`` reverted, and one that starts from another model than a round's, also start anew.
     """
 
     positive: NonNegative = 1.0
@@ -164,6 +168,7 @@ class TeachSettings(Optimisation):
     negatives: Literal["dumped", "online"] = "dumped"
     class_mix: Flag = False
     ema: Decay | None = None
+    rounds_per_schedule: Count = 1
 
 
 class SplitSettings(Section):

@@ -10,6 +10,7 @@ from atp.method.settings import DumpSettings, TeachSettings
 from atp.models.network import SegmentationNetwork
 from atp.pseudo_labels.negatives import negative_labels
 from atp.pseudo_labels.store import PseudoLabelStore, StoredLabels
+from atp.training.carried import Carried
 from atp.training.ema import AveragedNetwork
 from atp.training.loop import History, Training
 from atp.training.mixing import class_mix_masks, mix
@@ -30,11 +31,13 @@ def teach(
     settings: TeachSettings,
     dumping: DumpSettings,
     run: Run,
+    carried: Carried | None = None,
 ) -> tuple[SegmentationNetwork, History]:
     """Train ``network`` in place on pseudo labels.
 
     Args:
         dumping: settings of the pseudo labels; ``online`` negatives use the same threshold (Eq. 6).
+        carried: state of the earlier rounds (``settings.rounds_per_schedule``), updated in place.
 
     Returns:
         The taught model, which is the network or its moving average, and the history.
@@ -62,5 +65,5 @@ def teach(
             losses["loss"] = losses["loss"] + settings.negative * losses["negative"]
         return losses
 
-    history = Training(network, settings, images, run, ema=ema).run(objective)
+    history = Training(network, settings, images, run, ema=ema, carried=carried or Carried()).run(objective)
     return (ema.network if ema else network), history

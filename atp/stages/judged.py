@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from atp.data.folder import Sample, evenly_spread, list_samples
@@ -26,8 +27,17 @@ def begin(stage: Stage, folder: Path) -> tuple[SegmentationNetwork, Beginning]:
     return network, beginning(folder, checkpoint, len(_judged_on(stage)))
 
 
-def hand_on(stage: Stage, network: SegmentationNetwork, begun: Beginning, history: History) -> None:
+def hand_on(
+    stage: Stage,
+    network: SegmentationNetwork,
+    begun: Beginning,
+    history: History,
+    also: Callable[[Path], None] = lambda folder: None,
+) -> None:
     """Judge the model without labels and save it, its history and the evidence as the stage's result.
+
+    Args:
+        also: writes further files of the model into the folder, unless the model is reverted.
 
     Raises:
         InputError: the model collapsed and ``evidence.on_collapse`` is ``stop``. Nothing is written; the training state
@@ -48,7 +58,13 @@ def hand_on(stage: Stage, network: SegmentationNetwork, begun: Beginning, histor
         )
     if evidence["reverted"] and begun.folder is not None:
         network, _ = stage.load(begun.folder)
-    stage.save(network, begun.checkpoint, history, lambda folder: write_evidence(folder, evidence, shares))
+
+    def write(folder: Path) -> None:
+        write_evidence(folder, evidence, shares)
+        if not evidence["reverted"]:
+            also(folder)
+
+    stage.save(network, begun.checkpoint, history, write)
 
 
 def _judge(stage: Stage, network: SegmentationNetwork, begun: Beginning) -> tuple[Evidence, Shares, bool]:

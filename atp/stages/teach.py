@@ -6,8 +6,9 @@ from atp.method.teach import taught_images, teach
 from atp.params import Params
 from atp.pseudo_labels.store import PseudoLabelStore
 from atp.runner.stage import Stage, run_stage
-from atp.runs import dumped
+from atp.runs import OPTIMIZER, dumped
 from atp.stages.judged import begin, hand_on
+from atp.training.carried import Carried
 
 
 def inputs(params: Params, key: str | None) -> list[Path]:
@@ -18,10 +19,12 @@ def inputs(params: Params, key: str | None) -> list[Path]:
 def body(stage: Stage) -> None:
     assert stage.key is not None, "run_stage asks for it"
     settings = stage.params.teach
-    network, taught = begin(stage, stage.params.rounds[stage.key].model)
+    model = stage.params.rounds[stage.key].model
+    network, taught = begin(stage, model)
+    carried = Carried.read(model / OPTIMIZER, settings.rounds_per_schedule)
     images = taught_images(stage.target(), PseudoLabelStore(dumped(stage.key)), settings)
-    handed_on, history = teach(network, images, settings, stage.params.dump, stage.run())
-    hand_on(stage, handed_on, taught, history)
+    handed_on, history = teach(network, images, settings, stage.params.dump, stage.run(), carried)
+    hand_on(stage, handed_on, taught, history, lambda folder: carried.write(folder / OPTIMIZER))
 
 
 def main() -> None:

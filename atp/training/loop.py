@@ -14,6 +14,7 @@ from torch.optim import SGD
 from atp.data.loading import AnyBatch, TrainingOrder, TrainingSet, mix_seed, training_loader
 from atp.errors import InputError
 from atp.models.network import SegmentationNetwork
+from atp.training.carried import Carried
 from atp.training.ema import AveragedNetwork
 from atp.training.optimisation import build_optimizer, build_schedule
 from atp.training.progress import Progress
@@ -41,6 +42,7 @@ class Training(Generic[AnyBatch]):
         ema: moving average of the network, if the stage uses one.
         extra: module trained jointly at the classifier's learning rate, and then discarded.
         weights: sampling weights of the images.
+        carried: state of earlier trainings with the same schedule, updated at the end.
         history: losses recorded so far.
     """
 
@@ -51,6 +53,7 @@ class Training(Generic[AnyBatch]):
     ema: AveragedNetwork | None = None
     extra: nn.Module | None = None
     weights: Tensor | None = None
+    carried: Carried = field(default_factory=Carried)
     history: History = field(default_factory=dict)
 
     def run(self, objective: Callable[[nn.Module, AnyBatch], Losses]) -> History:
@@ -90,7 +93,11 @@ class Training(Generic[AnyBatch]):
             optimizer.add_param_group(
                 {"params": list(self.extra.parameters()), "lr": settings.lr * settings.classifier_lr_factor}
             )
-        schedule = build_schedule(optimizer, settings, order.steps)
+        before = self.carried.done * order.steps
+        schedule = build_schedule(optimizer, settings, self.carried.parts * order.steps, before)
+        self.carried.restore(self.network, optimizer)
+        if self.ema:
+            self.ema.steps = before
         # Small gradients underflow in float16 without scaling; other types do not need it.
         scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype is torch.float16)
         parts = {"optimizer": optimizer, "schedule": schedule, "scaler": scaler}
@@ -121,6 +128,7 @@ class Training(Generic[AnyBatch]):
                     if resume and (resume.due() or step == order.steps):
                         self._save(resume, step, parts)
                 progress.advance()
+        self.carried.keep(self.network, optimizer, runtime, averaged=self.ema is not None)
         return self.history
 
     def _step(

@@ -13,10 +13,16 @@ def build_optimizer(network: SegmentationNetwork, settings: Optimisation) -> SGD
     return SGD(groups, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
-def build_schedule(optimizer: SGD, settings: Optimisation, steps: int) -> LambdaLR:
-    """lr * (1 - step / steps) ** power, after a linear warm-up."""
+def build_schedule(optimizer: SGD, settings: Optimisation, steps: int, before: int = 0) -> LambdaLR:
+    """lr * (1 - step / steps) ** power, after a linear warm-up.
+
+    Args:
+        steps: of the whole schedule.
+        before: its steps that earlier trainings have done.
+    """
 
     def factor(step: int) -> float:
+        step += before
         warmup = min(1.0, (step + 1) / (settings.warmup_steps + 1))
         return warmup * float(max(0.0, 1 - step / steps) ** settings.power)
 

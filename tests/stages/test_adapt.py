@@ -1,6 +1,7 @@
 """``atp.adapt`` and the stages are one method: with the same settings they end with the same bits."""
 
 import os
+import shutil
 import socket
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,7 +16,7 @@ from atp.models.checkpoint import load_checkpoint
 from atp.params import Params, load_params
 from atp.training.runtime import Runtime
 from tests.models.foreign import Small
-from tests.stages.launch import forkserver
+from tests.stages.launch import RunStage, forkserver
 
 
 def test_adapt_ends_with_the_same_bits_as_the_stages(
@@ -45,6 +46,49 @@ def test_adapt_ends_with_the_same_bits_as_the_stages(
     state = result.given.state_dict()
     expected = load_checkpoint(Path("runs/propagate/model.safetensors")).state
     assert state.keys() == expected.keys()
+    assert not [name for name, value in expected.items() if not torch.equal(value, state[name])]
+
+
+@pytest.mark.parametrize("ema", [0.9, None])
+def test_what_rounds_carry_on_has_the_same_bits_too(
+    adapted: Path,
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run_stage: RunStage,
+    ema: float | None,
+) -> None:
+    """Two rounds of one schedule, and a third that begins another."""
+    yaml = YAML(typ="safe")
+    tree = yaml.load(project / "params.yaml")
+    tree["teach"] |= {"rounds_per_schedule": 2, "ema": ema, "epochs": 2}
+    tree["rounds"]["r03"] = {"model": "runs/teach/r02"}
+    tree["split"]["model"] = "runs/teach/r03"
+    yaml.dump(tree, project / "params.yaml")
+    shutil.copytree(adapted / "runs", project / "runs", ignore=shutil.ignore_patterns("teach", "r02", "propagate"))
+    for key in ("r01", "r02", "r03"):
+        for stage in ("dump", "teach"):
+            ended = run_stage(project, stage, "--round", key)
+            assert ended.code == 0, ended.output
+    carried = [(project / f"runs/teach/{key}/optimizer.safetensors").exists() for key in ("r01", "r02", "r03")]
+    assert carried == [True, False, True]
+    monkeypatch.chdir(project)
+    settings = load_params().adapt_settings().model_copy(update={"propagate": None})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        result = adapt(
+            load_model("runs/source"),
+            "data/target/images",
+            settings,
+            device="cpu",
+            precision="fp32",
+            folder=tmp_path / "labels",
+        )
+    finally:
+        torch.set_num_threads(threads)
+    state = result.given.state_dict()
+    expected = load_checkpoint(Path("runs/teach/r03/model.safetensors")).state
     assert not [name for name, value in expected.items() if not torch.equal(value, state[name])]
 
 

@@ -69,6 +69,15 @@ def test_a_collapsed_model_is_taken_back(collapsing: Path, run_stage: RunStage) 
     assert evidence(collapsing, "teach/r01")["before"] == told["source"]
 
 
+def test_a_model_that_is_taken_back_leaves_no_momentum(adapted: Path, tmp_path: Path, run_stage: RunStage) -> None:
+    project = guarded(Path(shutil.copytree(adapted, tmp_path / "project")), "revert")
+    for lr, kept in ((0.001, True), (200.0, False)):
+        set_params(project, "teach", rounds_per_schedule=2, epochs=1, lr=lr, positive=1.0, ema=None)
+        assert run_stage(project, "teach", "--round", "r01").code == 0
+        assert evidence(project, "teach/r01")["reverted"] != kept
+        assert (project / "runs/teach/r01/optimizer.safetensors").exists() == kept
+
+
 def test_a_collapse_is_told_and_handed_on(collapsing: Path, run_stage: RunStage) -> None:
     ended = run_stage(guarded(collapsing, "warn"), "align")
     assert ended.code == 0
