@@ -13,10 +13,9 @@ from atp.datasets.label_maps import CLASS_SETS
 from atp.errors import InputError
 from atp.models.config import OUTPUT_STRIDES
 from atp.params import Params, needed
-from atp.studies.contents import baseline, black, has_batchnorm, taught
+from atp.studies.contents import baseline, black, has_batchnorm, renewed, taught
 from atp.studies.definitions import ALIGN, PROPAGATE, SOURCE, Place, Row, Table, row
 from atp.studies.paper import class_columns, printed, printed_figure, title
-from atp.training.settings import with_length
 
 CITIES = ("Rome", "Rio", "Tokyo", "Taipei")
 """Targets of Table 3."""
@@ -192,16 +191,14 @@ def _negatives(params: Params) -> Table:
     """Figure 6: rounds of one epoch; the limit 1/C, which would make thresholds equal, is off."""
     shown = printed_figure(6)
     epochs = [int(epoch) for epoch in shown.varied["epoch"]]
-    models = [ALIGN, *(str(runs.taught(f"r{epoch:02}")) for epoch in epochs[1:])]
-    rounds = {f"r{epoch:02}": {"model": models[epoch - 1]} for epoch in epochs[1:]}
-    values = {"rounds": rounds, "split.model": models[-1], "dump.negative_cap": False}
-    values |= {f"teach.{key}": value for key, value in with_length({"epochs": 1}).items()}
+    values = {**renewed(epochs[-1]), "dump.negative_cap": False}
     rows = []
     for threshold in shown.varied["lambda_neg"]:
         name = f"lambda_neg = {threshold:g}"
         for epoch in epochs:
+            model = str(runs.taught(f"r{epoch:02}")) if epoch else ALIGN
             own = {**values, "dump.negative_threshold": threshold} if epoch else {}
-            rows.append(row(f"{name}, epoch {epoch}", models[epoch], own, curve=name, at=epoch))
+            rows.append(row(f"{name}, epoch {epoch}", model, own, curve=name, at=epoch))
     return Table(
         f"Figure 6: {title('figures', 6)}",
         "Each epoch is a round: new labels, then one epoch of teach with a schedule of its own. Epoch 0 is align. The "

@@ -105,6 +105,9 @@ STUDIES: Mapping[str, Study] = {
     "teach-sensitivity": Study(
         "teach over the share K of labelled pixels and the threshold of negative labels", contents.teach_sensitivity
     ),
+    "renewed-labels": Study(
+        "rounds of one epoch with new pseudo labels, with one optimiser or one for each", contents.renewed_labels
+    ),
     "propagation-after": Study("propagation after other methods", contents.propagation_after),
     "propagation-variants": Study(
         "propagation by CutMix, ClassMix, ReCo and strong augmentation, with and without an averaged teacher",
