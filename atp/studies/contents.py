@@ -319,9 +319,9 @@ def renewed_labels(params: Params) -> Table:
             rows.append(row(f"{rounds} rounds of one epoch, the optimiser {name}", last, values))
     return Table(
         "Renewed pseudo labels",
-        "Measured after the last round of teach. In a round, labels are made anew and trained on for an epoch; the paper "
-        "has at most ten. The optimiser's momentum, its schedule and the averaged weights begin again in each round, or go "
-        "on from round to round, which the paper does not say.",
+        "Measured after the last round of teach. In a round, labels are made anew and trained on for an epoch; the "
+        "paper has at most ten. The optimiser's momentum, its schedule and the averaged weights begin again in each "
+        "round, or go on from round to round, which the paper does not say.",
         tuple(rows),
     )
 
