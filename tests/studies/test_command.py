@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from atp.cli import app
@@ -89,6 +90,14 @@ def test_data_in_a_plain_folder_need_their_full_path_and_new_code_needs_git(tmp_
     params.write_text(
         params.read_text().replace("data/", f"{elsewhere}/").replace("root: data ", f"root: {elsewhere} ")
     )
+    named = params.read_text()
+    params.write_text(named.replace(f"{elsewhere}/validation", "plain"))
+    shutil.copytree(elsewhere / "validation", clone / "plain")
+    refused = table(clone, "--on", "validation")
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1), refused.stderr
+    assert "data.validation.images: plain/images is neither in DVC nor in git" in refused.stderr
+    params.write_text(named)
+    shutil.rmtree(clone / "plain")
     new = clone / "atp/baselines/new.py"
     new.touch()
     refused = table(clone)
@@ -127,7 +136,7 @@ def test_a_cell_is_computed_once_in_a_fresh_clone(tmp_path: Path) -> None:
     again = table(clone)
     assert "1 finished before, 0 to compute" in again.stderr, again.stderr
     assert again.stdout == done.stdout
-    # Other images are another cell.
+    # Other images are another cell, of the same source model.
     other = table(clone, "--on", "validation")
     assert "0 finished before, 1 to compute" in other.stderr, other.stderr
     assert "### Table 5: Tiny, on the validation images\n" in other.stdout
@@ -138,3 +147,16 @@ def test_a_cell_is_computed_once_in_a_fresh_clone(tmp_path: Path) -> None:
     both = [json.loads((clone / f"runs/studies/table-5{on}.json").read_text()) for on in ("", "-validation")]
     (test,), (validation,) = ([row["values"][0] for row in each["rows"]] for each in both)
     assert test["iou"] != validation["iou"]
+    assert source_model(clone, test["experiment"]) == source_model(clone, validation["experiment"])
+
+
+def source_model(clone: Path, experiment: str) -> str:
+    """DVC's digest of a cell's source model, in which a second training would write another fingerprint."""
+
+    def said(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=clone, check=True, capture_output=True, text=True).stdout
+
+    (ref,) = [
+        ref for ref in said("for-each-ref", "refs/exps", "--format=%(refname)").split() if ref.endswith(experiment)
+    ]
+    return str(YAML(typ="safe").load(said("show", f"{ref}:dvc.lock"))["stages"]["source"]["outs"][0]["md5"])
