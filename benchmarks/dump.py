@@ -1,7 +1,8 @@
 """Pseudo labels on disk: ATP's writer against plain arrays and against published code, on the same predictions.
 
     python benchmarks/dump.py                  the comparison, a quarter of an hour
-    python benchmarks/dump.py --containers     size and speed of formats for negative labels
+    python benchmarks/dump.py --containers     size and speed of formats for negative labels and for masks
+    python benchmarks/dump.py --codes          resolution of the confidence codes: pixels kept beyond K, and size
 
 ``arrays`` is the baseline, what one would write without this project: the class of each pixel in uint8 and its
 confidence in float32 (or float16), of all images, in lists of arrays; thresholds by ``np.partition`` over each class;
@@ -40,6 +41,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from atp.data.arrays import arrays_to_bytes
 from atp.data.labels import IGNORE, LabelSpace
+from atp.pseudo_labels import thresholds
 from atp.pseudo_labels.bitmaps import pack
 from atp.pseudo_labels.negatives import negative_labels
 from atp.pseudo_labels.store import PseudoLabelStore, PseudoLabelWriter
@@ -159,16 +163,16 @@ def dump_crst(folder: Path, images: int, size: tuple[int, int], axis: int = 2) -
             np.save(folder / f"{index:05d}.npy", array)
             for c in range(CLASSES):
                 confidences[c].extend(best[labels == c][::STRIDE])
-    thresholds = np.ones(CLASSES, np.float32)
+    least = np.ones(CLASSES, np.float32)
     with watch:
         for c, values in enumerate(confidences):
             values.sort(reverse=True)
             if selected := int(len(values) * KEEP_RATIO):
-                thresholds[c] = values[selected - 1]
+                least[c] = values[selected - 1]
         for index in range(images):
             array = np.load(folder / f"{index:05d}.npy")
             labels, best = array.argmax(axis).astype(np.uint8), array.max(axis)
-            labels[best < thresholds[labels]] = IGNORE
+            labels[best < least[labels]] = IGNORE
             Image.fromarray(labels).save(folder / f"{index:05d}.png")
     final = folder_bytes(folder)
     return times(watch, forwards, images) | {"final": final / images, "peak": final / images}
@@ -202,15 +206,15 @@ def dump_arrays(
                 nats = torch.special.entr(probabilities).sum(0).mean()
                 entropies[f"{index:05d}"] = float(nats) / math.log(CLASSES)
     with watch:
-        thresholds = np.ones(CLASSES, confidence)
+        least = np.ones(CLASSES, confidence)
         kept = np.zeros(CLASSES)
         for c in range(CLASSES):
             values = np.concatenate([b[mask == c] for mask, b in zip(classes, confidences, strict=True)])
             if selected := math.ceil(len(values) * KEEP_RATIO):
-                thresholds[c] = np.partition(values, -selected)[-selected]
-                kept[c] = (values >= thresholds[c]).mean()
+                least[c] = np.partition(values, -selected)[-selected]
+                kept[c] = (values >= least[c]).mean()
         for index, (mask, b) in enumerate(zip(classes, confidences, strict=True)):
-            mask[b < thresholds[mask]] = IGNORE
+            mask[b < least[mask]] = IGNORE
             Image.fromarray(mask).save(folder / f"{index:05d}.png")
         if all_:
             (folder / "entropies.json").write_text(json.dumps(entropies))
@@ -476,6 +480,122 @@ def container_candidates(shape: tuple[int, ...]) -> Iterator[Candidate]:
     yield "a 1-bit PNG for each class", pngs, from_pngs
 
 
+def wrappers(size: tuple[int, int], images: int) -> None:
+    """Size and speed of ways to write the same packed planes, and of PNGs of masks, to and from memory."""
+
+    def saved(packed: Packed) -> bytes:
+        return arrays_to_bytes(packed)
+
+    def loaded(data: bytes) -> Packed:
+        array: Packed = np.load(io.BytesIO(zstandard.ZstdDecompressor().decompress(data)))
+        return array
+
+    def zipped(save: Callable[..., None], packed: Packed) -> bytes:
+        buffer = io.BytesIO()
+        save(buffer, packed)
+        return buffer.getvalue()
+
+    def unzipped(data: bytes) -> Packed:
+        array: Packed = np.load(io.BytesIO(data))["arr_0"]
+        return array
+
+    def png(pixels: Packed, **how: int) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels.reshape(-1, pixels.shape[-1])).save(buffer, "PNG", **how)
+        return buffer.getvalue()
+
+    def mask(ids: Packed, **how: int) -> bytes:
+        # Pillow filters the rows of a greyscale image, but not of one with a palette.
+        image = Image.fromarray(ids)
+        image.putpalette(label_space().palette)
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", **how)
+        return buffer.getvalue()
+
+    def pixels(data: bytes) -> Packed:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image)
+
+    planes, masks = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        dump_atp(Path(folder), images, size)
+        store = PseudoLabelStore(Path(folder) / "labels")
+        for name in store.names:
+            planes.append(pack(store.negatives(name)).numpy())
+            masks.append(store.positive(name).numpy())
+    rle = zlib.Z_RLE
+    ways: list[tuple[str, list[Packed], Callable[[Packed], bytes], Callable[[bytes], Packed]]] = [
+        ("planes, `numpy.save` in zstd 1 with checksum (ATP)", planes, saved, loaded),
+        ("planes, `numpy.savez_compressed`", planes, partial(zipped, np.savez_compressed), unzipped),
+        ("planes, 8-bit PNG, run lengths", planes, partial(png, compress_type=rle), pixels),
+        ("masks, PNG, run lengths (ATP)", masks, partial(mask, compress_type=rle), pixels),
+        ("masks, PNG, Pillow's default", masks, mask, pixels),
+        ("masks, PNG, Pillow's best level", masks, partial(mask, compress_level=9), pixels),
+    ]
+    print(f"\n**Files of the same arrays**, {size[0]}x{size[1]}, {CLASSES} classes, mean of {images} images\n")
+    rows = []
+    for name, arrays, encode, decode in ways:
+        files = [encode(array) for array in arrays]
+        for file, array in zip(files, arrays, strict=True):
+            assert np.array_equal(decode(file).reshape(array.shape), array), name
+        writing = statistics.mean(min(timed(encode, array) for _ in range(3)) for array in arrays)
+        reading = statistics.mean(min(timed(decode, file) for _ in range(3)) for file in files)
+        kilobytes = sum(map(len, files)) / len(files) / 1e3
+        rows.append([name, f"{kilobytes:.2f}", f"{writing * 1e3:.2f}", f"{reading * 1e3:.2f}"])
+    print_table(["", "kB an image", "write, ms", "read, ms"], rows)
+
+
+RATIOS = (0.3, 0.5, 0.65, 0.8)
+
+
+def codes(size: tuple[int, int], images: int) -> None:
+    """Pixels kept beyond K by the class furthest from it, and size of the codes, for other numbers of mantissa bits."""
+    logits = [scene(index, size) for index in range(images)]
+    uncertain = [0.5 * each for each in logits]
+    mean = [
+        float(torch.stack([forward(each).max(0).values.mean() for each in of]).mean()) for of in (logits, uncertain)
+    ]
+    rows = []
+    for bits in (4, 6, 8, 10):
+        with mantissa_bits(bits):
+            (excess, size_), (less, _) = coded(logits), coded(uncertain)
+            rows.append([f"{2**bits}", f"{thresholds.CERTAIN + 1}", f"{excess:.2f}", f"{less:.2f}", f"{size_:.0f}"])
+    print(f"\n**Confidence codes**, {size[0]}x{size[1]}, {CLASSES} classes, {images} images, K of {RATIOS}\n")
+    beyond = "points kept beyond K, worst class"
+    header = ["codes per halving", "bins", *(f"{beyond}, mean confidence {value:.2f}" for value in mean), "kB an image"]
+    print_table(header, rows)
+
+
+@contextmanager
+def mantissa_bits(bits: int) -> Iterator[None]:
+    """Let ``thresholds`` keep another number of bits."""
+    kept = {name: getattr(thresholds, name) for name in ("_MANTISSA_BITS", "_LOW_CODES", "_DROPPED_BITS", "CERTAIN")}
+    certain = (1 << bits) + (thresholds._HALVINGS << bits) + 1
+    try:
+        for name, value in zip(kept, (bits, 1 << bits, 23 - bits, certain), strict=True):
+            setattr(thresholds, name, value)
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(thresholds, name, value)
+
+
+def coded(logits: Sequence[Tensor]) -> tuple[float, float]:
+    """Points kept beyond K by the class furthest from it, for the worst of ``RATIOS``, and kB an image."""
+    histogram = thresholds.ConfidenceHistogram(CLASSES, thresholds.CERTAIN + 1)
+    size = 0
+    for each in logits:
+        confidences, labels = forward(each).max(0)
+        found = thresholds.confidence_codes(confidences).numpy()
+        histogram.update(labels.byte().numpy(), found)
+        for part in (found & 0xFF, found >> 8):
+            size += len(zstandard.ZstdCompressor(level=1).compress(part.astype(np.uint8).tobytes()))
+    pixels = histogram.counts.sum(1)
+    predicted = pixels > 0
+    excess = [histogram.at_least(histogram.thresholds(k))[predicted] / pixels[predicted] - k for k in RATIOS]
+    return 100 * float(np.max(excess)), size / len(logits) / 1e3
+
+
 def parse_size(text: str) -> tuple[int, int]:
     width, height = map(int, text.split("x"))
     if width % 8 or height % 8:
@@ -498,9 +618,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=10, help="per run")
     parser.add_argument("--sizes", type=parse_size, nargs="+", default=[(512, 256), (1024, 512)], help="WIDTHxHEIGHT")
-    parser.add_argument("--memory-images", type=int, nargs="*", default=[50, 200, 500], help="none skips it")
+    parser.add_argument("--memory-images", type=int, nargs="*", default=[25, 100, 200], help="none skips it")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--containers", action="store_true", help="compare containers of negative labels instead")
+    parser.add_argument("--containers", action="store_true", help="compare containers of negative labels and masks")
+    parser.add_argument("--codes", action="store_true", help="compare resolutions of the confidence codes")
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()), help="where to write")
     parser.add_argument("--child", choices=list(METHODS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -511,6 +632,9 @@ def main() -> None:
     if arguments.containers:
         for size in arguments.sizes:
             containers(size, arguments.images)
+            wrappers(size, arguments.images)
+    elif arguments.codes:
+        codes(arguments.sizes[-1], arguments.images)
     else:
         for size in arguments.sizes:
             compare(arguments.images, size, arguments.scratch, arguments.repeats)

@@ -74,3 +74,22 @@ def test_ratios_are_those_of_one_turn(dump: ModuleType) -> None:
     assert dump.row("ATP", runs) == ["ATP", all_, "100.0", "105.0", *ratios, "2.0", "3.0"]
     assert dump.row("arrays", runs)[:2] == ["arrays", less]
     assert dump.row("arrays", runs)[4:6] == ["1.00 (1.00-1.00)", ""], "not against a method that writes more"
+
+
+def test_other_resolutions_of_the_codes(dump: ModuleType) -> None:
+    logits = [dump.scene(index, SIZE) for index in range(IMAGES)]
+    as_is = dump.coded(logits)
+    with dump.mantissa_bits(8):
+        assert dump.coded(logits) == as_is, "8 bits are ATP's own"
+    with dump.mantissa_bits(4):
+        coarse = dump.coded(logits)
+    assert coarse[0] > as_is[0]
+    assert coarse[1] < as_is[1]
+    assert dump.coded(logits) == as_is
+
+
+def test_formats_hold_what_was_written(dump: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    dump.containers((64, 32), 1)
+    dump.wrappers((64, 32), 1)
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 + 14 + 2 + 6
