@@ -5,12 +5,13 @@ import logging
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import atp
-from atp.errors import InputError, exit_codes
+from atp.errors import InputError, exit_codes, interruptible
 from atp.evaluation.evidence.record import INDICATORS
 from atp.runs import METRICS, PROPAGATE, RUNS, within
 from atp.studies.definitions import HeldOut
@@ -18,8 +19,22 @@ from atp.studies.definitions import HeldOut
 if TYPE_CHECKING:
     from atp.registry.settings import RegisterSettings
 
+
+class Commands(TyperGroup):
+    """Commands that end with one line on Ctrl-C; Typer's own end with none."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with interruptible(lambda: f"atp {ctx.invoked_subcommand}: interrupted; the same command starts it again"):
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
-    help=atp.__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    cls=Commands,
+    help=atp.__doc__,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 
@@ -330,7 +345,7 @@ def serve(
 
 
 def main() -> None:
-    """Entry point: bad input ends with one line and code 2."""
+    """Entry point: bad input ends with one line and code 2, Ctrl-C with one line and code 130."""
     with exit_codes():
         app()
 

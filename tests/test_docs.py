@@ -1,12 +1,18 @@
 """README.md and docs/: what they name exists. `make docs` checks the links between pages."""
 
+import ast
+import inspect
 import re
+import runpy
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+import atp
 from atp.cli import app
+from atp.params import Params
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -48,3 +54,25 @@ def test_every_command_is_listed() -> None:
     assert set(re.findall(r"`atp ([a-z]+)", text)) == names
     targets = set(re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)) - {"help"}
     assert set(re.findall(r"`make ([a-z]+)", text)) == targets
+
+
+def test_the_reference_of_settings_is_made_from_their_classes() -> None:
+    made = runpy.run_path(str(ROOT / "docs/settings.py"))
+    assert (ROOT / "docs/reference/settings.md").read_text() == made["page"](), "run python docs/settings.py"
+    sections = {field.alias or name for name, field in Params.model_fields.items()}
+    assert set(made["SECTIONS"]) - {made["TRAINING"]} == sections
+
+
+def test_the_reference_has_the_functions_signatures() -> None:
+    text = (ROOT / "docs/reference/python.md").read_text()
+    nodes = [node for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) for node in ast.parse(block).body]
+    shown = {node.name: f"({ast.unparse(node.args)})" for node in nodes if isinstance(node, ast.FunctionDef)}
+    assert shown == {name: signature(getattr(atp, name)) for name in ("adapt", "wrap", "load_model", "predict")}
+
+
+def signature(function: Callable[..., object]) -> str:
+    """A function's arguments and defaults, without types."""
+    found = inspect.signature(function)
+    bare = [each.replace(annotation=each.empty) for each in found.parameters.values()]
+    text = str(found.replace(parameters=bare, return_annotation=found.empty))
+    return text.replace(repr(atp.AdaptSettings()), "AdaptSettings()")

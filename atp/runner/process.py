@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,15 @@ def lock(label: str) -> Iterator[None]:
         yield
 
 
+def interrupted(label: str) -> str:
+    """The line with which a stage ends after Ctrl-C; empty for one of a launcher's processes, which leave it to it."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return ""
+    kept = any(STATE.glob(f"{label}-*"))
+    how = f"its training state is kept in {STATE}, and the same command continues from it"
+    return f"{label}: interrupted; {how if kept else 'the same command starts it again'}"
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete temporary folders of a killed run; the lock is held, so no other process writes to them."""
     for path in folder.parent.glob(f".{folder.name}.*.tmp"):
@@ -67,7 +77,7 @@ def light_stage(name: str) -> Iterator[Params]:
     """Run a stage that needs no PyTorch: arguments, parameters, lock; bad input ends it with one line."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     argparse.ArgumentParser(prog=f"python -m atp.stages {name}", description=f"Stage {name} of dvc.yaml.").parse_args()
-    with exit_codes():
+    with exit_codes(partial(interrupted, name)):
         params = load_params()
         with lock(name):
             remove_leftovers(folder(name))

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from atp.models.own import check_code
 from atp.params import Params, load_params
 from atp.runner.beside import open_stage_tracker
 from atp.runner.parent import die_with_parent
-from atp.runner.process import STATE, lock, output, remove_leftovers, seal, write_json
+from atp.runner.process import STATE, interrupted, lock, output, remove_leftovers, seal, write_json
 from atp.runner.resume import ResumeFile
 from atp.runner.tracking import Tracker
 from atp.runs import HISTORY, MODEL, folder
@@ -211,7 +211,8 @@ def run_stage(
     if rounds:
         parser.add_argument("--round", required=True, help="key of the round in params.yaml")
     key: str | None = vars(parser.parse_args()).get("round")
-    with exit_codes():
+    label = f"{name}@{key}" if key else name
+    with exit_codes(partial(interrupted, label)):
         params = load_params()
         if key is not None and key not in params.rounds:
             raise InputError(f"params.yaml: rounds has no {key}; it has {', '.join(params.rounds)}")
@@ -222,7 +223,6 @@ def run_stage(
         die_with_parent()
         if sealed:
             seal(params, opened(params))
-        label = f"{name}@{key}" if key else name
         with (
             open_runtime(params.training, params.runtime) as runtime,
             lock(label) if runtime.is_main else nullcontext(),

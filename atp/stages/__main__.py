@@ -7,6 +7,7 @@ stage runs in several processes, under PyTorch's launcher.
 import gc
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -16,13 +17,14 @@ from atp.errors import InputError, exit_codes
 from atp.params import load_params
 from atp.runner.beside import start_ahead
 from atp.runner.parent import die_with_dvc, die_with_parent
+from atp.runner.process import interrupted
 
 
 def main() -> None:
     die_with_parent()
     die_with_dvc()
     name, *arguments = sys.argv[1:] or [""]
-    with exit_codes():
+    with exit_codes(lambda: interrupted("@".join([name, *arguments[1:2]]))):
         if not name.isidentifier() or not find_spec(f"atp.stages.{name}"):
             raise no_such_stage(name)
         if not {"-h", "--help"} & set(arguments):
@@ -53,16 +55,25 @@ def launch(name: str, arguments: Sequence[str], processes: int) -> int:
     Args:
         processes: 0 starts one per GPU.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    # Its thread warnings and its failure report would bury the stage's own messages.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # Its warnings and its failure report would bury the stage's own messages. Some of its loggers have their own level.
+    launcher = logging.getLogger("torch.distributed.elastic")
+    launcher.setLevel(logging.CRITICAL)
+    launcher.addHandler(logging.NullHandler())
+    launcher.propagate = False
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // (processes or 1))))
     count = str(processes) if processes else "gpu"
     command = ["--standalone", "--nproc-per-node", count, "--module", f"atp.stages.{name}", *arguments]
     try:
         run(parse_args(command))  # type: ignore[no-untyped-call]
+    except SignalException as error:
+        # It has ended the processes by the same signal.
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from error
+        return 128 + error.sigval
     except ChildFailedError as error:
         return max(1, error.get_first_failure()[1].exitcode)
     except ValueError as error:
