@@ -174,7 +174,7 @@ class Training(Generic[AnyBatch]):
             state = {name: part.state_dict() for name, part in parts.items()}
             state |= {"step": step, "network": self.network.state_dict(), "history": self.history}
             if self.ema:
-                state["ema"] = {"steps": self.ema.steps, "network": self.ema.network.state_dict()}
+                state["ema"] = self.ema.state_dict()
             if self.extra:
                 state["extra"] = self.extra.state_dict()
             resume.save(state)
@@ -183,8 +183,7 @@ class Training(Generic[AnyBatch]):
         self.network.load_state_dict(saved["network"])
         self.history.update(saved["history"])
         if self.ema:
-            self.ema.steps = saved["ema"]["steps"]
-            self.ema.network.load_state_dict(saved["ema"]["network"])
+            self.ema.load_state_dict(saved["ema"])
         if self.extra:
             self.extra.load_state_dict(saved["extra"])
         parts["optimizer"].load_state_dict(saved["optimizer"])

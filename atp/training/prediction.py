@@ -1,6 +1,6 @@
 """Inference: class probabilities of images, without gradients."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -86,25 +86,44 @@ def read_chunks(
 def reestimate_batchnorm(
     network: SegmentationNetwork, samples: Sequence[Sample], size: tuple[int, int] | None, runtime: Runtime
 ) -> None:
-    """Replace BatchNorm's running statistics by those of these images, with equal weight for each chunk.
+    """Replace BatchNorm's running statistics by those of these images, with equal weight for each chunk."""
+    for module in network.modules():
+        if isinstance(module, BatchNorm):
+            module.reset_running_stats()
+    # In PyTorch, None means the plain average over all batches.
+    update_batchnorm(network, chunks(samples, size), size, runtime, lambda number: None)
+
+
+@torch.no_grad()
+def update_batchnorm(
+    network: SegmentationNetwork,
+    batches: Sequence[Sequence[Sample]],
+    size: tuple[int, int] | None,
+    runtime: Runtime,
+    momentum: Callable[[int], float | None],
+) -> None:
+    """Update BatchNorm's running statistics with batches of images, each of one size.
 
     All other layers are in evaluation mode, so that the statistics match the layers' inputs at inference.
+
+    Args:
+        momentum: maps a batch's number, from 0, to the share of its statistics in the updated ones, as PyTorch's
+            BatchNorm defines it.
     """
     runtime.place(network)
     layers = [m for m in network.modules() if isinstance(m, BatchNorm)]
     momenta = [layer.momentum for layer in layers]
     network.eval()
     for layer in layers:
-        layer.reset_running_stats()
-        # In PyTorch, None means the plain average over all batches.
-        layer.momentum = None
         layer.train()
-    for _, images in read_chunks(chunks(samples, size), size):
+    for number, (_, images) in enumerate(read_chunks(batches, size)):
+        for layer in layers:
+            layer.momentum = momentum(number)
         if len(images) == 1:
             # After global pooling, a single image has one value per channel and no variance.
             images = torch.cat([images, images.flip(-1)])
         with runtime.autocast():
             network(images.to(runtime.device, memory_format=runtime.memory_format))
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
+    for layer, own in zip(layers, momenta, strict=True):
+        layer.momentum = own
     network.eval()

@@ -28,6 +28,10 @@ CPU = Runtime(torch.device("cpu"))
 SHORT = {
     "cbst": {"rounds": 3, "epochs": 1},
     "urma": {"epochs": 2},
+    "cotta": {"ema": 0.5, "scales": [1.0, 1.5]},
+    "dt_st": {"ema": 0.5, "first_check": 2, "check_every": 1, "update_after": 2},
+    "mic": {"confidence": 0.3},
+    "ubna": {"batches": 4, "batch_size": 2},
 }
 """What few steps need to show an effect."""
 LONE = {"min_ent": {"weight": 1.0}}
@@ -95,7 +99,7 @@ def test_it_changes_what_it_promises(images: TrainingImages, name: str) -> None:
     assert names
     assert network.state_dict().keys() == fresh().state_dict().keys()
     assert not network.head._forward_hooks
-    if name in ("batchnorm", "tent"):
+    if name in ("batchnorm", "tent", "ubna"):
         layers = {key for key, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
         assert {key.rpartition(".")[0] for key in names} <= layers
         assert any(key.endswith(".weight") for key in names) == (name == "tent")
@@ -163,7 +167,7 @@ def test_it_can_begin_from_reestimated_batchnorm(
     assert not same_bits(begun[0], begun[1])
 
 
-def test_pseudo_labels_are_those_of_the_reestimated_model(images: TrainingImages) -> None:
+def test_held_statistics_are_the_reestimated_ones(images: TrainingImages) -> None:
     network, target = fresh(), Images(images.samples)
     still = {"lr_factor": 1e-9, "batchnorm": "eval", "epochs": 1, "rounds": 1, "reestimate_batchnorm": True}
     align_with(section("cbst", **still), network, target, Run("align", 7, CPU))
@@ -215,6 +219,10 @@ def test_its_own_rate_is_in_units_of_align_s() -> None:
         ("urma", {"lr": 0.2 * 0.02, "epochs": 2}),
         ("information_maximization", {"lr": 4 * 0.02}),
         ("tent", {"weight_decay": 0.0, "batchnorm": "train"}),
+        ("cotta", {"lr": 0.02, "weight_decay": 0.0, "batchnorm": "eval", "ema": 0.999, "restore": 0.01}),
+        ("dt_st", {"lr": 0.02, "classifier_lr_factor": 10, "batchnorm": "eval", "ema": 0.99}),
+        ("mic", {"lr": 0.02, "batchnorm": "train", "ema": 0.999, "masked": 0.7, "confidence": 0.968}),
+        ("ubna", {"batches": 50, "batch_size": 6, "first_momentum": 0.1, "momentum_decay": 0.08}),
     ],
 )
 def test_what_it_defines_is_published_whatever_align_has(name: str, published: dict[str, Any]) -> None:
@@ -280,6 +288,7 @@ class Wrapped(nn.Module):
     [
         ("batchnorm", "align.method: needs BatchNorm layers, which the network lacks"),
         ("tent", "align.method: needs BatchNorm layers, which the network lacks"),
+        ("ubna", "align.method: needs BatchNorm layers, which the network lacks"),
         ("urma", "model.classifier: returns dict; urma needs a classifier that returns logits (N, C, h, w)"),
     ],
 )
@@ -289,7 +298,7 @@ def test_a_network_that_a_baseline_cannot_adapt_is_refused(images: TrainingImage
     assert complaint in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["min_ent", "max_square", "information_maximization", "cbst"])
+@pytest.mark.parametrize("name", ["min_ent", "max_square", "information_maximization", "cbst", "cotta", "dt_st", "mic"])
 def test_any_other_network_can_be_adapted(images: TrainingImages, name: str) -> None:
     torch.manual_seed(0)
     network = Plain()

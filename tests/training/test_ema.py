@@ -21,6 +21,13 @@ def test_average_of_constant_weights_and_statistics() -> None:
     assert state["backbone.bn1.running_mean"][0] == pytest.approx(10 / 11)
     assert state["backbone.conv1.weight"].flatten()[0] == pytest.approx(10 / 11)
     assert state["backbone.bn1.num_batches_tracked"] == 1
+    # Without the ramp, it is the one given.
+    constant = AveragedNetwork(network, decay=0.75, ramp=False)
+    with torch.no_grad():
+        for value in constant.network.state_dict().values():
+            value.fill_(0)
+    constant.update(network)
+    assert constant.network.state_dict()["backbone.conv1.weight"].flatten()[0] == pytest.approx(1 / 4)
     for _ in range(30):
         average.update(network)
     assert state["backbone.conv1.weight"].flatten()[0] == pytest.approx(1, abs=1e-6)
