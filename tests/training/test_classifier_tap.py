@@ -119,6 +119,26 @@ def test_dropout_of_several_maps_draws_from_the_seed() -> None:
     assert not torch.equal(answers[0], answers[2])
 
 
+class Placed(Pyramid):
+    """Its classifier is also given where the pixels are, a map that all images share."""
+
+    def scores(self, images: Tensor) -> Tensor:
+        fine = self.stem(images)
+        scores: Tensor = self.classifier([fine, torch.ones(1, 1, 2, 2)], rest={"coarse": fine[..., ::2, ::2]}, size=())
+        return scores
+
+
+def test_a_map_that_images_share_is_left_alone() -> None:
+    network = Placed()
+    with ClassifierTap(network) as tap, feature_dropout(network, torch.tensor([0.5, 0.5])):
+        network(IMAGES)
+        maps: list[Tensor] = []
+        tap._mapped(maps.append)
+    assert [len(each) for each in maps] == [2, 1, 2]
+    assert torch.equal(maps[1], torch.ones(1, 1, 2, 2))
+    assert (maps[0] == 0).flatten(2).all(2).any()
+
+
 def test_no_dropout_draws_no_number_and_asks_for_no_map() -> None:
     network, state = Flat(), torch.get_rng_state()
     with feature_dropout(network, torch.zeros(2)):
