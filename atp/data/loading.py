@@ -35,6 +35,7 @@ class Batch:
         negatives: True where a class is absent, bool, (N, C, H, W); empty if a stage has none.
         classes: the most probable classes, 255 = no class, uint8, (N, k, H, W); empty if a stage has none.
         probabilities: probabilities of ``classes``, 0 for no class, float32, (N, k, H, W).
+        second: ``strong`` with other random numbers, uint8, (N, 3, H, W); (N, 0, H, W) if a stage has none.
     """
 
     weak: Tensor
@@ -44,14 +45,16 @@ class Batch:
     negatives: Tensor
     classes: Tensor
     probabilities: Tensor
+    second: Tensor
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> Self:
         weak = self.weak.to(device, non_blocking=True, memory_format=memory_format)
         strong = (
             weak if self.strong is self.weak else self.strong.to(device, non_blocking=True, memory_format=memory_format)
         )
-        rest = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)[2:]}
-        return replace(self, weak=weak, strong=strong, **rest)
+        second = self.second.to(device, non_blocking=True, memory_format=memory_format)
+        rest = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)[2:-1]}
+        return replace(self, weak=weak, strong=strong, **rest, second=second)
 
     def pin_memory(self) -> Self:
         pinned = {f.name: getattr(self, f.name).pin_memory() for f in fields(self)}
@@ -126,10 +129,16 @@ class TrainingImages:
         crop: tuple[int, int] | None = None,
         labels: Callable[[Sample], Labels] | None = None,
         cache: ImageCache | None = None,
+        second: bool = False,
     ) -> None:
-        """``labels`` returns an image's labels at the size at which it is read; without it, all labels are 255."""
+        """Describe the images; none is read yet.
+
+        Args:
+            labels: returns an image's labels at the size at which it is read; without it, all labels are 255.
+            second: add a second strong view.
+        """
         self.samples = samples
-        self._augment = Augment(augmentation, crop)
+        self._augment = Augment(augmentation, crop, second=second)
         self.size = size
         self.cropped = crop is not None
         self._labels = labels
@@ -152,7 +161,8 @@ class TrainingImages:
         ids, padding, negatives, classes, probabilities = views.masks
         # Padding from the crop has no class, and therefore no probability.
         probabilities = probabilities.float().masked_fill(classes == IGNORE, 0)
-        return views.weak, views.strong, ids, padding == 0, negatives.bool(), classes, probabilities
+        second = views.weak[:0] if views.second is None else views.second
+        return views.weak, views.strong, ids, padding == 0, negatives.bool(), classes, probabilities, second
 
     @staticmethod
     def collate(items: list[Item]) -> Batch:
@@ -168,7 +178,7 @@ class TrainingImages:
                 f"images in a batch differ in size ({sizes}); set data.size or data.crop in params.yaml, or size or "
                 "crop in AdaptSettings"
             )
-        weak, strong, ids, valid, negatives, classes, probabilities = zip(*items, strict=True)
+        weak, strong, ids, valid, negatives, classes, probabilities, second = zip(*items, strict=True)
         planes = max(map(len, classes))
         stacked = torch.stack(weak)
         changed = any(s is not w for w, s in zip(weak, strong, strict=True))
@@ -180,6 +190,7 @@ class TrainingImages:
             torch.stack(negatives),
             torch.stack([_padded(each, planes, IGNORE) for each in classes]),
             torch.stack([_padded(each, planes, 0) for each in probabilities]),
+            torch.stack(second),
         )
 
 
@@ -205,11 +216,17 @@ class Images:
         return replace(self, samples=[samples[name] for name in names])
 
     def augmented(
-        self, augmentation: Augmentation, labels: Callable[[Sample], Labels] | None = None
+        self, augmentation: Augmentation, labels: Callable[[Sample], Labels] | None = None, *, second: bool = False
     ) -> "TrainingImages":
-        """The images as a training set; ``labels`` as in ``TrainingImages``."""
+        """The images as a training set; ``labels`` and ``second`` as in ``TrainingImages``."""
         return TrainingImages(
-            self.samples, augmentation, size=self.size, crop=self.crop, labels=labels, cache=self.cache
+            self.samples,
+            augmentation,
+            size=self.size,
+            crop=self.crop,
+            labels=labels,
+            cache=self.cache,
+            second=second,
         )
 
 

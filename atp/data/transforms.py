@@ -18,19 +18,24 @@ class Views:
     Attributes:
         weak: with geometric changes only, uint8, (3, H, W).
         strong: ``weak`` with photometric changes, uint8, (3, H, W); the same tensor if there are none.
+        second: the same with other random numbers; None if it was not asked for.
         masks: transformed with the image, (H, W) or (C, H, W), any type; padding is 255, or True for bool.
     """
 
     weak: Tensor
     strong: Tensor
+    second: Tensor | None
     masks: tuple[Tensor, ...]
 
 
 class Augment:
     """Apply an ``Augmentation`` with randomness from PyTorch's global generator."""
 
-    def __init__(self, config: Augmentation, crop: tuple[int, int] | None) -> None:
-        """``crop`` is (width, height); smaller images are padded, and their labels with 255."""
+    def __init__(self, config: Augmentation, crop: tuple[int, int] | None, *, second: bool = False) -> None:
+        """``crop`` is (width, height); smaller images are padded, and their labels with 255.
+
+        ``second`` asks for ``Views.second``.
+        """
         geometry: list[torch.nn.Module] = []
         if config.flip:
             geometry.append(v2.RandomHorizontalFlip())
@@ -48,6 +53,7 @@ class Augment:
             photometry.append(v2.RandomApply([v2.GaussianBlur(5, sigma=(0.1, 1.5))], p=0.5))
         self._geometry = v2.Compose(geometry) if geometry else None
         self._photometry = v2.Compose(photometry) if photometry else None
+        self._second = second
 
     def __call__(self, image: Tensor, masks: tuple[Tensor, ...] = ()) -> Views:
         """Transform an image, uint8 (3, H, W), and masks (H, W) or (C, H, W) of any type (nearest neighbour)."""
@@ -55,8 +61,11 @@ class Augment:
             moved = self._geometry(tv_tensors.Image(image), *(tv_tensors.Mask(mask) for mask in masks))
             image, *rest = moved if masks else (moved,)
             image, masks = image.as_subclass(Tensor), tuple(mask.as_subclass(Tensor) for mask in rest)
-        strong = image if self._photometry is None else self._photometry(image)
-        return Views(image, strong, masks)
+        strong = self._recolored(image)
+        return Views(image, strong, self._recolored(image) if self._second else None, masks)
+
+    def _recolored(self, image: Tensor) -> Tensor:
+        return image if self._photometry is None else self._photometry(image)
 
 
 class RandomZoom(v2.Transform):  # type: ignore[misc]

@@ -15,7 +15,8 @@ def consistency_loss(student_logits: Tensor, teacher_labels: Tensor, weight: Ten
             float32.
         teacher_labels: the teacher's most probable classes, transformed and mixed like the image, 255 = none (padding),
             (N, H, W), int64. They have no gradient: Eq. 10's M' is a constant.
-        weight: >= 0, a scalar, per image, (N,), or per pixel, (N, H, W); see ``confidence_share``.
+        weight: >= 0, a scalar, per image, (N,), or per pixel, (N, H, W); see ``confidence_share``
+            and ``confidence_mask``.
 
     Returns:
         Scalar >= 0, weighted cross-entropy, nats per labelled pixel; 0 if no pixel is labelled.
@@ -46,3 +47,19 @@ def confidence_share(probabilities: Tensor, threshold: float = 0.968, valid: Ten
     if valid is None:
         return sure.float().mean((1, 2))
     return (sure & valid).sum((1, 2)) / valid.sum((1, 2)).clamp_min(1)
+
+
+@torch.no_grad()
+def confidence_mask(probabilities: Tensor, threshold: float = 0.95, valid: Tensor | None = None) -> Tensor:
+    """Pixels on which the teacher is confident: the weights of their consistency loss (FixMatch, UniMatch).
+
+    Args:
+        probabilities: the teacher's prediction, (N, C, H, W), any float dtype.
+        threshold: in [0, 1].
+        valid: False at padding, (N, H, W), bool; None counts every pixel.
+
+    Returns:
+        1 where the highest probability is >= threshold, else 0 and at padding; (N, H, W), float32, without gradient.
+    """
+    sure = probabilities.amax(1) >= threshold
+    return (sure if valid is None else sure & valid).float()

@@ -14,12 +14,12 @@ from atp.losses.supervised import segmentation_cross_entropy
 from atp.method.settings import PropagateSettings
 from atp.models.network import SegmentationNetwork
 from atp.pseudo_labels.store import PseudoLabelStore, StoredLabels
-from atp.training.classifier_tap import ClassifierTap
+from atp.training.classifier_tap import ClassifierTap, feature_dropout
 from atp.training.contrast import RELIABLE
 from atp.training.ema import AveragedNetwork
 from atp.training.loop import History, Training
-from atp.training.mixing import mix
 from atp.training.run import Run
+from atp.training.views import Seen, View
 
 
 def paired_images(
@@ -33,8 +33,10 @@ def paired_images(
         labels: pseudo labels of at least the easy images.
     """
     stored = StoredLabels(labels, negatives=settings.negative > 0)
+    second = getattr(import_module(settings.module), "SECOND_VIEW", False)
     pairs = PairedImages(
-        target.named(easy).augmented(settings.augmentation, stored), target.named(hard).augmented(settings.augmentation)
+        target.named(easy).augmented(settings.augmentation, stored),
+        target.named(hard).augmented(settings.augmentation, second=second),
     )
     return pairs, rarity_weights([label_counts(labels, name) for name in easy], settings.balance)
 
@@ -60,6 +62,10 @@ def propagate(
     mixing = import_module(settings.module)
     make_contrast: Callable[[int], nn.Module] | None = getattr(mixing, "Contrast", None)
     contrast = contrast_head(make_contrast, network, images, tap, run) if make_contrast else None
+    confidence: Callable[..., Tensor] = getattr(mixing, "confidence", confidence_share)
+    make_views: Callable[[Seen], list[View]] = getattr(
+        mixing, "views", lambda seen: [seen.strong.pasted(mixing.masks(seen.easy.labels), seen.easy)]
+    )
 
     def objective(model: nn.Module, batch: PairBatch) -> dict[str, Tensor]:
         easy, hard = batch.easy, batch.hard
@@ -70,27 +76,29 @@ def propagate(
             teacher.train(was_training)
             taught = probabilities.argmax(1).masked_fill(~hard.valid, 255)
             reliable = taught.masked_fill(probabilities.amax(1) < RELIABLE, 255)
-            share = confidence_share(probabilities, settings.confidence, hard.valid)[:, None, None].expand(taught.shape)
-        strong = hard.strong
-        masks: Tensor | None = mixing.masks(easy.labels)
-        if masks is not None:
-            masks = masks.to(taught.device)
-            strong, taught = mix(masks, easy.strong, strong), mix(masks, easy.labels, taught)
-            reliable = mix(masks, easy.labels, reliable)
-            # Pasted pixels have the easy image's pseudo labels, which have full weight.
-            share = mix(masks, torch.ones_like(share), share)
-        # A single forward pass shares the batch statistics and costs less than two.
-        logits = model(torch.cat([easy.strong, strong]))
-        logits_easy, logits_hard = logits.chunk(2)
+            sure = confidence(probabilities, settings.confidence, hard.valid)
+            sure = (sure[:, None, None] if sure.ndim == 1 else sure).expand(taught.shape)
+        weak, strong, second = (View(image, taught, reliable, sure) for image in (hard.weak, hard.strong, hard.second))
+        views = make_views(Seen(easy, weak, strong, second, network.mean))
+        # A single forward pass shares the batch statistics and costs less than several.
+        dropout = torch.tensor([0.0, *(view.dropout for view in views)]).repeat_interleave(len(easy.labels))
+        with feature_dropout(network, dropout):
+            logits = model(torch.cat([easy.strong, *(view.image for view in views)]))
+        logits_easy, *logits_hard = logits.chunk(1 + len(views))
         supervised = segmentation_cross_entropy(logits_easy, easy.labels)
-        consistency = consistency_loss(logits_hard, taught, share)  # Eq. 10
+        terms = [
+            view.weight * consistency_loss(each, view.labels, view.confidence)
+            for view, each in zip(views, logits_hard, strict=True)
+        ]
+        consistency = torch.stack(terms).sum()  # Eq. 10
         losses = {
             "loss": supervised + settings.consistency * consistency,
             "supervised": supervised,
             "consistency": consistency,
         }
         if contrast:
-            losses["contrast"] = contrast(tap.features, logits, torch.cat([easy.labels, reliable]))
+            labels = torch.cat([easy.labels, *(view.reliable for view in views)])
+            losses["contrast"] = contrast(tap.features, logits, labels)
             losses["loss"] = losses["loss"] + settings.contrast * losses["contrast"]
         if settings.negative > 0:
             losses["negative"] = negative_pseudo_label_loss(logits_easy, easy.negatives, easy.valid)

@@ -190,10 +190,11 @@ class PropagateSettings(Optimisation):
     Attributes:
         mix: how an easy and a hard image are mixed, a file in atp/mixing: ``class_mix`` pastes half of the easy image's
             classes, ``cut_mix`` a box; ``reco`` is ``class_mix`` with regional contrast; ``none`` uses the strongly
-            augmented hard image alone.
+            augmented hard image alone; ``uni_match`` has two strong views with boxes and one with feature dropout;
+            ``mic`` is ``class_mix`` and a view with most of its blocks hidden.
         ema: decay of the teacher's weights (authors' code, ClassMix); None uses the network itself, as in the paper.
         confidence: probability threshold; the consistency loss is weighted by the share of pixels above it (ClassMix,
-            authors' code; not in the paper).
+            authors' code; not in the paper), or with ``uni_match`` counts only these pixels (published: .95).
         consistency: weight of Eq. 10.
         contrast: weight of the loss that a mix such as ``reco`` adds.
         negative: weight of Eq. 7 on the easy images.

@@ -1,6 +1,7 @@
 """Access to the input and output of any network's classifier."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -70,6 +71,46 @@ class ClassifierTap:
         network.eval()(images)
         network.train(was_training)
         return self.features
+
+
+@contextmanager
+def feature_dropout(network: SegmentationNetwork, shares: Tensor) -> Iterator[None]:
+    """Set random channels of the classifier's input to zero and scale the others, as in ``dropout2d``.
+
+    The numbers are drawn on the CPU, so that a seed drops the same channels on every device.
+
+    Args:
+        shares: share of the channels that each image of a batch loses, in [0, 1), (N,), on the CPU; without any,
+            this does nothing.
+
+    Raises:
+        InputError: if no input of the classifier is a feature map of every image, (N, D, h, w).
+    """
+    if not shares.any():
+        yield
+        return
+    found: list[Tensor] = []
+
+    def drop(features: Tensor) -> Tensor:
+        if len(features) != len(shares):
+            return features
+        found.append(features)
+        kept = (torch.rand(features.shape[:2]) >= shares[:, None]) / (1 - shares[:, None])
+        return features * kept[:, :, None, None].to(features)
+
+    def dropped(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return _mapped((args, kwargs), drop)
+
+    hook = network.head.register_forward_pre_hook(dropped, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+    if not found:
+        raise InputError(
+            f"params.yaml: model.classifier: {network.head_name} does not take a feature map (N, D, h, w); choose "
+            "another propagate.mix, or a submodule that takes one"
+        )
 
 
 def _mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:

@@ -154,6 +154,26 @@ def test_only_the_strong_view_changes_colour(samples: list[Sample]) -> None:
     assert not torch.equal(jittered.weak, jittered.strong)
 
 
+def test_a_second_strong_view_has_other_colours_and_changes_nothing_else(samples: list[Sample]) -> None:
+    augmentation = Augmentation(flip=True, jitter=0.5)
+    one, two = (
+        all_batches(TrainingImages(samples, augmentation, second=second), TrainingOrder(6, 6, 1, seed=1))[0]
+        for second in (False, True)
+    )
+    assert one.second.shape == (6, 0, 8, 12)
+    assert two.second.shape == two.strong.shape
+    for image in range(6):
+        assert not torch.equal(two.second[image], two.strong[image])
+        assert not torch.equal(two.second[image], two.weak[image])
+    assert all(torch.equal(getattr(one, name), getattr(two, name)) for name in vars(one) if name != "second")
+    moved = two.to(torch.device("cpu"), torch.channels_last)
+    assert torch.equal(moved.second, two.second)
+    assert moved.second.is_contiguous(memory_format=torch.channels_last)
+    plain = TrainingImages(samples, Augmentation(flip=False), second=True)
+    (batch,) = all_batches(plain, TrainingOrder(6, 6, 1, seed=1))
+    assert torch.equal(batch.second, batch.weak)
+
+
 def test_mixed_sizes_need_a_crop(samples: list[Sample], tmp_path: Path) -> None:
     Image.new("RGB", (5, 5)).save(tmp_path / "images/0.png")
     images = TrainingImages(samples, Augmentation(flip=False))

@@ -16,7 +16,7 @@ from atp.baselines._class_balance import class_balanced_labels, class_balanced_l
 from atp.baselines.information_maximization import information_maximization_loss
 from atp.baselines.max_square import max_square_loss
 from atp.baselines.urma import uncertainty_loss
-from atp.losses.consistency import confidence_share, consistency_loss
+from atp.losses.consistency import confidence_mask, confidence_share, consistency_loss
 from atp.losses.distillation import distillation_loss
 from atp.losses.diversity import diversity_loss
 from atp.losses.entropy import (
@@ -209,6 +209,10 @@ def test_confidence_share(case: Case) -> None:
         expected = [np.mean([case.softmax(*pixel).max() >= threshold for pixel in case.pixels(n)]) for n in range(2)]
         ours = confidence_share(case.logits.softmax(1), threshold, case.valid)
         np.testing.assert_allclose(ours, expected, rtol=1e-6)
+        mask = np.zeros(case.valid.shape)
+        for pixel in case.pixels():
+            mask[pixel] = case.softmax(*pixel).max() >= threshold
+        np.testing.assert_array_equal(confidence_mask(case.logits.softmax(1), threshold, case.valid), mask)
 
 
 def test_distillation(case: Case) -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from atp.losses.consistency import confidence_share, consistency_loss
+from atp.losses.consistency import confidence_mask, confidence_share, consistency_loss
 
 # Two images of two pixels, each with probabilities (1/2, 1/4, 1/4).
 LOGITS = torch.tensor([2.0, 1.0, 1.0]).log()[None, :, None, None].expand(2, 3, 1, 2)
@@ -42,6 +42,17 @@ def test_confidence_share() -> None:
     torch.testing.assert_close(confidence_share(probabilities), torch.tensor([1 / 3, 0.0]))
     valid = torch.tensor([[[False, True, True]], [[False, False, False]]])
     torch.testing.assert_close(confidence_share(probabilities, 0.75, valid), torch.tensor([0.5, 0.0]))
+
+
+def test_confidence_mask() -> None:
+    sure, edge, unsure = [1.0, 0.0], [0.75, 0.25], [0.5, 0.5]
+    probabilities = torch.tensor([[sure, edge, unsure]]).permute(0, 2, 1)[:, :, None]
+    # The threshold itself counts.
+    assert confidence_mask(probabilities, 0.75).tolist() == [[[1, 1, 0]]]
+    assert confidence_mask(probabilities).tolist() == [[[1, 0, 0]]]
+    valid = torch.tensor([[[False, True, True]]])
+    assert confidence_mask(probabilities, 0.75, valid).tolist() == [[[0, 1, 0]]]
+    assert confidence_mask(probabilities.half(), 0.75).dtype == torch.float32
 
 
 def test_confidence_share_of_half_precision_counts_every_pixel() -> None:

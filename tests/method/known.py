@@ -87,6 +87,7 @@ def batch(seed: int, count: int = 2, **changes: Any) -> Batch:
         "negatives": negatives,
         "classes": none,
         "probabilities": none.float(),
+        "second": drawn(count, seed + 300),
     }
     return Batch(**parts | changes)
 

@@ -166,7 +166,7 @@ def test_every_part_has_its_stages_name_and_seed(
     source: SegmentationNetwork, target: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
     """By their names they draw as the pipeline's stages do."""
-    jobs, labelled, thresholds = [], [], []
+    jobs, labelled, thresholds, carried = [], [], [], []
 
     def train(self: Training[Any], objective: Any) -> dict[str, list[float]]:
         jobs.append((self.job.name, self.job.seed, self.weights is not None))
@@ -174,6 +174,7 @@ def test_every_part_has_its_stages_name_and_seed(
 
     def taught(*args: Any) -> Any:
         thresholds.append((args[3].negative_threshold, args[3].negative_cap))
+        carried.append(args[5])
         return teach(*args)
 
     def watched(networks: Any, *args: Any, **kwargs: Any) -> Any:
@@ -184,13 +185,16 @@ def test_every_part_has_its_stages_name_and_seed(
     monkeypatch.setattr("atp.method.adapt.dump", watched)
     monkeypatch.setattr("atp.method.adapt.teach", taught)
     runtime = Watched(torch.device("cpu"))
+    short = SHORT | {"teach": SHORT["teach"] | {"rounds_per_schedule": 3}}
     settings = AdaptSettings(
-        **SHORT, seed=5, rounds=2, dump={"source_weight": share, "negative_threshold": 0.07, "negative_cap": False}
+        **short, seed=5, rounds=2, dump={"source_weight": share, "negative_threshold": 0.07, "negative_cap": False}
     )
     adapted = adapt(source, target, settings, runtime, tmp_path / "labels")
     names = ["align", "teach@r01", "teach@r02", "propagate"]
     # Propagate alone draws some images more often than others.
     assert jobs == [(name, part_seed(5, name), name == "propagate") for name in names]
+    assert carried[0] is carried[1], "what goes on from round to round"
+    assert carried[0].parts == 3
     assert thresholds == [(0.07, False)] * 2
     parts = [0.75, 0.25] if share else [1.0]
     assert labelled == [(name, parts, bool(share)) for name in ("dump@r01", "dump@r02", "split")]

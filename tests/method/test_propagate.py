@@ -84,6 +84,7 @@ def test_an_image_without_labels_and_an_absent_class_are_no_trouble() -> None:
 
 CONFIG = NetworkConfig(backbone="resnet_small", output_stride=8, aspp_dilations=(1, 2), num_classes=2)
 MIXES = tuple(mixes())
+ONE_VIEW = ("class_mix", "cut_mix", "none", "reco")
 
 
 class KillError(Exception):
@@ -102,7 +103,7 @@ def pairs(tmp_path: Path) -> PairedImages:
     samples = list_samples(tmp_path / "images", tmp_path / "labels")
     augmentation = Augmentation(jitter=0.2)
     easy = TrainingImages(samples[:4], augmentation, labels=FolderLabels(2, None, ImageCache(1)))
-    return PairedImages(easy, TrainingImages(samples[4:], augmentation))
+    return PairedImages(easy, TrainingImages(samples[4:], augmentation, second=True))
 
 
 def section(mix: str, ema: float | None) -> PropagateSettings:
@@ -204,8 +205,9 @@ def captured_propagate(monkeypatch: pytest.MonkeyPatch, given: PairBatch | None 
         assert labels.shape == (2, 2, 4)
         return MASKS.roll(1, 2)
 
-    for mix, masks in (("class_mix", class_masks), ("reco", class_masks), ("cut_mix", boxes)):
-        monkeypatch.setattr(f"atp.mixing.{mix}.masks", masks)
+    class_mixes, box_mixes = ("class_mix", "reco", "mic"), ("cut_mix", "uni_match")
+    for mix in class_mixes + box_mixes:
+        monkeypatch.setattr(f"atp.mixing.{mix}.masks", class_masks if mix in class_mixes else boxes)
     monkeypatch.setattr("atp.method.propagate.contrast_head", lambda *given: Recorded())
     part = PropagateSettings.model_validate(settings)
     return captured(monkeypatch, propagate, Known(), "images", part, RUN, "weights", given=given)
@@ -245,13 +247,82 @@ def expected_losses(mix: str, confidence: float = 0.8) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("ema", [0.75, None], ids=["ema", "itself"])
-@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize("mix", ONE_VIEW)
 @pytest.mark.parametrize("weight", [1.0, 0.25, 0.0])
 def test_each_term_by_its_settings(monkeypatch: pytest.MonkeyPatch, mix: str, ema: float | None, weight: float) -> None:
     losses = expected_losses(mix)["losses"]
     losses["loss"] = losses["supervised"] + weight * losses["consistency"] + 0.5 * losses.get("contrast", 0)
     part = captured_propagate(monkeypatch, pair(), mix=mix, ema=ema, consistency=weight, contrast=0.5)
     same(part.meanwhile, losses)
+
+
+def test_mic_s_hidden_view_learns_what_the_teacher_says_about_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside ClassMix's, with the same weight, and hidden by the mean color of the network."""
+    blocks = MASKS.flip(0)
+    part = captured_propagate(monkeypatch, mix="mic")
+    monkeypatch.setattr("atp.mixing.mic.hidden_blocks", lambda labels: blocks)
+    part.training.network.mean.copy_(torch.tensor([0.2, 0.4, 0.6]).view(1, 3, 1, 1))
+    easy, hard = pair().easy, pair().hard
+    network = part.training.network
+
+    def answers(images: Tensor, training: bool) -> Tensor:
+        scores: Tensor = network.train(training)(images)
+        return scores.detach()
+
+    teacher = part.training.ema.network if part.training.ema else network
+    with torch.no_grad():
+        teacher.mean.copy_(network.mean)
+        certain, answer = teacher.eval()(hard.weak).softmax(1).max(1)
+    answer[~hard.valid] = IGNORE
+    weight = torch.stack([(certain[n][hard.valid[n]] >= 0.8).float().mean() for n in range(2)])[:, None, None]
+    weight = weight.expand(2, 2, 4)
+    assert (weight > 0).all()
+    hidden = torch.where(blocks[:, None], torch.tensor([51, 102, 153]).byte()[:, None, None], hard.strong)
+    expected = consistency_loss(answers(hidden, True), answer, weight)
+    mixed = answers(pasted(MASKS, easy.strong, hard.strong), True)
+    labels, weights = pasted(MASKS, easy.labels, answer), pasted(MASKS, torch.ones(2, 2, 4), weight)
+    expected = expected + consistency_loss(mixed, labels, weights)
+    losses = part.losses(pair())
+    torch.testing.assert_close(losses["consistency"], expected)
+    torch.testing.assert_close(losses["loss"], losses["supervised"] + expected)
+
+
+def test_uni_match_s_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two strong ones with boxes and one with feature dropout, of which pixels above the threshold count."""
+    kept = torch.rand(8, 3, generator=torch.Generator().manual_seed(3)) >= 0.5
+    assert kept[6:].any()
+    assert not kept[6:].all()
+    part = captured_propagate(monkeypatch, mix="uni_match")
+    easy, hard = pair().easy, pair().hard
+    certain, answer = logits(hard.weak, training=False).softmax(1).max(1)
+    answer[~hard.valid] = IGNORE
+    sure = (certain >= 0.8).float()
+    assert 0 < sure.mean() < 1
+    boxes = MASKS.roll(1, 2)
+    expected = torch.tensor(0.0)
+    for strong in (hard.strong, hard.second):
+        image, labels = pasted(boxes, easy.strong, strong), pasted(boxes, easy.labels, answer)
+        weight = pasted(boxes, torch.ones(2, 2, 4), sure)
+        expected += 0.25 * consistency_loss(logits(image, training=True), labels, weight)
+    # Known's classifier multiplies each channel by a number, so that a lost channel's score is 0 and others double.
+    dropped = 2 * kept[6:, :, None, None] * logits(hard.weak, training=True)
+    expected += 0.5 * consistency_loss(dropped, answer, sure)
+    torch.manual_seed(3)
+    losses = part.losses(pair())
+    torch.testing.assert_close(losses["consistency"], expected)
+    torch.testing.assert_close(losses["supervised"], expected_losses("none")["losses"]["supervised"])
+    assert not part.training.network.head._forward_pre_hooks
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_a_second_view_is_read_for_those_that_use_it(tmp_path: Path, mix: str) -> None:
+    pixels = dict(zip("ab", drawn(2, 0), strict=True))
+    store = stored(tmp_path, {"a": logits(pixels["a"], training=False).softmax(0)})
+    settings = PropagateSettings(epochs=1, batch_size=2, lr=0.1, mix=mix, augmentation=Augmentation(jitter=1))
+    pairs, _ = paired_images(Images(written(tmp_path / "images", pixels)), ["a"], ["b"], store, settings)
+    read = pairs.collate([pairs[0, 1]])
+    assert read.easy.second.shape[1] == 0
+    assert read.hard.second.shape[1] == (3 if mix == "uni_match" else 0)
 
 
 @pytest.mark.parametrize("confidence", [0.0, 0.5, 0.999])

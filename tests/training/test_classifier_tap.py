@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from atp.errors import InputError
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
-from atp.training.classifier_tap import ClassifierTap
+from atp.training.classifier_tap import ClassifierTap, feature_dropout
 
 IMAGES = torch.randint(256, (2, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -90,3 +90,65 @@ def test_a_probe_leaves_no_trace(network: SegmentationNetwork) -> None:
         assert tap.probe(network, IMAGES).shape[0] == 2
     assert network.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_channels_are_dropped_for_some_images_and_the_others_scaled(network: SegmentationNetwork) -> None:
+    network.eval()
+    with ClassifierTap(network) as tap:
+        network(IMAGES)
+        before = tap.features
+        torch.manual_seed(0)
+        with feature_dropout(network, torch.tensor([0.0, 0.75])):
+            network(IMAGES)
+        after = tap.features
+    assert torch.equal(after[0], before[0])
+    kept = (after[1] != 0).flatten(1).any(1)
+    assert torch.equal(after[1], 4 * before[1] * kept[:, None, None])
+    assert kept.float().mean().item() == pytest.approx(0.25, abs=0.15)
+    assert not network.head._forward_pre_hooks
+
+
+def test_dropout_of_several_maps_draws_from_the_seed() -> None:
+    network = Pyramid()
+    answers = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        with feature_dropout(network, torch.tensor([0.5, 0.5])):
+            answers.append(network(IMAGES))
+    assert torch.equal(answers[0], answers[1])
+    assert not torch.equal(answers[0], answers[2])
+
+
+class Placed(Pyramid):
+    """Its classifier is also given where the pixels are, a map that all images share."""
+
+    def scores(self, images: Tensor) -> Tensor:
+        fine = self.stem(images)
+        scores: Tensor = self.classifier([fine, torch.ones(1, 1, 2, 2)], rest={"coarse": fine[..., ::2, ::2]}, size=())
+        return scores
+
+
+def test_a_map_that_images_share_is_left_alone() -> None:
+    network = Placed()
+    with ClassifierTap(network) as tap, feature_dropout(network, torch.tensor([0.5, 0.5])):
+        network(IMAGES)
+        maps: list[Tensor] = []
+        tap._mapped(maps.append)
+    assert [len(each) for each in maps] == [2, 1, 2]
+    assert torch.equal(maps[1], torch.ones(1, 1, 2, 2))
+    assert (maps[0] == 0).flatten(2).all(2).any()
+
+
+def test_no_dropout_draws_no_number_and_asks_for_no_map() -> None:
+    network, state = Flat(), torch.get_rng_state()
+    with feature_dropout(network, torch.zeros(2)):
+        network(IMAGES)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_dropout_of_a_classifier_without_a_feature_map_is_told() -> None:
+    network = Flat()
+    message = r"model\.classifier: classifier does not take a feature map .*choose another propagate\.mix"
+    with pytest.raises(InputError, match=message), feature_dropout(network, torch.tensor([0.5, 0.5])):
+        network(IMAGES)
+    assert not network.head._forward_pre_hooks
