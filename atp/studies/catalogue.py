@@ -110,7 +110,7 @@ STUDIES: Mapping[str, Study] = {
     ),
     "propagation-after": Study("propagation after other methods", contents.propagation_after),
     "propagation-variants": Study(
-        "propagation by CutMix, ClassMix, ReCo and strong augmentation, with and without an averaged teacher",
+        "propagation by CutMix, ClassMix, ReCo, UniMatch, MIC and strong augmentation, with and without a teacher",
         contents.propagation_variants,
     ),
     "predictions": Study("predictions next to images and labels", contents.predictions),

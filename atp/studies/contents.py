@@ -283,7 +283,14 @@ def propagation_variants(params: Params) -> Table:
         ("an averaged teacher", {"propagate.ema": decay, "propagate.hand_on": "ema"}),
         ("no averaged teacher", {"propagate.ema": None, "propagate.hand_on": "student"}),
     )
-    mixes = (("strong augmentation", "none"), ("CutMix", "cut_mix"), ("ClassMix", "class_mix"), ("ReCo", "reco"))
+    mixes: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("strong augmentation", {"mix": "none"}),
+        ("CutMix", {"mix": "cut_mix"}),
+        ("ClassMix", {"mix": "class_mix"}),
+        ("ReCo", {"mix": "reco"}),
+        ("UniMatch", {"mix": "uni_match", "confidence": 0.95}),
+        ("MIC", {"mix": "mic"}),
+    )
     return Table(
         "Variants of propagation",
         f"All start from teach's model. The averaged teacher, with decay {decay}, is the resulting model; without "
@@ -291,7 +298,7 @@ def propagation_variants(params: Params) -> Table:
         (
             row("teach", taught(params)),
             *(
-                row(f"{name}, {teacher}", PROPAGATE, {"propagate.mix": mix, **values})
+                row(f"{name}, {teacher}", PROPAGATE, {f"propagate.{key}": value for key, value in mix.items()} | values)
                 for name, mix in mixes
                 for teacher, values in teachers
             ),
