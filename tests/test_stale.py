@@ -80,7 +80,8 @@ def test_a_default_makes_those_stale_that_use_it(
         ("mixing/class_mix.py", {"propagate"}),
         ("losses/diversity.py", {"align"}),
         ("losses/pseudo_label.py", {"teach", "propagate"}),
-        ("losses/consistency.py", {"propagate"}),
+        # Also of a baseline, mic.
+        ("losses/consistency.py", {"align", "propagate"}),
         ("stages/teach.py", {"teach"}),
         ("stages/judged.py", TRAINED - {"source"}),
         # Has how a stage's seed is derived.
