@@ -22,6 +22,7 @@ from atp.models.checkpoint import save_checkpoint
 from atp.models.network import NetworkConfig, build_network
 from atp.models.own import OwnNetwork
 from tests.clone import dvc, make_clone
+from tests.once import once
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -227,7 +228,10 @@ def registered(tmp_path_factory: pytest.TempPathFactory, mlflow_imported: None) 
     their adapted model at the same moment in one new database, ``mlflow.db``; with them ``own``, whose network is its
     own; and ``user``, where ``tests/registry/user.py`` has used them. Not to be changed.
     """
-    root = tmp_path_factory.mktemp("registered")
+    return once(tmp_path_factory, "registered", register_all)
+
+
+def register_all(root: Path) -> None:
     for name, epochs, miou in (("first", 4, 50.25), ("twin", 4, 50.25), ("second", 5, 51.5)):
         make_project(root / name, epochs, miou)
     make_own_project(root / "own")
@@ -246,16 +250,17 @@ def registered(tmp_path_factory: pytest.TempPathFactory, mlflow_imported: None) 
     )
     outputs = [path.read_text() for path in root.glob("*/output.txt")]
     assert done.returncode == 0, "\n".join([done.stderr, *outputs])
-    return root
 
 
 @pytest.fixture(scope="session")
 def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone on tiny data after `dvc repro`. Not to be changed: copy it."""
-    clone = tmp_path_factory.mktemp("reproduced") / "clone"
-    make_clone(clone)
-    dvc(clone, "repro")
-    return clone
+
+    def make(folder: Path) -> None:
+        make_clone(folder / "clone")
+        dvc(folder / "clone", "repro")
+
+    return once(tmp_path_factory, "reproduced", make) / "clone"
 
 
 @pytest.fixture

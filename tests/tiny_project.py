@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
+from tests.once import once
 from tests.stages.launch import ORDER, Ended, RunStage, forkserver, stage_process
 
 ROOT = Path(__file__).parents[1]
@@ -73,8 +74,11 @@ def run_stage() -> RunStage:
 @pytest.fixture(scope="session")
 def adapted(template: Path, tmp_path_factory: pytest.TempPathFactory, run_stage: RunStage) -> Path:
     """The tiny project with every stage up to ``evaluate`` done; not to be changed."""
-    project = Path(shutil.copytree(template, tmp_path_factory.mktemp("adapted") / "project"))
-    for stage, *arguments in ORDER:
-        ended = run_stage(project, stage, *arguments)
-        assert ended.code == 0, ended.output
-    return project
+
+    def make(folder: Path) -> None:
+        project = Path(shutil.copytree(template, folder / "project"))
+        for stage, *arguments in ORDER:
+            ended = run_stage(project, stage, *arguments)
+            assert ended.code == 0, ended.output
+
+    return once(tmp_path_factory, "adapted", make) / "project"
