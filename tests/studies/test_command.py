@@ -139,12 +139,12 @@ def test_a_cell_is_computed_once_in_a_fresh_clone(tmp_path: Path) -> None:
     # Other images are another cell, of the same source model.
     other = table(clone, "--on", "validation")
     assert "0 finished before, 1 to compute" in other.stderr, other.stderr
-    assert "### Table 5: Tiny, on the validation images\n" in other.stdout
+    assert "### Tiny, on the validation images\n" in other.stdout
     assert "Missing" not in other.stdout
     assert {path.name for path in (clone / "runs/studies").iterdir()} == {
-        f"table-5{on}.{kind}" for on in ("", "-validation") for kind in ("md", "json", "png")
+        f"parts{on}.{kind}" for on in ("", "-validation") for kind in ("md", "json", "png")
     }
-    both = [json.loads((clone / f"runs/studies/table-5{on}.json").read_text()) for on in ("", "-validation")]
+    both = [json.loads((clone / f"runs/studies/parts{on}.json").read_text()) for on in ("", "-validation")]
     (test,), (validation,) = ([row["values"][0] for row in each["rows"]] for each in both)
     assert test["iou"] != validation["iou"]
     assert source_model(clone, test["experiment"]) == source_model(clone, validation["experiment"])
