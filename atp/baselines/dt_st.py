@@ -79,7 +79,7 @@ def align(network: SegmentationNetwork, images: TrainingImages, settings: Settin
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         teacher.watch(network, batch.weak[0])
-        probabilities = teacher_probabilities(teacher, batch)
+        probabilities = teacher_probabilities(teacher, batch, run.runtime)
         teacher.count(probabilities, batch.valid)
         thresholds = class_thresholds(probabilities, teacher.frequencies, batch.valid, settings.peak, settings.floor)
         labels = confident_labels(probabilities, thresholds, batch.valid)
