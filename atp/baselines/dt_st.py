@@ -247,5 +247,5 @@ def balancing_weights(present: Tensor) -> Tensor:
         present: classes of each image, bool, (images, C).
     """
     images = present.double().sum(0)
-    chance = (1 / torch.log(1.01 + images / images.sum())).where(images > 0, 0)
+    chance = 1 / torch.log(1.01 + images / images.sum())
     return (present * chance / images.clamp_min(1)).sum(1)
