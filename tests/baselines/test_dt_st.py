@@ -174,7 +174,7 @@ def test_the_teacher_learns_where_most_densities_rose(densities: list[float], up
 
 def test_comparisons_are_rare_and_waiting_ends() -> None:
     network = fresh()
-    teacher = DynamicTeacher(network, settings(first_check=2, check_every=3, update_after=7), RUN)
+    teacher = DynamicTeacher(network, settings(first_check=2, check_every=3, update_after=5), RUN)
     compared, updates = [], []
     for step in range(1, 12):
         with_densities(teacher, [1.0] + [0.0] * 20)
@@ -200,6 +200,23 @@ def test_the_density_is_the_students_in_evaluation_mode() -> None:
     assert len(where) == len(set(where.tolist())) == 100
     p = fresh().eval()(image[None])[0].softmax(0).flatten(1).T[where].detach()
     assert density == pytest.approx(dt_st.neighbourhood_density(p).item(), abs=1e-6)
+
+
+def test_images_are_sampled_by_their_classes_and_the_teacher_is_the_adapted_model(
+    noise: TrainingImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Training[Any]] = []
+    monkeypatch.setattr(dt_st, "Training", lambda *args, **rest: begun.append(Training(*args, **rest)) or begun[-1])
+    present = torch.eye(8, 3, dtype=torch.bool)
+    monkeypatch.setattr(dt_st, "class_presence", lambda *_: present)
+    network = fresh()
+    dt_st.align(network, noise, settings(), RUN)
+    (training,) = begun
+    assert training.weights is not None
+    assert torch.equal(training.weights, balancing_weights(present))
+    assert training.ema is not None
+    state = training.ema.network.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
 
 
 class KillError(Exception):
