@@ -210,11 +210,13 @@ def test_images_are_sampled_by_their_classes_and_the_teacher_is_the_adapted_mode
     present = torch.eye(8, 3, dtype=torch.bool)
     monkeypatch.setattr(dt_st, "class_presence", lambda *_: present)
     network = fresh()
-    dt_st.align(network, noise, settings(), RUN)
+    history = dt_st.align(network, noise, settings(negative=3.0, batch_size=8), RUN)
+    assert history["loss"][0] == pytest.approx(history["positive"][0] + 3 * history["negative"][0])
     (training,) = begun
+    assert isinstance(training.ema, DynamicTeacher)
+    assert training.ema.frequencies.sum().item() == pytest.approx(1, abs=0.1), "they are those of the batch"
     assert training.weights is not None
     assert torch.equal(training.weights, balancing_weights(present))
-    assert training.ema is not None
     state = training.ema.network.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
 
