@@ -7,11 +7,14 @@ from atp.data.loading import Batch
 from atp.losses.pixels import NO_LABEL
 from atp.models.network import SegmentationNetwork
 from atp.training.ema import AveragedNetwork
+from atp.training.runtime import Runtime
 
 
 @torch.no_grad()
-def teacher_probabilities(teacher: AveragedNetwork, batch: Batch) -> Tensor:
+def teacher_probabilities(teacher: AveragedNetwork, batch: Batch, runtime: Runtime) -> Tensor:
     """The teacher's prediction, float32, (N, C, H, W), in evaluation mode."""
+    # Only the main process's BatchNorm statistics are saved, and a resumed training must have the same teachers.
+    runtime.share_buffers(teacher.network)
     probabilities: Tensor = teacher.network(batch.weak).float().softmax(1)
     return probabilities
 

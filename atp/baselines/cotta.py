@@ -64,6 +64,7 @@ def align(network: SegmentationNetwork, images: TrainingImages, settings: Settin
     averaged = Predictor([(teacher.network, 1.0)], run.runtime, flip=True, scales=settings.scales)
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        run.runtime.share_buffers(teacher.network)  # as in teacher_probabilities
         confident = confidences.probabilities(batch.weak).amax(1) > settings.confidence
         labels = refined_labels(
             plain.probabilities(batch.weak), averaged.probabilities(batch.weak), confident, batch.valid

@@ -79,7 +79,7 @@ def align(network: SegmentationNetwork, images: TrainingImages, settings: Settin
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         teacher.watch(network, batch.weak[0])
-        probabilities = teacher_probabilities(teacher, batch)
+        probabilities = teacher_probabilities(teacher, batch, run.runtime)
         teacher.count(probabilities, batch.valid)
         thresholds = class_thresholds(probabilities, teacher.frequencies, batch.valid, settings.peak, settings.floor)
         labels = confident_labels(probabilities, thresholds, batch.valid)
@@ -247,5 +247,5 @@ def balancing_weights(present: Tensor) -> Tensor:
         present: classes of each image, bool, (images, C).
     """
     images = present.double().sum(0)
-    chance = (1 / torch.log(1.01 + images / images.sum())).where(images > 0, 0)
+    chance = 1 / torch.log(1.01 + images / images.sum())
     return (present * chance / images.clamp_min(1)).sum(1)

@@ -55,7 +55,7 @@ def align(network: SegmentationNetwork, images: TrainingImages, settings: Settin
     teacher = AveragedNetwork(network, settings.ema)
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        probabilities = teacher_probabilities(teacher, batch)
+        probabilities = teacher_probabilities(teacher, batch, run.runtime)
         labels = most_probable(probabilities, batch.valid)
         quality = confidence_share(probabilities, settings.confidence, batch.valid)
         hidden = hidden_patches(batch.strong, settings.masked, settings.patch)

@@ -174,7 +174,7 @@ def test_the_teacher_learns_where_most_densities_rose(densities: list[float], up
 
 def test_comparisons_are_rare_and_waiting_ends() -> None:
     network = fresh()
-    teacher = DynamicTeacher(network, settings(first_check=2, check_every=3, update_after=7), RUN)
+    teacher = DynamicTeacher(network, settings(first_check=2, check_every=3, update_after=5), RUN)
     compared, updates = [], []
     for step in range(1, 12):
         with_densities(teacher, [1.0] + [0.0] * 20)
@@ -200,6 +200,25 @@ def test_the_density_is_the_students_in_evaluation_mode() -> None:
     assert len(where) == len(set(where.tolist())) == 100
     p = fresh().eval()(image[None])[0].softmax(0).flatten(1).T[where].detach()
     assert density == pytest.approx(dt_st.neighbourhood_density(p).item(), abs=1e-6)
+
+
+def test_images_are_sampled_by_their_classes_and_the_teacher_is_the_adapted_model(
+    noise: TrainingImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Training[Any]] = []
+    monkeypatch.setattr(dt_st, "Training", lambda *args, **rest: begun.append(Training(*args, **rest)) or begun[-1])
+    present = torch.eye(8, 3, dtype=torch.bool)
+    monkeypatch.setattr(dt_st, "class_presence", lambda *_: present)
+    network = fresh()
+    history = dt_st.align(network, noise, settings(negative=3.0, batch_size=8), RUN)
+    assert history["loss"][0] == pytest.approx(history["positive"][0] + 3 * history["negative"][0])
+    (training,) = begun
+    assert isinstance(training.ema, DynamicTeacher)
+    assert training.ema.frequencies.sum().item() == pytest.approx(1, abs=0.1), "they are those of the batch"
+    assert training.weights is not None
+    assert torch.equal(training.weights, balancing_weights(present))
+    state = training.ema.network.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
 
 
 class KillError(Exception):

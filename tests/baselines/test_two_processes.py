@@ -60,6 +60,8 @@ def one_of_two(rank: int, port: int, images: TrainingImages, out: Path) -> None:
                     continue
                 finally:
                     runtime.barrier()
+                # As after a stage, since each process has its own statistics of the last batch.
+                runtime.share_buffers(network)
                 torch.save(network.state_dict(), out / f"{name}-{part}-{rank}.pth")
 
 
