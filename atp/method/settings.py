@@ -79,7 +79,7 @@ class AlignSettings(Optimisation):
         gamma: exponent of the curriculum weight (1 - h) ** gamma.
         weight_grad: whether the gradient passes through the curriculum weight (``full``) or not (``detach``).
         diversity: weight of the diversity loss (Eq. 3).
-        sharpness: lambda in Eq. 3's weight exp(-lambda h).
+        sharpness: lambda in Eq. 3's weight exp(-lambda h), of the entropy h divided by log C; the paper's is in nats.
         weighted: False gives every pixel the weight 1, the paper's L*_div.
         diversity_grad: whether the gradient passes through Eq. 3's weight (``full``) or not (``detach``, authors'
             code).
