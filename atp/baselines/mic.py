@@ -8,7 +8,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from atp.baselines._teacher import most_probable, teacher_probabilities
 from atp.data.loading import Batch, TrainingImages
@@ -18,6 +17,7 @@ from atp.models.network import SegmentationNetwork
 from atp.settings import Decay, NonNegative, Positive, Share
 from atp.training.ema import AveragedNetwork
 from atp.training.loop import History, Training
+from atp.training.mixing import hidden_blocks, hide
 from atp.training.run import Run
 
 
@@ -27,7 +27,7 @@ class Settings(BaselineSettings):
     Attributes:
         ema: decay of the teacher's weights. Authors' code: .999.
         masked: share of the patches that the student does not see. Authors' code: .7.
-        patch: side of a patch relative to the image's height. Authors' code: 64 pixels of 1024, 32 of 512.
+        patch: side of a patch relative to the image's shorter side. Authors' code: 64 pixels of 1024, 32 of 512.
         confidence: the loss is weighted by the share of an image's pixels with at least this probability. Authors'
             code: .968.
         whole: weight of the same loss on the whole image, the self-training beside which the authors' code masks.
@@ -58,9 +58,9 @@ def align(network: SegmentationNetwork, images: TrainingImages, settings: Settin
         probabilities = teacher_probabilities(teacher, batch, run.runtime)
         labels = most_probable(probabilities, batch.valid)
         quality = confidence_share(probabilities, settings.confidence, batch.valid)
-        hidden = hidden_patches(batch.strong, settings.masked, settings.patch)
+        hidden = hide(hidden_blocks(labels, share=settings.masked, side=settings.patch), batch.strong, network.mean)
         # In one pass, so that BatchNorm's statistics are not those of masked images alone.
-        views = torch.cat([batch.strong.float() / 255, masked_images(batch.strong, hidden, network.mean)])
+        views = torch.cat([batch.strong, hidden])
         whole, masked = (consistency_loss(logits, labels, quality) for logits in model(views).chunk(2))
         return {
             "loss": settings.whole * whole + masked,
@@ -70,27 +70,3 @@ def align(network: SegmentationNetwork, images: TrainingImages, settings: Settin
         }
 
     return Training(network, settings, images, run, ema=teacher).run(objective)
-
-
-def hidden_patches(images: Tensor, share: float, patch: float) -> Tensor:
-    """Draw the patches to hide, bool, (N, 1, H, W), with PyTorch's CPU generator for the same masks on every device.
-
-    Args:
-        images: (N, 3, H, W).
-        share: probability that a patch is hidden.
-        patch: side of a patch relative to the height.
-    """
-    count, _, height, width = images.shape
-    side = patch * height
-    grid = torch.rand(count, 1, max(1, round(height / side)), max(1, round(width / side))) < share
-    return F.interpolate(grid.float(), (height, width), mode="nearest").to(images.device) > 0
-
-
-def masked_images(images: Tensor, hidden: Tensor, colour: Tensor) -> Tensor:
-    """Images, uint8, (N, 3, H, W), as float32 in [0, 1] with the hidden patches in one colour.
-
-    Args:
-        hidden: bool, (N, 1, H, W).
-        colour: (1, 3, 1, 1), in [0, 1]; the network's mean becomes 0 when the network normalises.
-    """
-    return torch.where(hidden, colour, images.float() / 255)

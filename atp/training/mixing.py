@@ -1,7 +1,8 @@
-"""Mixing of two images: ClassMix pastes half of the classes of one image onto the other."""
+"""Mixing of two images, where ClassMix pastes half of the classes of one onto the other; and hiding parts of one."""
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from atp.data.labels import IGNORE
 
@@ -36,3 +37,35 @@ def mix(mask: Tensor, pasted: Tensor, onto: Tensor) -> Tensor:
         pasted, onto: images (N, C, H, W) or maps (N, H, W), of one shape and dtype.
     """
     return torch.where(mask if pasted.ndim == 3 else mask[:, None], pasted, onto)
+
+
+def hidden_blocks(
+    labels: Tensor, *, share: float = 0.7, side: float = 1 / 16, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draw the blocks of each image to hide, as MIC does.
+
+    Args:
+        labels: only the shape is used, (N, H, W).
+        share: probability that a block is hidden.
+        side: of a block, relative to the image's shorter side.
+        generator: CPU generator; None uses PyTorch's default.
+
+    Returns:
+        bool, (N, H, W), on the CPU, True where the image is hidden.
+
+    Authors' code (github.com/lhoyer/MIC, commit 2d673279): blocks of 64 pixels in crops of 1024, and of 32 in crops of
+    512.
+    """
+    count, *size = labels.shape
+    block = max(1.0, side * min(size))
+    blocks = torch.rand(count, 1, *(max(1, round(extent / block)) for extent in size), generator=generator) < share
+    return F.interpolate(blocks.float(), size, mode="nearest")[:, 0].bool()
+
+
+def hide(mask: Tensor, images: Tensor, mean: Tensor) -> Tensor:
+    """Images, uint8, (N, 3, H, W), in one color where the mask (N, H, W) is True.
+
+    Args:
+        mean: the color by which the network normalises, in [0, 1], (1, 3, 1, 1), so that it sees 0 there.
+    """
+    return mix(mask.to(images.device), (255 * mean).round().to(images), images)

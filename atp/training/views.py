@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from atp.data.loading import Batch
-from atp.training.mixing import mix
+from atp.training.mixing import hide, mix
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ class View:
         Args:
             mean: as in ``Seen``.
         """
-        color = (255 * mean).round().to(self.image)
-        return replace(self, image=mix(masks.to(self.labels.device), color, self.image))
+        return replace(self, image=hide(masks, self.image, mean))
 
 
 @dataclass(frozen=True)

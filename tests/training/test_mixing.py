@@ -1,11 +1,12 @@
-"""ClassMix: which classes are cut out, and where they land."""
+"""ClassMix: which classes are cut out, and where they land; MIC: which blocks are hidden."""
 
 from collections import Counter
 
 import pytest
 import torch
 
-from atp.training.mixing import class_mix_masks, mix
+from atp.models.network import NetworkConfig, build_network
+from atp.training.mixing import class_mix_masks, hidden_blocks, hide, mix
 
 
 def _generator(seed: int = 0) -> torch.Generator:
@@ -81,3 +82,49 @@ def test_mix_keeps_the_memory_format() -> None:
     mixed = mix(torch.ones(2, 4, 5, dtype=torch.bool), images, images.roll(1, 0))
     assert mixed.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(mixed, images)
+
+
+# As many pixels as in the authors' crops, and in our images.
+@pytest.mark.parametrize(("height", "width", "block"), [(1024, 1024, 64), (512, 512, 32), (80, 160, 5), (8, 12, 1)])
+def test_seven_of_ten_blocks_are_hidden(height: int, width: int, block: int) -> None:
+    labels = torch.zeros(1, 1, 1, dtype=torch.int64).expand(40, height, width)
+    found = hidden_blocks(labels, generator=_generator())
+    assert (found.shape, found.dtype) == (labels.shape, torch.bool)
+    corners = found[:, ::block, ::block]
+    assert corners.float().mean().item() == pytest.approx(0.7, abs=0.02)
+    # Each block is all hidden or not at all.
+    whole = corners.repeat_interleave(block, 1).repeat_interleave(block, 2)
+    assert torch.equal(found, whole)
+
+
+def test_images_and_seeds_have_blocks_of_their_own() -> None:
+    labels = torch.zeros(2, 32, 64, dtype=torch.int64)
+    found = hidden_blocks(labels, generator=_generator())
+    assert not torch.equal(found[0], found[1])
+    assert not torch.equal(found, hidden_blocks(labels, generator=_generator(1)))
+    torch.manual_seed(0)
+    assert torch.equal(found, hidden_blocks(labels))
+
+
+def test_sides_that_are_no_multiple_of_a_block_are_covered() -> None:
+    found = hidden_blocks(torch.zeros(50, 45, 77, dtype=torch.int64), generator=_generator())
+    assert found[:, -1, -1].float().mean().item() == pytest.approx(0.7, abs=0.2)
+
+
+def test_share_and_side_of_hidden_blocks() -> None:
+    labels = torch.zeros(8, 64, 128, dtype=torch.int64)
+    assert not hidden_blocks(labels, share=0.0).any()
+    assert hidden_blocks(labels, share=1.0).all()
+    assert hidden_blocks(labels, side=4.0, share=0.5).flatten(1).float().var(1).eq(0).all(), (
+        "no block is above the image"
+    )
+
+
+def test_what_is_hidden_is_zero_for_the_network() -> None:
+    network = build_network(NetworkConfig(backbone="resnet_small", output_stride=8, num_classes=2))
+    images = torch.full((1, 3, 2, 2), 51, dtype=torch.uint8)
+    hidden = hide(torch.tensor([[[True, False], [False, False]]]), images, network.mean)
+    normal = network.normalise(hidden)
+    # Up to the rounding of the color.
+    assert normal[..., 0, 0].abs().max() < 0.01
+    assert torch.equal(normal[..., 1, 1], network.normalise(images)[..., 1, 1])
