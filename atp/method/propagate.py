@@ -69,6 +69,8 @@ def propagate(
 
     def objective(model: nn.Module, batch: PairBatch) -> dict[str, Tensor]:
         easy, hard = batch.easy, batch.hard
+        # Only the main process's BatchNorm statistics are saved, and a resumed training must have the same teachers.
+        run.runtime.share_buffers(teacher)
         with torch.no_grad():
             # Eq. 10's M': without gradient, on the image without colour augmentation, in evaluation mode.
             was_training = teacher.training

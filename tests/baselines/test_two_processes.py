@@ -1,4 +1,4 @@
-"""Baselines with a teacher, trained by two processes: one network, and the same bits after an interruption."""
+"""Whatever has a teacher, trained by two processes: one network, and the same bits after an interruption."""
 
 import os
 import socket
@@ -7,10 +7,13 @@ from typing import Any
 
 import torch
 
-from atp.data.loading import TrainingImages
+from atp.data.folder import Sample
+from atp.data.loading import Labels, PairedImages, TrainingImages
+from atp.data.settings import Augmentation
 from atp.method.choice import chosen, method_named
-from atp.method.settings import AlignSettings
-from atp.models.network import NetworkConfig, build_network
+from atp.method.propagate import propagate
+from atp.method.settings import AlignSettings, PropagateSettings
+from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
 from atp.runner.resume import ResumeFile
 from atp.training.loop import Training
 from atp.training.run import Run
@@ -30,8 +33,31 @@ class KillError(Exception):
     """Stands for kill -9 between two steps."""
 
 
+def left_half(sample: Sample) -> Labels:
+    ids = torch.full((24, 24), 2, dtype=torch.uint8)
+    ids[:, :12] = 1
+    return Labels(ids)
+
+
+PROPAGATE = ("propagate", "propagate without average")
+
+
+def train(name: str, network: SegmentationNetwork, images: TrainingImages, job: Run) -> SegmentationNetwork:
+    """Train by a baseline or propagate; returns what is handed on."""
+    if name in PROPAGATE:
+        labelled = TrainingImages(images.samples, Augmentation(), labels=left_half)
+        pairs = PairedImages(labelled, images)
+        ema, hand_on = (0.5, "ema") if name == "propagate" else (None, "student")
+        given = {"epochs": 2, "batch_size": 2, "lr": 0.02, "confidence": 0.3, "ema": ema, "hand_on": hand_on}
+        return propagate(network, pairs, PropagateSettings.model_validate(given), job)[0]
+    method = f"baselines/{name}"
+    section = AlignSettings(epochs=2, batch_size=2, lr=0.02, method=method, baseline=BASELINES[name])
+    method_named(method).align(network, images, chosen(section), job)
+    return network
+
+
 def one_of_two(rank: int, port: int, images: TrainingImages, out: Path) -> None:
-    """Train each baseline undisturbed, and then interrupted and continued; as PyTorch's launcher starts a script."""
+    """Train each undisturbed, and then interrupted and continued; as PyTorch's launcher starts a script."""
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in places.items()})
     step, steps = Training._step, 0
@@ -44,9 +70,7 @@ def one_of_two(rank: int, port: int, images: TrainingImages, out: Path) -> None:
         return step(self, *args)
 
     with open_runtime(TrainingSettings(), RuntimeSettings(device="cpu", threads=1)) as runtime:
-        for name, own in BASELINES.items():
-            method = f"baselines/{name}"
-            section = AlignSettings(epochs=2, batch_size=2, lr=0.02, method=method, baseline=own)
+        for name in (*BASELINES, *PROPAGATE):
             for part in ("undisturbed", "killed", "continued"):
                 torch.manual_seed(0)
                 network = build_network(NetworkConfig(backbone="resnet_small", output_stride=8, num_classes=3))
@@ -55,7 +79,7 @@ def one_of_two(rank: int, port: int, images: TrainingImages, out: Path) -> None:
                 Training._step = killed if part == "killed" else step  # type: ignore[method-assign]
                 try:
                     job = Run("align", 7, runtime, resume)
-                    method_named(method).align(network, images, chosen(section), job)
+                    network = train(name, network, images, job)
                 except KillError:
                     continue
                 finally:
@@ -76,7 +100,7 @@ def test_two_processes_train_one_network_also_after_an_interruption(noise: Train
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
-    for name in BASELINES:
+    for name in (*BASELINES, *PROPAGATE):
         assert (tmp_path / f"{name}.pt").exists() == (name != "ubna"), "without training, there is nothing to save"
         states = [
             torch.load(tmp_path / f"{name}-{part}-{rank}.pth", weights_only=True)
