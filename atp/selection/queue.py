@@ -62,7 +62,8 @@ def enqueue(cells: Sequence[Cell], whose: Whose = HERE, jobs: int = 0) -> dict[s
                 _put(repo, prefix, cell)
             if jobs and not started and len(found["queued"]) + len(found["new"]) >= jobs:
                 started = True
-                if not _working():
+                # One that an earlier command started may be all that is left of its workers.
+                if _working() < jobs:
                     _start_workers(jobs)
             elif started:
                 # Queueing holds the lock that a worker needs to take the next experiment.
@@ -146,10 +147,10 @@ def _delete(clone: Path | None) -> None:
         shutil.rmtree(clone, ignore_errors=True)
 
 
-def _working() -> bool:
-    """Whether a worker of DVC's queue is running."""
+def _working() -> int:
+    """Number of running workers of DVC's queue."""
     files = sorted((project_root() / WORKERS).glob("dvc-exp-worker-*.json"))
-    return any(_alive(json.loads(file.read_text()).get("pid"), "queue-worker") for file in files)
+    return sum(_alive(json.loads(file.read_text()).get("pid"), "queue-worker") for file in files)
 
 
 def _alive(pid: int | None, word: str) -> bool:
