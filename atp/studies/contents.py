@@ -76,9 +76,11 @@ def searched(name: str, tries: Iterable[Mapping[str, Any]]) -> Iterable[Row]:
 def own_tries(params: Params) -> list[dict[str, Any]]:
     """As many tries for ATP's align as a baseline has: learning rates, and weights of the diversity."""
     align = needed(params.align, "align")
+    # Without BatchNorm, a baseline has half as many.
+    factors = (1.0, 0.3) if has_batchnorm(params) else (1.0,)
     return [
         {"align.lr": align.lr * factor, "align.diversity": diversity}
-        for factor in (1.0, 0.3)
+        for factor in factors
         for diversity in (1.0, 0.3, 0.1, 0.03)
     ]
 

@@ -216,6 +216,9 @@ def test_baselines_are_also_measured_by_the_sets_of_classes_and_only_those_that_
     table = STUDIES["baselines"].table(params)
     assert [name for name, _ in table.columns] == ["mIoU", *params.data.protocols]
     assert len(params.data.protocols) == 1
+    for preset in ("paper", "paper-vgg16"):
+        rows = STUDIES["baselines"].table(load_params(ROOT / f"presets/{preset}.yaml")).rows
+        assert len({len(row.settings) for row in rows if row.pick}) == 1, "as many tries for a baseline as for ATP"
     methods = {
         preset: {
             setting.values.get("align.method")
