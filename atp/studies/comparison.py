@@ -46,10 +46,10 @@ def pairs(table: Table, lines: Sequence[Line]) -> list[Pair]:
 def _rows(table: Table) -> Iterator[PrintedRow]:
     rows = printed(table.number)
     yield from rows
-    cities = {row.city for row in rows}
+    cities, groups = {row.city for row in rows}, {row.name: row.group for row in rows}
     for row in table.rows:
         if row.place and row.place.city not in cities:
-            yield PrintedRow(row.place.row, None, "ours", {}, city=row.place.city)
+            yield PrintedRow(row.place.row, None, groups[row.place.row], {}, city=row.place.city)
 
 
 def comparison(table: Table, lines: Sequence[Line], seeds: Sequence[int]) -> str:

@@ -221,6 +221,7 @@ def test_other_targets_of_table_3_come_after_the_cities() -> None:
     rows = [[cell.strip() for cell in row] for row in shown(3, [0])]
     assert [row[0] for row in rows[2:]][-4:] == [HERE] * 4
     assert {row[3] for row in rows[-4:]} == {"here"}
+    assert [row[1] for row in rows[-4:]] == ["source-free", "ours", "ours", "ours"]
 
 
 def test_what_is_measured_is_told_without_computing_it() -> None:
