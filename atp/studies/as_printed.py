@@ -182,7 +182,7 @@ def _curriculum(params: Params) -> Table:
     """Figure 5."""
     align, shown = needed(params.align, "align"), printed_figure(5)
     chosen = shown.chosen["alpha"]
-    rows = [row("Baseline", SOURCE)]
+    rows = []
     for alpha in shown.varied["alpha"]:
         own = align.alpha * alpha / chosen
         name = f"alpha = {own:g}" if own == alpha else f"alpha = {own:g} (printed {alpha:g})"

@@ -135,7 +135,7 @@ def curves(table: Table, lines: Sequence[Line]) -> bytes:
         panels = figure.subplots(1, max(1, len(parts)), sharey=True, squeeze=False)[0]
         for axes, (name, points) in zip(panels, parts, strict=False):
             _curve(axes, name, points)
-            if (level := lines[0].mean()) is not None:
+            if not lines[0].row.curve and (level := lines[0].mean()) is not None:
                 axes.axhline(level, color=FAINT, linestyle="--", linewidth=1, label=lines[0].row.name)
             axes.grid(axis="x", visible=False)
         panels[0].set_ylabel("mIoU, %")
