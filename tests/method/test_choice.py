@@ -94,11 +94,6 @@ class Faster(BaselineSettings):
     lr_factor: float = 0.7
 
 
-class Without(BaselineSettings):
-    trains = False
-
-
-def test_a_search_tries_a_tenth_of_the_published_rate_too() -> None:
-    assert BaselineSettings.strengths() == ({"lr_factor": 0.1},)
-    assert Faster.strengths() == ({"lr_factor": 0.07},), "rounded"
-    assert Without.strengths() == ()
+def test_a_search_tries_lower_rates_than_the_published_one() -> None:
+    assert BaselineSettings.strengths() == ({"lr_factor": 0.3}, {"lr_factor": 0.1}, {"lr_factor": 0.03})
+    assert Faster.strengths() == ({"lr_factor": 0.21}, {"lr_factor": 0.07}, {"lr_factor": 0.021}), "rounded"

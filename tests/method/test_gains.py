@@ -191,19 +191,19 @@ def image_by_the_inverted_mask(mask: Tensor, *images: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("part", "name", "broken"),
     [
-        (aligned, "align.curriculum_entropy_loss", negated(curriculum_entropy_loss)),
-        (aligned, "align.diversity_loss", negated(diversity_loss)),
-        (taught, "teach.negative_pseudo_label_loss", of_the_next_image(negative_pseudo_label_loss)),
-        (taught, "teach.mix", image_by_the_inverted_mask),
-        (taught_positives, "teach.positive_pseudo_label_loss", of_the_next_image(positive_pseudo_label_loss)),
-        (propagated, "propagate.consistency_loss", negated(consistency_loss)),
-        (propagated, "propagate.consistency_loss", of_the_next_image(consistency_loss)),
-        (propagated, "propagate.consistency_loss", lambda logits, *rest: 0 * logits.sum()),
-        (propagated, "propagate.mix", image_by_the_inverted_mask),
+        (aligned, "method.align.curriculum_entropy_loss", negated(curriculum_entropy_loss)),
+        (aligned, "method.align.diversity_loss", negated(diversity_loss)),
+        (taught, "method.teach.negative_pseudo_label_loss", of_the_next_image(negative_pseudo_label_loss)),
+        (taught, "method.teach.mix", image_by_the_inverted_mask),
+        (taught_positives, "method.teach.positive_pseudo_label_loss", of_the_next_image(positive_pseudo_label_loss)),
+        (propagated, "method.propagate.consistency_loss", negated(consistency_loss)),
+        (propagated, "method.propagate.consistency_loss", of_the_next_image(consistency_loss)),
+        (propagated, "method.propagate.consistency_loss", lambda logits, *rest: 0 * logits.sum()),
+        (propagated, "training.views.mix", image_by_the_inverted_mask),
     ],
 )
 def test_a_broken_part_does_not(
     worlds: Callable[[float], World], monkeypatch: pytest.MonkeyPatch, part: Part, name: str, broken: Any
 ) -> None:
-    monkeypatch.setattr(f"atp.method.{name}", broken)
+    monkeypatch.setattr(f"atp.{name}", broken)
     assert gain(worlds, part) < 0.6 * GAINS[part][1]
