@@ -31,7 +31,7 @@ def examine(path: Path, sample: int = 0) -> list[Finding]:
         space = params.data.label_space()
         params.data.protocol_ids()
     except InputError as error:
-        return [Finding("error", str(error))]
+        return [Finding("error", line) for line in error.lines]
     findings = [Finding("ok", f"{path}: valid; {space.num_classes} classes")]
     checks: list[Callable[[], Iterator[Finding]]] = [
         lambda: check_pipeline(params, path),
@@ -48,6 +48,6 @@ def examine(path: Path, sample: int = 0) -> list[Finding]:
         try:
             findings += check()
         except InputError as error:
-            findings.append(Finding("error", str(error)))
+            findings += [Finding("error", line) for line in error.lines]
     # Two checks may report the same file.
     return list(dict.fromkeys(findings))

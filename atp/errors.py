@@ -62,10 +62,12 @@ def grouped(problems: Iterable[tuple[str, str, str]]) -> list[str]:
     kinds: dict[str, list[tuple[str, str]]] = {}
     for kind, name, line in problems:
         kinds.setdefault(kind, []).append((name, line))
-    return [
-        line + (f" ({len(others) + 1} alike, also {some([name for name, _ in others])})" if others else "")
-        for (_, line), *others in kinds.values()
-    ]
+    return [line + alike([name for name, _ in others]) for (_, line), *others in kinds.values()]
+
+
+def alike(others: Sequence[str]) -> str:
+    """The end of a line that is about others too."""
+    return f" ({len(others) + 1} alike, also {some(others)})" if others else ""
 
 
 @contextmanager

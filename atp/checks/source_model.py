@@ -12,6 +12,7 @@ from atp.checks.network import TRIAL
 from atp.data.folder import Sample, evenly_spread, list_samples
 from atp.data.labels import LabelSpace
 from atp.data.tensors import read_image, read_label
+from atp.errors import InputError
 from atp.evaluation.metrics import ConfusionMatrix
 from atp.models.checkpoint import load_into, load_user_state
 from atp.models.inspection import live_aspp_branches
@@ -68,8 +69,11 @@ def check_source_model(
     predictor = Predictor([(network, 1.0)], Runtime(torch.device("cpu")))
     for sample in tqdm(samples, desc="source model", unit="image", disable=None, leave=False):
         assert sample.label is not None
-        image = read_image(sample.image, params.data.source_size)
-        labels = read_label(sample.label, network.num_classes, params.data.source_size)
+        try:
+            image = read_image(sample.image, params.data.source_size)
+            labels = read_label(sample.label, network.num_classes, params.data.source_size)
+        except InputError:  # reported with all images
+            continue
         for name, view in (("straight", image), ("swapped", image.flip(0))):
             scores[name].update(predictor.probabilities(view[None])[0].argmax(0), labels)
     miou, swapped = (100 * scores[name].mean_iou() for name in ("straight", "swapped"))

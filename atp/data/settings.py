@@ -69,8 +69,8 @@ class DataSettings(Section):
         test: held-out target images with labels; without labels, only label-free metrics are reported.
         validation: other held-out target images with labels, to choose settings on; read only by ``atp study --on
             validation``. None if there are none.
-        classes: a YAML file below ``source.root`` with a list of ``{name, color: [r, g, b]}`` or of names alone, or that
-            list itself.
+        classes: a YAML file below ``source.root`` with a list of ``{name, color: [r, g, b]}`` or of names, or that list
+            itself.
         class_map: maps the classes of a given model to the target's: a YAML list, or a file below ``source.root`` with
             that list, with a line for each class of the MODEL in the order of ids, ``- its name: the target's name``,
             or ``ignore``. Several classes may map to one. None if the classes are the same.
