@@ -200,7 +200,7 @@ def predict(
     """
     if not isinstance(network, SegmentationNetwork):
         raise InputError(f"predict: {type(network).__name__} is a plain module; pass atp.wrap(module) instead")
-    predictor = Predictor([(network, 1.0)], Runtime(find_device(device)))
+    predictor = Predictor([(network, 1.0)], Runtime(find_device(device, setting="device")))
     if isinstance(images, str | Path):
         named: Iterable[tuple[str, ImageLike]] = ((each.name, each.image) for each in samples_of(Path(images)))
     else:

@@ -1,10 +1,15 @@
 """Atomic file writes and digests."""
 
+import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+SMALLEST = 2**16
+"""A disk with fewer free bytes is full: writes are in blocks."""
 
 
 @contextmanager
@@ -19,6 +24,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        # Pillow leaves it out for a full disk.
+        error.filename = error.filename or str(path)
+        raise
+    except Exception as error:
+        # PyTorch and safetensors have errors of their own for it.
+        if shutil.disk_usage(path.parent).free < SMALLEST:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -15,6 +15,7 @@ from atp.errors import grouped
 from atp.params import Params
 from atp.stages.query import answers, check_listening, open_box, questions
 
+
 def check_box(params: Params, space: LabelSpace, sample: int) -> Iterator[Finding]:
     """Check that predictions exist and can be read, or that a callable or an endpoint answers for one image."""
     section = params.query
