@@ -416,9 +416,57 @@ def test_doctor_finds_the_divisor(project: Path, strict: bool) -> None:
         why = "returns 32x32 scores for 12x8 pixels, so it crops or stretches"
     (finding,) = (finding for finding in complaints() if finding.level == "error")
     assert finding.text == (
-        f"model.factory: tests.models.foreign:Skips {why}, and works at multiples of 32; set model.divisor: 32"
+        f"model.factory: tests.models.foreign:Skips {why} in source, align, teach, propagate, evidence, dump, evaluate, "
+        "at 9x6 in evidence at scale 0.75, at 15x10 in evidence at scale 1.25, dump at scale 1.25; set model.divisor: "
+        "32, at multiples of which it works"
     )
     own(project, "Skips", classifier="head", arguments={"strict": strict}, divisor=32)
+    assert not complaints()
+
+
+SCALES = {"dump": {"scales": [1.0, 2.0]}}
+LIMITED = "model.factory: tests.models.foreign:Limited fails at "
+
+
+@pytest.mark.parametrize(
+    ("most", "sections", "message"),
+    [
+        (
+            14,
+            {},
+            f"{LIMITED}15x10 (RuntimeError: too wide) in evidence at scale 1.25, dump at scale 1.25; set data.size",
+        ),
+        (15, SCALES, f"{LIMITED}24x16 (RuntimeError: too wide) in dump at scale 2; set data.size"),
+        (
+            16,
+            {"data": {"crop": [20, 8]}},
+            f"{LIMITED}20x8 (RuntimeError: too wide) in source, align, teach, propagate; ",
+        ),
+        (
+            16,
+            {"data": {"source": {"root": "data/source", "size": [20, 10]}}},
+            f"{LIMITED}20x10 (RuntimeError: too wide) in source; set data.crop or data.size",
+        ),
+        (11, {"data": {"size": None}}, f"{LIMITED}12x8 (RuntimeError: too wide) in source, align"),
+    ],
+)
+def test_doctor_tries_the_network_at_every_size(
+    project: Path, most: int, sections: dict[str, dict[str, object]], message: str
+) -> None:
+    own(project, "Limited", classifier="head", arguments={"most": most})
+    for section, changes in sections.items():
+        set_params(project, section, **changes)
+    assert told(LIMITED).text.startswith(message)
+
+
+def test_doctor_finds_a_batch_of_one_that_cannot_be_normalised(project: Path) -> None:
+    own(project, "Pooled", classifier="head")
+    assert not complaints()
+    set_params(project, "teach", batch_size=1)
+    (finding,) = complaints()
+    assert "fails at 12x8 (ValueError: Expected more than 1 value per channel when training" in finding.text
+    assert finding.text.endswith("in teach; set batch_size there to 2 or more images per process, with which it works")
+    set_params(project, "teach", batchnorm="eval")
     assert not complaints()
 
 
