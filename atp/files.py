@@ -26,7 +26,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         # Pillow leaves it out for a full disk.
-        error.filename = error.filename or str(path)
+        if error.filename in (None, str(temporary)):
+            error.filename = str(path)
         raise
     except Exception as error:
         # PyTorch and safetensors have errors of their own for it.

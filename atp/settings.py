@@ -109,7 +109,8 @@ def read_yaml(path: Path, remedy: str = "correct its path in params.yaml") -> ob
         raise InputError(f"{path}: no such file; {remedy}") from error
     except MarkedYAMLError as error:
         mark = error.problem_mark
-        raise InputError(f"{path}: line {mark.line + 1 if mark else '?'}: not YAML: {error.problem}") from error
+        what = "a tab; indent with spaces" if "'\\t'" in str(error.problem) else error.problem
+        raise InputError(f"{path}: line {mark.line + 1 if mark else '?'}: not YAML: {what}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
 

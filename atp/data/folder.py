@@ -9,6 +9,7 @@ This module does not import PyTorch, which takes seconds and is not needed for t
 
 import difflib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,9 @@ def _near(label: Path) -> str:
     other = [name for name in there if Path(name).stem == label.stem]
     if other:
         return f"; {other[0]} is there, save it as PNG"
-    near = difflib.get_close_matches(label.name, there, n=1)
+    # Rather 01_gt.png than 02.png, another image's.
+    longer = [name for name in there if re.match(rf"{re.escape(label.stem)}[^0-9a-zA-Z]", name)]
+    near = longer or difflib.get_close_matches(label.name, there, n=1)
     return f"; is it {near[0]}?" if near else ""
 
 
