@@ -166,10 +166,13 @@ def _in_words(one: "ErrorDetails", kind: type[BaseModel], unknown: str) -> str:
 def _known_keys(loc: list[str], model: type[BaseModel]) -> list[str]:
     for part in loc:
         field = next((f for n, f in model.model_fields.items() if (f.alias or n) == part), None)
-        annotation = field.annotation if field else None
-        # The type of an optional section is a union with None.
-        annotation = next((a for a in get_args(annotation) if a is not type(None)), annotation)
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        if field is None:
+            # A key of a mapping, as of ``rounds``.
+            continue
+        # The type of an optional section is a union with None, and that of a mapping has its keys' first.
+        parts = (field.annotation, *get_args(field.annotation))
+        found = next((each for each in parts if isinstance(each, type) and issubclass(each, BaseModel)), None)
+        if found is None:
             return []
-        model = annotation
+        model = found
     return [field.alias or name for name, field in model.model_fields.items()]

@@ -440,8 +440,8 @@ def test_doctor_finds_the_divisor(project: Path, strict: bool) -> None:
     (finding,) = (finding for finding in complaints() if finding.level == "error")
     assert finding.text == (
         f"model.factory: tests.models.foreign:Skips {why} in source, align, teach, propagate, evidence, dump, "
-        "evaluate, at 9x6 in evidence at scale 0.75, at 15x10 in evidence at scale 1.25, dump at scale 1.25; set model.divisor: "
-        "32, at multiples of which it works"
+        "evaluate, at 9x6 in evidence at scale 0.75, at 15x10 in evidence at scale 1.25, dump at scale 1.25; set "
+        "model.divisor: 32, at multiples of which it works"
     )
     own(project, "Skips", classifier="head", arguments={"strict": strict}, divisor=32)
     assert not complaints()

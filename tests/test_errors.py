@@ -1,4 +1,4 @@
-"""docs/reference/errors.md: every mistake on the page gets the line that the page shows, and nothing is half-written."""
+"""docs/reference/errors.md: every mistake on the page gets the line that it shows, and nothing is half-written."""
 
 import re
 import shutil

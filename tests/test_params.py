@@ -42,6 +42,11 @@ def test_unknown_key_names_the_near_one(tree: Any, tmp_path: Path) -> None:
     assert complaint(tree, tmp_path) == "params.yaml: align.epoch: unknown key; is it epochs?"
 
 
+def test_unknown_key_of_a_round(tree: Any, tmp_path: Path) -> None:
+    tree["rounds"]["r01"]["modle"] = "runs/align"
+    assert complaint(tree, tmp_path) == "params.yaml: rounds.r01.modle: unknown key; is it model?"
+
+
 def test_unknown_section(tree: Any, tmp_path: Path) -> None:
     tree["alien"] = {}
     assert complaint(tree, tmp_path) == "params.yaml: alien: unknown key; is it align?"

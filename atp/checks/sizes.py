@@ -67,15 +67,20 @@ class Tried:
     @torch.no_grad()
     def _try(self, use: Use, divisor: int) -> str:
         width, height = (side if not self.shrink or side <= 128 else 128 + side % 64 for side in use.size)
-        images = F.pad(torch.zeros(max(1, use.images), 3, height, width), (0, -width % divisor, 0, -height % divisor))
-        height, width = images.shape[-2:]
-        try:
-            scores = as_scores(self.model.train(use.images > 0)(images), self.name, self.num_scores)
-        except Exception as error:  # A user's code may raise anything.
-            return f"fails at {_text(use.size)} ({str(error) if isinstance(error, InputError) else first_line(error)})"
-        if self.stride is None or height % COARSEST == width % COARSEST == 0:
-            return ""
-        return self._cropped(scores, (height, width))
+        image = F.pad(torch.zeros(1, 3, height, width), (0, -width % divisor, 0, -height % divisor))
+        height, width = image.shape[-2:]
+        model, problem = self.model.train(use.images > 0), ""
+        # A second image costs memory, and is needed only where the first has no variance.
+        for images in (image.expand(count, -1, -1, -1) for count in range(1, max(1, use.images) + 1)):
+            try:
+                scores = as_scores(model(images), self.name, self.num_scores)
+            except Exception as error:  # A user's code may raise anything.
+                what = str(error) if isinstance(error, InputError) else first_line(error)
+                problem = f"fails at {_text(use.size)} ({what})"
+            else:
+                exact = self.stride is None or height % COARSEST == width % COARSEST == 0
+                return "" if exact else self._cropped(scores, (height, width))
+        return problem
 
     def _cropped(self, scores: Tensor, size: tuple[int, int]) -> str:
         found = tuple(scores.shape[-2:])
