@@ -31,7 +31,7 @@ from atp.models.own import OwnNetwork, check_classifier, first_line
 from atp.models.segmentation import SegmentationNetwork
 from atp.models.trial import classifiers, num_scores
 from atp.registry.package import check_callables, find_model, use_code_of
-from atp.settings import explain
+from atp.settings import problems
 from atp.training.prediction import Predictor
 from atp.training.runtime import Runtime, find_device, open_runtime
 from atp.training.settings import RuntimeSettings, TrainingSettings
@@ -149,7 +149,7 @@ def wrap(
     try:
         config = NetworkConfig(factory=name, classifier=classifier, num_classes=space.num_classes, **described)
     except ValidationError as error:
-        raise InputError(explain(error, NetworkConfig)) from error
+        raise InputError(*problems(error, NetworkConfig)) from error
     check_classifier(module, config)
     network = OwnNetwork(module, config)
     network.label_space = space
@@ -200,7 +200,7 @@ def predict(
     """
     if not isinstance(network, SegmentationNetwork):
         raise InputError(f"predict: {type(network).__name__} is a plain module; pass atp.wrap(module) instead")
-    predictor = Predictor([(network, 1.0)], Runtime(find_device(device)))
+    predictor = Predictor([(network, 1.0)], Runtime(find_device(device, setting="device")))
     if isinstance(images, str | Path):
         named: Iterable[tuple[str, ImageLike]] = ((each.name, each.image) for each in samples_of(Path(images)))
     else:

@@ -1,4 +1,4 @@
-"""The command line ``atp``: predict, export, doctor, report, select, study, table, figure, promote, serve."""
+"""The command line ``atp``: predict, export, doctor, labels, report, select, study, table, figure, promote, serve."""
 
 import json
 import logging
@@ -126,6 +126,34 @@ def doctor(
         raise typer.Exit(2)
 
 
+labels = typer.Typer(help="Work on labels.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(labels, name="labels")
+
+
+@labels.callback()
+def _labels() -> None:
+    # With a callback, a single command keeps its name.
+    pass
+
+
+@labels.command()
+def convert(
+    folder: Annotated[Path, typer.Argument(help="Folder of images whose pixels are the classes' colours.")],
+    out: Annotated[Path, typer.Argument(help="New folder for the labels.")],
+    classes: Annotated[Path, typer.Option(help="The classes, as data.classes of params.yaml names them.")],
+    unlabelled: Annotated[
+        list[str] | None, typer.Option(help="Colour of pixels without a label, as in 0,0,0; repeat for several.")
+    ] = None,
+) -> None:
+    """Convert labels from the classes' colours to class ids: palette PNGs, as every stage reads them."""
+    from atp.data.settings import read_classes
+    from atp.datasets.colours import colour, convert_labels
+
+    none = [colour(text) for text in unlabelled or ()]
+    count = convert_labels(folder, out, read_classes(classes, "correct --classes"), none)
+    typer.echo(f"{_count(count, 'label')} in {out}")
+
+
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
@@ -145,7 +173,6 @@ def report(
     if not metrics.is_file():
         raise InputError(f"{metrics}: no such file; run dvc repro first")
     out = runs / "report"
-    out.mkdir(exist_ok=True)
     params = load_params()
     earlier = _earlier(metrics.parent)
     try:
@@ -346,6 +373,8 @@ def serve(
 
 def main() -> None:
     """Entry point: bad input ends with one line and code 2, Ctrl-C with one line and code 130."""
+    # A file's name may have characters that the terminal lacks.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     with exit_codes():
         app()
 

@@ -10,9 +10,9 @@ from atp.checks.box import check_box
 from atp.checks.finding import Finding
 from atp.checks.images import check_colours, check_domains, check_images
 from atp.checks.machine import check_machine
-from atp.checks.network import check_own_network
+from atp.checks.network import check_network
 from atp.checks.project import check_import, check_pipeline
-from atp.checks.source_model import check_checkpoint
+from atp.checks.source_model import check_checkpoint, check_unused
 from atp.errors import InputError
 from atp.params import load_params
 from atp.settings import check_imported
@@ -31,7 +31,7 @@ def examine(path: Path, sample: int = 0) -> list[Finding]:
         space = params.data.label_space()
         params.data.protocol_ids()
     except InputError as error:
-        return [Finding("error", str(error))]
+        return [Finding("error", line) for line in error.lines]
     findings = [Finding("ok", f"{path}: valid; {space.num_classes} classes")]
     checks: list[Callable[[], Iterator[Finding]]] = [
         lambda: check_pipeline(params, path),
@@ -39,8 +39,9 @@ def examine(path: Path, sample: int = 0) -> list[Finding]:
         lambda: check_images(params, space, sample),
         lambda: check_domains(params),
         lambda: check_colours(params),
-        lambda: check_own_network(params, space),
+        lambda: check_network(params, space),
         lambda: check_checkpoint(params, space),
+        lambda: check_unused(params),
         lambda: check_box(params, space, sample),
         lambda: check_machine(params, space),
     ]
@@ -48,6 +49,6 @@ def examine(path: Path, sample: int = 0) -> list[Finding]:
         try:
             findings += check()
         except InputError as error:
-            findings.append(Finding("error", str(error)))
+            findings += [Finding("error", line) for line in error.lines]
     # Two checks may report the same file.
     return list(dict.fromkeys(findings))

@@ -1,9 +1,10 @@
 """The exception for invalid input, and how commands report it and Ctrl-C."""
 
 import errno
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -12,16 +13,67 @@ INTERRUPTED = 128 + signal.SIGINT
 """Exit code after Ctrl-C, as shells have it."""
 
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+UNUSABLE = {
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EROFS: "the disk is read-only",
+    errno.ENOTDIR: "a part of its path is a file, not a folder",
+    errno.EISDIR: "is a folder, not a file",
+    errno.EEXIST: "is in the way",
+    errno.ENAMETOOLONG: "its name is too long",
+}
+"""What is wrong with a path, by the system's error number."""
+
+MOST_NAMED = 3
+"""Maximum number of names that a line about many of them lists."""
+
+
 class InputError(Exception):
     """Invalid input. The message states in one line what is wrong, in which file, and what to do.
 
-    Stages and the command line print it as ``error: ...`` and exit with code 2, without a traceback.
+    Stages and the command line print each line as ``error: ...`` and exit with code 2, without a traceback.
+
+    Args:
+        lines: several only if the problems are independent of each other.
     """
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
+
+    @property
+    def lines(self) -> list[str]:
+        return str(self).splitlines()
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few of many names, and how many more there are."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def grouped(problems: Iterable[tuple[str, str, str]]) -> list[str]:
+    """One line for all problems of a kind: the first, the number of all, and the names of some others.
+
+    Args:
+        problems: of each its kind, the name of what has it, and its line.
+    """
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for kind, name, line in problems:
+        kinds.setdefault(kind, []).append((name, line))
+    return [line + alike([name for name, _ in others]) for (_, line), *others in kinds.values()]
+
+
+def alike(others: Sequence[str]) -> str:
+    """The end of a line that is about others too."""
+    return f" ({len(others) + 1} alike, also {some(others)})" if others else ""
 
 
 @contextmanager
 def exit_codes(interrupted: Callable[[], str] = lambda: "interrupted; run it again") -> Iterator[None]:
-    """End the process with one line and code 2 on invalid input or a full disk, with 130 on Ctrl-C; no traceback.
+    """End the process with code 2 and a line on invalid input, a full disk or a path that cannot be used, with 130 on
+    Ctrl-C; no traceback.
 
     Args:
         interrupted: see ``interruptible``.
@@ -30,11 +82,15 @@ def exit_codes(interrupted: Callable[[], str] = lambda: "interrupted; run it aga
         with interruptible(interrupted):
             yield
     except InputError as error:
-        _end(f"error: {error}\n", 2)
+        _end("".join(f"error: {line}\n" for line in error.lines), 2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        path = error.filename or Path.cwd()
+        if error.errno in DISK_FULL:
+            _end(f"error: {path}: the disk is full; free some space and run again\n", 2)
+        # A path that a stage is sealed from has another reason, and is a fault of the code.
+        if error.errno not in UNUSABLE or error.filename is None or error.strerror != os.strerror(error.errno):
             raise
-        _end(f"error: {error.filename or Path.cwd()}: the disk is full; free some space and run again\n", 2)
+        _end(f"error: {path}: {UNUSABLE[error.errno]}; correct the path, or change what is there\n", 2)
 
 
 @contextmanager

@@ -1,10 +1,15 @@
 """Atomic file writes and digests."""
 
+import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+SMALLEST = 2**16
+"""A disk with fewer free bytes is full: writes are in blocks."""
 
 
 @contextmanager
@@ -19,6 +24,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        # Pillow leaves it out for a full disk.
+        if error.filename in (None, str(temporary)):
+            error.filename = str(path)
+        raise
+    except Exception as error:
+        # PyTorch and safetensors have errors of their own for it.
+        if shutil.disk_usage(path.parent).free < SMALLEST:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -28,7 +43,7 @@ def digest(path: Path) -> str:
     if path.is_dir():
         total = hashlib.sha256()
         for file in sorted(p for p in path.rglob("*") if p.is_file()):
-            total.update(f"{file.relative_to(path).as_posix()}\0{digest(file)}\n".encode())
+            total.update(f"{file.relative_to(path).as_posix()}\0{digest(file)}\n".encode(errors="surrogateescape"))
         return total.hexdigest()
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,5 +1,6 @@
 """Write masks and overlays of images to files: the command ``atp predict``."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,5 +77,8 @@ def _size(text: str) -> tuple[int, int] | None:
 def write_overlay(path: Path, image: Image.Image, ids: NDArray[np.uint8], space: LabelSpace) -> None:
     """Write the image blended half and half with the class colours."""
     colors = np.frombuffer(space.palette, np.uint8).reshape(256, 3)
+    # To a file, Pillow writes a JPEG without noticing that the disk is full.
+    buffer = io.BytesIO()
+    Image.blend(image, Image.fromarray(colors[ids]), 0.5).save(buffer, "JPEG", quality=92)
     with atomic_path(path) as temporary:
-        Image.blend(image, Image.fromarray(colors[ids]), 0.5).save(temporary, quality=92)
+        temporary.write_bytes(buffer.getvalue())

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from atp.method.settings import AdaptSettings, MethodSections
 from atp.models.config import NetworkConfig
 from atp.registry.settings import RegisterSettings
 from atp.runs import ALIGN, DISTILL, taught
-from atp.settings import EMPTY, SectionType, explain, read_yaml
+from atp.settings import EMPTY, SectionType, problems, read_yaml
 from atp.training.settings import RuntimeSettings, TrainingSettings
 
 
@@ -82,28 +82,30 @@ class Params(MethodSections):
         )
 
     @model_validator(mode="after")
-    def _one_kind_of_source(self) -> Self:
+    def _fits_together(self) -> Self:
+        rules = (self._kinds_of_source, self._class_maps, self._unseen_files, self._wrong_rounds)
+        if lines := [line for rule in rules for line in rule()]:
+            raise ValueError("\n".join(lines))
+        return self
+
+    def _kinds_of_source(self) -> Iterator[str]:
         white, black = {"source", "align"}, {"query", "distill"}
         given = {name for name in white | black if getattr(self, name) is not None}
         if given not in (white, black):
-            raise ValueError(
+            yield (
                 "needs the sections source and align, or for a black box query and distill; "
                 f"found {', '.join(sorted(given)) or 'none of them'}"
             )
-        if self.black_box and self.dump.source_weight > 0:
-            raise ValueError("dump.source_weight: a black box has no source model to average with; set it to 0")
-        return self
+        elif self.black_box and self.dump.source_weight > 0:
+            yield "dump.source_weight: a black box has no source model to average with; set it to 0"
 
-    @model_validator(mode="after")
-    def _class_map_has_a_model(self) -> Self:
+    def _class_maps(self) -> Iterator[str]:
         if self.model.class_map is not None:
-            raise ValueError("model.class_map is computed by ATP; set data.class_map instead")
+            yield "model.class_map is computed by ATP; set data.class_map instead"
         if self.data.class_map is not None and self.source is not None and self.source.checkpoint is None:
-            raise ValueError("data.class_map is only for a given model; set source.checkpoint, or leave it out")
-        return self
+            yield "data.class_map is only for a given model; set source.checkpoint, or leave it out"
 
-    @model_validator(mode="after")
-    def _files_are_seen(self) -> Self:
+    def _unseen_files(self) -> Iterator[str]:
         root, weights = self.data.source.root, self.model.weights
         given = {
             "source.checkpoint": self.source.checkpoint if self.source else None,
@@ -114,27 +116,24 @@ class Params(MethodSections):
         }
         for name, path in given.items():
             if path is not None and not path.is_relative_to(root):
-                raise ValueError(f"{name} {path} is not below data.source.root {root}; DVC would not see it change")
+                yield f"{name} {path} is not below data.source.root {root}; DVC would not see it change"
         if self.black_box and weights not in ("none", "imagenet") and not Path(weights).is_relative_to(self.model.code):
-            raise ValueError(
+            yield (
                 f"model.weights {weights} is not below model.code {self.model.code}: a student's stage cannot open "
                 "data.source.root; put its weights into a folder and set model.code to that"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _rounds_follow(self) -> Self:
+    def _wrong_rounds(self) -> Iterator[str]:
         """Every round starts from an earlier model, and split.model exists."""
         made = [self.first]
         if not self.rounds:
-            raise ValueError(f"rounds is empty; give at least r01: {{model: {self.first}}}")
+            yield f"rounds is empty; give at least r01: {{model: {self.first}}}"
         for key, entry in self.rounds.items():
             if entry.model not in made:
-                raise ValueError(f"rounds.{key}.model is {entry.model}; it must be one of {', '.join(map(str, made))}")
+                yield f"rounds.{key}.model is {entry.model}; it must be one of {', '.join(map(str, made))}"
             made.append(taught(key))
         if self.split.model not in made:
-            raise ValueError(f"split.model is {self.split.model}; it must be one of {', '.join(map(str, made))}")
-        return self
+            yield f"split.model is {self.split.model}; it must be one of {', '.join(map(str, made))}"
 
 
 def needed(section: SectionType | None, name: str) -> SectionType:
@@ -160,15 +159,20 @@ def load_params(path: Path = Path("params.yaml"), overrides: Mapping[str, Any] =
     """
     tree = read_params(path, overrides)
     rounds = tree.get("rounds")
-    for key in rounds if isinstance(rounds, dict) else ():
-        if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", key):
-            raise InputError(
-                f"{path}: rounds.{key}: DVC silently drops keys that are not words; rename it to r{key:0>2}"
-            )
+    # DVC drops integer keys of a ``foreach`` without an error.
+    dropped = [
+        key
+        for key in (rounds if isinstance(rounds, dict) else ())
+        if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", key)
+    ]
+    lines = [f"rounds.{key}: DVC silently drops keys that are not words; rename it to r{key:0>2}" for key in dropped]
     try:
         params = Params.model_validate(tree)
     except ValidationError as error:
-        raise InputError(f"{path}: {explain(error, Params)}") from error
+        # For pydantic, such keys are wrong too.
+        lines += [line for line in problems(error, Params) if not (dropped and line.startswith("rounds."))]
+    if lines:
+        raise InputError(*(f"{path}: {line}" for line in lines))
     if params.align and params.align.baseline:
         chosen(params.align, f"{path}: align.baseline")
     return params

@@ -2,17 +2,21 @@
 
 import copy
 import difflib
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
-from atp.errors import InputError
+from atp.errors import InputError, grouped
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
 Decay = Annotated[float, Field(gt=0.0, lt=1.0, strict=True)]
@@ -26,6 +30,40 @@ Channel = Annotated[int, Field(ge=0, le=255, strict=True)]
 
 
 Flag = Annotated[bool, Field(strict=True)]
+
+
+def _size(value: Any) -> Any:
+    """Accept ``WIDTHxHEIGHT``, as on the command line."""
+    if isinstance(value, str) and (sides := re.fullmatch(r"\s*(\d+)\s*[xX]\s*(\d+)\s*", value)):
+        value = [int(side) for side in sides.groups()]
+    if value is not None and not (isinstance(value, list | tuple) and len(value) == 2):
+        raise ValueError(f"must be [width, height] in pixels, such as [160, 80], not {value!r}")
+    return value
+
+
+Size = Annotated[tuple[Count, Count], BeforeValidator(_size)]
+"""(width, height), also as ``WIDTHxHEIGHT``."""
+
+
+WORDS = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    "finite_number": "must be a finite number",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+    "string_type": "must be text",
+    "string_pattern_mismatch": "must have the form {pattern}",
+    "path_type": "must be a path",
+    "literal_error": "must be {expected}",
+    **dict.fromkeys(("tuple_type", "list_type"), "must be a list in brackets"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "must be a section with entries of its own"),
+    "greater_than": "must be above {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be below {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "too_short": "must have at least {min_length} entries",
+    "too_long": "must have at most {max_length} entries",
+}
+"""What pydantic's types of errors mean, for people who write params.yaml."""
 
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -52,9 +90,7 @@ def checked(kind: type[SectionType], values: Mapping[str, Any], where: str) -> S
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        # Without a location, the error is about the whole section.
-        joint = "." if error.errors()[0]["loc"] else ": "
-        raise InputError(f"{where}{joint}{explain(error, kind)}") from error
+        raise InputError(*problems(error, kind, where)) from error
 
 
 def read_yaml(path: Path, remedy: str = "correct its path in params.yaml") -> object:
@@ -73,7 +109,8 @@ def read_yaml(path: Path, remedy: str = "correct its path in params.yaml") -> ob
         raise InputError(f"{path}: no such file; {remedy}") from error
     except MarkedYAMLError as error:
         mark = error.problem_mark
-        raise InputError(f"{path}: line {mark.line + 1 if mark else '?'}: not YAML: {error.problem}") from error
+        what = "a tab; indent with spaces" if "'\\t'" in str(error.problem) else error.problem
+        raise InputError(f"{path}: line {mark.line + 1 if mark else '?'}: not YAML: {what}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
 
@@ -97,36 +134,45 @@ def check_imported(path: Path) -> None:
             raise InputError(f"{folder}: not imported yet; run dvc repro {described}")
 
 
-def explain(error: ValidationError, kind: type[BaseModel], unknown: str = "unknown key") -> str:
-    """Describe the first error in terms of params.yaml, and count the others.
+def problems(error: ValidationError, kind: type[BaseModel], where: str = "", unknown: str = "unknown key") -> list[str]:
+    """Describe all errors in terms of params.yaml, one line each; those alike share a line.
 
     Args:
+        where: location of the section.
         unknown: what an unknown entry is called.
     """
-    problems = error.errors(include_url=False)
-    first = problems[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = _known_keys([str(part) for part in first["loc"][:-1]], kind)
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-        text = f"{where}: {unknown}" + (f"; is it {near[0]}?" if near else f"; known here: {', '.join(known)}")
-    elif first["type"] == "missing":
-        text = f"{where}: missing; add it"
-    elif first["type"] == "value_error":
-        text = (f"{where}: " if where else "") + first["msg"].removeprefix("Value error, ")
-    else:
-        message = first["msg"][0].lower() + first["msg"][1:]
-        text = f"{where}: {message}, not {first['input']!r}"
-    return text + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+    told = []
+    for one in error.errors(include_url=False):
+        # The keys of a mapping have a place of their own after them.
+        name = ".".join([*([where] if where else []), *(str(part) for part in one["loc"] if part != "[key]")])
+        for what in _in_words(one, kind, unknown).split("\n"):
+            told.append((what.partition(", not ")[0], name, f"{name}: {what}" if name else what))
+    return grouped(told)
+
+
+def _in_words(one: "ErrorDetails", kind: type[BaseModel], unknown: str) -> str:
+    if one["type"] == "extra_forbidden":
+        known = _known_keys([str(part) for part in one["loc"][:-1]], kind)
+        near = difflib.get_close_matches(str(one["loc"][-1]), known, n=1)
+        return f"{unknown}; " + (f"is it {near[0]}?" if near else f"known here: {', '.join(known)}")
+    if one["type"] == "missing":
+        return "missing; add it"
+    if one["type"] == "value_error":
+        return one["msg"].removeprefix("Value error, ")
+    words = WORDS.get(one["type"], one["msg"][0].lower() + one["msg"][1:]).format(**one.get("ctx", {}))
+    return f"{words.replace(chr(39), '')}, not {one['input']!r}"
 
 
 def _known_keys(loc: list[str], model: type[BaseModel]) -> list[str]:
     for part in loc:
         field = next((f for n, f in model.model_fields.items() if (f.alias or n) == part), None)
-        annotation = field.annotation if field else None
-        # The type of an optional section is a union with None.
-        annotation = next((a for a in get_args(annotation) if a is not type(None)), annotation)
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        if field is None:
+            # A key of a mapping, as of ``rounds``.
+            continue
+        # The type of an optional section is a union with None, and that of a mapping has its keys' first.
+        parts = (field.annotation, *get_args(field.annotation))
+        found = next((each for each in parts if isinstance(each, type) and issubclass(each, BaseModel)), None)
+        if found is None:
             return []
-        model = annotation
+        model = found
     return [field.alias or name for name, field in model.model_fields.items()]

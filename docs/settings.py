@@ -18,9 +18,9 @@ Every section of `params.yaml` is one of the classes below. `params.yaml` in the
 each value, and the [presets](../explanation/paper.md#presets) have the paper's.
 
 Settings that `params.yaml` omits have the default shown here. An unknown entry, a missing entry or a value of the wrong
-type is an error with one line. `Share` is a number in [0, 1], `Decay` in (0, 1), `Positive` above 0, `NonNegative` at
-least 0, `Count` an integer of at least 1, `Whole` an integer of at least 0, `Channel` an integer from 0 to 255, and
-`Flag` is `true` or `false`.
+type is an error with one line, and all of them are reported at once. `Share` is a number in [0, 1], `Decay` in (0, 1),
+`Positive` above 0, `NonNegative` at least 0, `Count` a whole number of at least 1, `Whole` of at least 0, `Channel`
+from 0 to 255, `Size` a width and a height of at least 1, as `[160, 80]` or `160x80`, and `Flag` is `true` or `false`.
 
 This page is made from the classes' docstrings by `python docs/settings.py`.
 """

@@ -242,7 +242,7 @@ def with_classifier(network: nn.Module) -> nn.Module:
         (Bare, {}, "Bare: no single submodule computes all logits; set classifier, one of: stem"),
         (small, {"classifier": "decode"}, "Small has no decode with parameters; is it decoder"),
         (small, {"classes": ["a", "b"]}, "Small: has 3 classes, but classes lists 2"),
-        (small, {"mean": (123.0, 116.0, 104.0)}, "mean.0: input should be less than or equal to 1, not 123.0"),
+        (small, {"mean": (123.0, 116.0, 104.0)}, "mean.0: must be at most 1, not 123.0"),
         (lambda: nn.Conv2d(4, 3, 1), {}, "the trial run on a 64x64 image fails .RuntimeError: Given groups=1"),
         (
             lambda: wrap(small()),

@@ -264,6 +264,29 @@ def test_doctor_finds_every_broken_file_at_once(project: Path) -> None:
     assert CliRunner().invoke(app, ["doctor"]).exit_code == 2
 
 
+def test_doctor_counts_errors_alike(project: Path) -> None:
+    for index in range(2, 9):
+        shutil.copy(project / "data/target/images/0.png", project / f"data/target/images/{index}.png")
+        Image.new("L", (12, 8), index).save(project / f"data/target/labels/{index}.png")
+    ending = " (6 alike, also 4.png, 5.png, 6.png and 2 more)"
+    assert told("data/target/labels/3.png: label value 3 out of range").text.endswith(ending)
+    for index in range(2, 9):
+        (project / f"data/target/labels/{index}.png").unlink()
+    assert told("data/target/images/2.png: its label").text.endswith(" (7 alike, also 3.png, 4.png, 5.png and 3 more)")
+
+
+def test_doctor_finds_a_checkpoint_that_nothing_uses(project: Path) -> None:
+    for path in ("data/source/model.pth", "mine.safetensors"):
+        (project / path).write_bytes(b"weights")
+    unused = "is not used, and the source model is trained; to start from it, set source.checkpoint: "
+    (finding,) = complaints()
+    assert finding.level == "warning"
+    model = "data/source/model.pth"
+    assert finding.text == f"{model}: {unused}{model} (2 alike, also mine.safetensors)"
+    (project / model).unlink()
+    assert complaints()[0].text.endswith(f"{unused}data/source/mine.safetensors, after moving it there")
+
+
 def test_doctor_finds_no_images_and_missing_labels(project: Path) -> None:
     shutil.rmtree(project / "data/target/images")
     (project / "data/source/labels/1.png").unlink()
@@ -416,9 +439,57 @@ def test_doctor_finds_the_divisor(project: Path, strict: bool) -> None:
         why = "returns 32x32 scores for 12x8 pixels, so it crops or stretches"
     (finding,) = (finding for finding in complaints() if finding.level == "error")
     assert finding.text == (
-        f"model.factory: tests.models.foreign:Skips {why}, and works at multiples of 32; set model.divisor: 32"
+        f"model.factory: tests.models.foreign:Skips {why} in source, align, teach, propagate, evidence, dump, "
+        "evaluate, at 9x6 in evidence at scale 0.75, at 15x10 in evidence at scale 1.25, dump at scale 1.25; set "
+        "model.divisor: 32, at multiples of which it works"
     )
     own(project, "Skips", classifier="head", arguments={"strict": strict}, divisor=32)
+    assert not complaints()
+
+
+SCALES = {"dump": {"scales": [1.0, 2.0]}}
+LIMITED = "model.factory: tests.models.foreign:Limited fails at "
+
+
+@pytest.mark.parametrize(
+    ("most", "sections", "message"),
+    [
+        (
+            14,
+            {},
+            f"{LIMITED}15x10 (RuntimeError: too wide) in evidence at scale 1.25, dump at scale 1.25; set data.size",
+        ),
+        (15, SCALES, f"{LIMITED}24x16 (RuntimeError: too wide) in dump at scale 2; set data.size"),
+        (
+            16,
+            {"data": {"crop": [20, 8]}},
+            f"{LIMITED}20x8 (RuntimeError: too wide) in source, align, teach, propagate; ",
+        ),
+        (
+            16,
+            {"data": {"source": {"root": "data/source", "size": [20, 10]}}},
+            f"{LIMITED}20x10 (RuntimeError: too wide) in source; set data.crop or data.size",
+        ),
+        (11, {"data": {"size": None}}, f"{LIMITED}12x8 (RuntimeError: too wide) in source, align"),
+    ],
+)
+def test_doctor_tries_the_network_at_every_size(
+    project: Path, most: int, sections: dict[str, dict[str, object]], message: str
+) -> None:
+    own(project, "Limited", classifier="head", arguments={"most": most})
+    for section, changes in sections.items():
+        set_params(project, section, **changes)
+    assert told(LIMITED).text.startswith(message)
+
+
+def test_doctor_finds_a_batch_of_one_that_cannot_be_normalised(project: Path) -> None:
+    own(project, "Pooled", classifier="head")
+    assert not complaints()
+    set_params(project, "teach", batch_size=1)
+    (finding,) = complaints()
+    assert "fails at 12x8 (ValueError: Expected more than 1 value per channel when training" in finding.text
+    assert finding.text.endswith("in teach; set batch_size there to 2 or more images per process, with which it works")
+    set_params(project, "teach", batchnorm="eval")
     assert not complaints()
 
 

@@ -51,6 +51,7 @@ def test_pages_that_code_names_exist() -> None:
 def test_every_command_is_listed() -> None:
     text = (ROOT / "docs/reference/commands.md").read_text()
     names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    names |= {group.name or "" for group in app.registered_groups}
     assert set(re.findall(r"`atp ([a-z]+)", text)) == names
     targets = set(re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)) - {"help"}
     assert set(re.findall(r"`make ([a-z]+)", text)) == targets

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from atp.checks.network import check_own_network
+from atp.checks.network import check_network
 from atp.export import _maker
 from atp.models.config import NetworkConfig
 from atp.params import load_params
@@ -46,11 +46,11 @@ def test_doctor_prints_what_the_page_shows(tmp_path: Path, monkeypatch: pytest.M
     shown = model | {"classifier": None, "divisor": 1}
     classes = [{"name": str(index), "color": [0, 0, 0]} for index in range(12)]
     params = load_params(changed(tmp_path, model=shown, data={"size": [160, 80], "classes": classes}))
-    found = [f"{finding.level:8}{finding.text}" for finding in check_own_network(params, params.data.label_space())]
+    found = [f"{finding.level:8}{finding.text}" for finding in check_network(params, params.data.label_space())]
     assert "\n".join(found) in PAGE
     # With what the page sets nothing is left to say.
     params = load_params(changed(tmp_path, model=model, data={"size": [160, 80], "classes": classes}))
-    assert {finding.level for finding in check_own_network(params, params.data.label_space())} == {"ok"}
+    assert {finding.level for finding in check_network(params, params.data.label_space())} == {"ok"}
 
 
 def test_the_class_map(tmp_path: Path) -> None:

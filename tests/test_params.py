@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from atp.data.settings import DataSettings, MaybeLabelled
+from atp.data.settings import DataSettings, MaybeLabelled, read_classes
 from atp.errors import InputError
 from atp.params import Params, load_params
 
@@ -20,12 +20,15 @@ def tree() -> Any:
 
 
 def complaint(tree: Any, tmp_path: Path) -> str:
+    (line,) = all_complaints(tree, tmp_path)
+    return line
+
+
+def all_complaints(tree: Any, tmp_path: Path) -> list[str]:
     YAML(typ="safe").dump(tree, tmp_path / "params.yaml")
     with pytest.raises(InputError) as caught:
         load_params(tmp_path / "params.yaml")
-    message = str(caught.value)
-    assert "\n" not in message
-    return message.removeprefix(f"{tmp_path}/")
+    return [line.removeprefix(f"{tmp_path}/") for line in caught.value.lines]
 
 
 def test_the_repository_s_own_are_valid() -> None:
@@ -37,6 +40,11 @@ def test_the_repository_s_own_are_valid() -> None:
 def test_unknown_key_names_the_near_one(tree: Any, tmp_path: Path) -> None:
     tree["align"]["epoch"] = 3
     assert complaint(tree, tmp_path) == "params.yaml: align.epoch: unknown key; is it epochs?"
+
+
+def test_unknown_key_of_a_round(tree: Any, tmp_path: Path) -> None:
+    tree["rounds"]["r01"]["modle"] = "runs/align"
+    assert complaint(tree, tmp_path) == "params.yaml: rounds.r01.modle: unknown key; is it model?"
 
 
 def test_unknown_section(tree: Any, tmp_path: Path) -> None:
@@ -93,7 +101,7 @@ def test_wrong_type_or_value(tree: Any, tmp_path: Path, section: str, key: str, 
     ("settings", "message"),
     [
         ({"epoch": 3}, "params.yaml: align.baseline.epoch: unknown key; is it epochs?"),
-        ({"lr_factor": "fast"}, "params.yaml: align.baseline.lr_factor: input should be a valid number, not 'fast'"),
+        ({"lr_factor": "fast"}, "params.yaml: align.baseline.lr_factor: must be a number, not 'fast'"),
     ],
 )
 def test_settings_of_a_baseline_are_checked_with_the_rest(
@@ -141,7 +149,50 @@ def test_a_checkpoint_that_dvc_would_not_see(tree: Any, tmp_path: Path) -> None:
 
 def test_several_complaints_are_counted(tree: Any, tmp_path: Path) -> None:
     tree["align"]["lr"], tree["teach"]["lr"] = 0, 0
-    assert complaint(tree, tmp_path).endswith("(and 1 more)")
+    alike = "params.yaml: align.lr: must be above 0, not 0 (2 alike, also teach.lr)"
+    assert complaint(tree, tmp_path) == alike
+    tree["dump"]["scales"] = 2
+    tree["rounds"] = {1: {"model": "runs/align"}}
+    assert all_complaints(tree, tmp_path) == [
+        "params.yaml: rounds.1: DVC silently drops keys that are not words; rename it to r01",
+        "params.yaml: align.lr: must be above 0, not 0 (2 alike, also teach.lr)",
+        "params.yaml: dump.scales: must be a list in brackets, not 2",
+    ]
+
+
+def test_what_does_not_fit_together_is_told_at_once(tree: Any, tmp_path: Path) -> None:
+    tree["source"]["checkpoint"] = "model.pth"
+    tree["split"]["model"] = "runs/teach/r07"
+    assert [line.partition(";")[0] for line in all_complaints(tree, tmp_path)] == [
+        "params.yaml: source.checkpoint model.pth is not below data.source.root data/source",
+        "params.yaml: split.model is runs/teach/r07",
+    ]
+
+
+@pytest.mark.parametrize("text", ["160x80", " 160 X 80"])
+def test_sizes_as_on_the_command_line(tree: Any, tmp_path: Path, text: str) -> None:
+    tree["data"] |= {"size": text, "crop": text, "source": {"root": "data/source", "size": text}}
+    YAML(typ="safe").dump(tree, tmp_path / "params.yaml")
+    data = load_params(tmp_path / "params.yaml").data
+    assert data.size == data.crop == data.source.size == (160, 80)
+    tree["data"]["size"] = "160"
+    assert complaint(tree, tmp_path) == (
+        "params.yaml: data.size: must be [width, height] in pixels, such as [160, 80], not '160'"
+    )
+
+
+def test_classes_by_name_alone(tree: Any, tmp_path: Path) -> None:
+    path = tmp_path / "classes.yaml"
+    path.write_text("- road\n- car\n- {name: sky, color: [1, 2, 3]}\n")
+    space = read_classes(path)
+    assert space.names == ("road", "car", "sky")
+    # Black is for pixels without a label.
+    assert space.colors == ((128, 0, 0), (0, 128, 0), (1, 2, 3))
+    tree["data"]["classes"] = ["road", "car", {"name": "sky", "color": [1, 2, 3]}]
+    YAML(typ="safe").dump(tree, tmp_path / "params.yaml")
+    assert load_params(tmp_path / "params.yaml").data.label_space() == space
+    tree["data"]["classes"] = ["road", 3]
+    assert complaint(tree, tmp_path).startswith("params.yaml: data.classes: class 1: must be a section with entries")
 
 
 def test_not_yaml(tmp_path: Path) -> None:
@@ -192,7 +243,7 @@ def test_label_space_with_a_name_twice() -> None:
 def test_label_space_with_a_wrong_colour(tmp_path: Path) -> None:
     path = tmp_path / "classes.yaml"
     path.write_text("- {name: road, color: [1, 2, 300]}\n")
-    with pytest.raises(InputError, match=r"classes\.yaml: color\.2"):
+    with pytest.raises(InputError, match=r"classes\.yaml: class 0: color\.2: must be at most 255, not 300"):
         data_section(str(path)).label_space()
 
 

@@ -1,20 +1,19 @@
 """Checks of a black box: its predictions, or one of its answers."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from tqdm import tqdm
 
 from atp.black_box.boxes import FolderBox, Question
 from atp.black_box.cache import AnswerCache, identity
 from atp.black_box.predictions import NoAnswerError
-from atp.checks.finding import Finding
+from atp.checks.finding import Finding, kind_of
 from atp.data.folder import evenly_spread
 from atp.data.labels import LabelSpace
+from atp.errors import grouped
 from atp.params import Params
 from atp.stages.query import answers, check_listening, open_box, questions
-
-MOST_SHOWN = 5
-"""Maximum number of errors of one kind that are reported individually."""
 
 
 def check_box(params: Params, space: LabelSpace, sample: int) -> Iterator[Finding]:
@@ -59,13 +58,14 @@ def check_box(params: Params, space: LabelSpace, sample: int) -> Iterator[Findin
 
 
 def _read_predictions(box: FolderBox, asked: Sequence[Question], sample: int) -> Iterator[Finding]:
-    errors, chosen = 0, evenly_spread(asked, sample)
+    errors: list[tuple[str, str, str]] = []
+    chosen = evenly_spread(asked, sample)
     for question in tqdm(chosen, desc="predictions", unit="image", disable=None, leave=False):
         try:
             box.ask(question)
         except NoAnswerError as error:
-            errors += 1
-            if errors <= MOST_SHOWN:
-                yield Finding("error", f"query.folder: {question.name}: {error}")
-    text = f"{box.folder}: predictions for {len(asked)} images needed, {len(chosen)} checked, {errors} with errors"
+            kind = kind_of(str(error), question.name, Path(question.name).name)
+            errors.append((kind, question.name, f"query.folder: {question.name}: {error}"))
+    yield from (Finding("error", line) for line in grouped(errors))
+    text = f"{box.folder}: predictions for {len(asked)} images needed, {len(chosen)} checked, {len(errors)} with errors"
     yield Finding("ok", text)

@@ -1,5 +1,6 @@
 """The result of a check."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,3 +11,10 @@ class Finding:
 
     level: Literal["ok", "warning", "error"]
     text: str
+
+
+def kind_of(text: str, *names: object) -> str:
+    """What a line has in common with those alike: all but the names in it, and numbers."""
+    for name in names:
+        text = text.replace(str(name), "")
+    return re.sub(r"0x[0-9a-f]+|\d+", "#", text)

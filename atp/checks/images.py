@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from atp.checks.finding import Finding
-from atp.data.folder import check_sizes, evenly_spread, image_size, list_samples
+from atp.checks.finding import Finding, kind_of
+from atp.data.folder import check_sizes, evenly_spread, image_size, list_samples, unread, unread_files
 from atp.data.labels import LabelSpace
 from atp.data.tensors import read_image, read_label
-from atp.errors import InputError
+from atp.errors import InputError, grouped
 from atp.files import digest
 from atp.params import Params
 
@@ -49,7 +49,7 @@ def check_images(params: Params, space: LabelSpace, sample: int) -> Iterator[Fin
         pixels = torch.zeros(256, dtype=torch.int64)
         sizes: set[tuple[int, int]] = set()
         modes: dict[str, Path] = {}
-        errors = 0
+        errors: list[tuple[str, str, str]] = []
         for one in tqdm(chosen, desc=split, unit="image", disable=None, leave=False):
             try:
                 check_sizes([one])
@@ -60,9 +60,12 @@ def check_images(params: Params, space: LabelSpace, sample: int) -> Iterator[Fin
                 if one.label:
                     pixels += torch.bincount(read_label(one.label, space.num_classes).flatten(), minlength=256)
             except InputError as error:
-                errors += 1
-                yield Finding("error", str(error))
-        yield Finding("ok", f"{images}: {len(samples)} images, {len(chosen)} read, {errors} with errors")
+                name = Path(str(error).partition(": ")[0]).name
+                errors.append((kind_of(str(error), one.image, one.label), name, str(error)))
+        yield from (Finding("error", line) for line in grouped(errors))
+        yield Finding("ok", f"{images}: {len(samples)} images, {len(chosen)} read, {len(errors)} with errors")
+        unused = [(path.suffix.lower(), path.name, unread(path)) for path in unread_files(images)]
+        yield from (Finding("warning", line) for line in grouped(unused))
         for mode in sorted(modes.keys() - {"RGB", "P", "L"}):
             yield Finding(
                 "warning", f"{modes[mode]}: mode {mode} will be converted to 8-bit RGB; convert it yourself to be sure"
@@ -104,11 +107,14 @@ def check_colours(params: Params) -> Iterator[Finding]:
         if images.is_dir():
             tilts = []
             for sample in evenly_spread(list_samples(images), 50):
-                image = read_image(sample.image).float()
+                try:
+                    image = read_image(sample.image).float()
+                except InputError:  # reported with all images
+                    continue
                 blue = (image[2] - image[0]).mean(1)  # per row
                 third = max(1, len(blue) // 3)
                 tilts.append(float(blue[:third].mean() - blue[-third:].mean()))
-            blueness[split] = sum(tilts) / len(tilts)
+            blueness[split] = sum(tilts) / max(1, len(tilts))
     # In grey levels; a grey sky or a colour cast over the whole image stays below this.
     if blueness.get("source", 0) * blueness.get("target", 0) < 0 and min(map(abs, blueness.values())) > 8:
         swapped = min(blueness, key=lambda split: blueness[split])

@@ -1,4 +1,4 @@
-"""Checks of a user's own network: its factory, its input sizes, its classifier."""
+"""Checks of the network: a user's factory and classifier, and the sizes of all."""
 
 import sys
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from atp.checks.finding import Finding
-from atp.data.folder import image_size, list_samples
+from atp.checks.sizes import Tried, check_sizes
 from atp.data.labels import LabelSpace
 from atp.errors import InputError
-from atp.models.network import NetworkConfig
-from atp.models.own import COARSEST, as_scores, call_factory, check_classifier, check_code, first_line
+from atp.models.network import NetworkConfig, build_network
+from atp.models.own import as_scores, call_factory, check_classifier, check_code, first_line
 from atp.models.trial import Part, classifiers, part, scores_size
 from atp.params import Params
 
@@ -21,10 +21,12 @@ TRIAL = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 """Image sizes to try a network on."""
 
 
-def check_own_network(params: Params, space: LabelSpace) -> Iterator[Finding]:
-    """Check that a user's network can be built, accepts the images' size, returns scores and has the classifier."""
+def check_network(params: Params, space: LabelSpace) -> Iterator[Finding]:
+    """Check that a user's network can be built, returns scores and has the classifier; and any network's sizes."""
     config = params.network(space)
     if config.factory is None:
+        ours = build_network(config.model_copy(update={"weights": "none"}))
+        yield from check_sizes(params, Tried(f"model.backbone: {config.backbone}", ours, shrink=True))
         return
     with noticed_loading() as loaded:
         model = call_factory(config)
@@ -47,36 +49,9 @@ def check_own_network(params: Params, space: LabelSpace) -> Iterator[Finding]:
         raise InputError(f"model.factory: {name} fails on images of 64x64 ({first_line(error)})") from error
     whole = part(model)
     yield Finding("ok", f"model.factory: {name}: {_millions(whole.parameters)} parameters, output stride {stride:g}")
-    yield from _check_divisor(params, model, stride, config.num_scores)
+    tried = Tried(f"model.factory: {name}", model, config.divisor, config.num_scores, stride)
+    yield from check_sizes(params, tried)
     yield from _check_classifier(config, model, whole)
-
-
-def _check_divisor(params: Params, model: nn.Module, stride: float, num_scores: int) -> Iterator[Finding]:
-    """Check that the network accepts the images' size, padded to a multiple of ``divisor``, without cropping."""
-    config, size = params.model, params.data.size
-    if size is None and params.data.target.images.is_dir():
-        size = image_size(list_samples(params.data.target.images)[0].image)
-    if size is None:
-        return
-    # Only the remainder matters, and small images are quick.
-    height, width = (side if side <= 128 else 128 + side % 64 for side in (size[1], size[0]))
-    height, width = (side + -side % config.divisor for side in (height, width))
-    if height % COARSEST == width % COARSEST == 0:
-        return
-    try:
-        found = scores_size(model, (height, width), num_scores, str(config.factory))
-        problem = ""
-    except Exception as error:  # A user's code may raise anything.
-        problem = f"fails at {size[0]}x{size[1]} ({first_line(error)})"
-    else:
-        if any(abs(own - side / stride) >= 1 for own, side in zip(found, (height, width), strict=True)):
-            problem = f"returns {found[1]}x{found[0]} scores for {width}x{height} pixels, so it crops or stretches"
-    if problem:
-        yield Finding(
-            "error",
-            f"model.factory: {config.factory} {problem}, and works at multiples of {COARSEST}; set model.divisor: "
-            f"{COARSEST}",
-        )
 
 
 def _check_classifier(config: NetworkConfig, model: nn.Module, whole: Part) -> Iterator[Finding]:

@@ -8,10 +8,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from atp.checks.finding import Finding
+from atp.checks.images import CHECKPOINTS
 from atp.checks.network import TRIAL
 from atp.data.folder import Sample, evenly_spread, list_samples
 from atp.data.labels import LabelSpace
 from atp.data.tensors import read_image, read_label
+from atp.errors import InputError, alike
 from atp.evaluation.metrics import ConfusionMatrix
 from atp.models.checkpoint import load_into, load_user_state
 from atp.models.inspection import live_aspp_branches
@@ -48,6 +50,25 @@ def check_checkpoint(params: Params, space: LabelSpace) -> Iterator[Finding]:
         yield Finding("ok", f"{path}: no labelled source images here, so its mIoU on the source is unknown")
 
 
+def check_unused(params: Params) -> Iterator[Finding]:
+    """Check for a checkpoint that nothing names while the source model is trained here."""
+    if params.source is None or params.source.checkpoint is not None or not params.data.source.images.is_dir():
+        return
+    root = params.data.source.root
+    below = [path for path in sorted(root.rglob("*")) if path.suffix in CHECKPOINTS]
+    beside = [path for path in sorted(Path().iterdir()) if path.suffix in CHECKPOINTS]
+    # A network's initial weights, or a file that its factory reads.
+    named = {params.model.weights, *(str(value) for value in params.model.arguments.values())}
+    found = [path for path in (*below, *beside) if str(path) not in named and path.is_file()]
+    if found:
+        where = found[0] if found[0].is_relative_to(root) else f"{root}/{found[0]}, after moving it there"
+        yield Finding(
+            "warning",
+            f"{found[0]}: is not used, and the source model is trained; to start from it, set source.checkpoint: "
+            f"{where}{alike([str(path) for path in found[1:]])}",
+        )
+
+
 def branches(path: Path, state: Mapping[str, Tensor], config: NetworkConfig) -> Iterator[Finding]:
     """Detect untrained ASPP branches: public code that returns inside its loop trains only two of four."""
     live = live_aspp_branches(state, config)
@@ -68,8 +89,11 @@ def check_source_model(
     predictor = Predictor([(network, 1.0)], Runtime(torch.device("cpu")))
     for sample in tqdm(samples, desc="source model", unit="image", disable=None, leave=False):
         assert sample.label is not None
-        image = read_image(sample.image, params.data.source_size)
-        labels = read_label(sample.label, network.num_classes, params.data.source_size)
+        try:
+            image = read_image(sample.image, params.data.source_size)
+            labels = read_label(sample.label, network.num_classes, params.data.source_size)
+        except InputError:  # reported with all images
+            continue
         for name, view in (("straight", image), ("swapped", image.flip(0))):
             scores[name].update(predictor.probabilities(view[None])[0].argmax(0), labels)
     miou, swapped = (100 * scores[name].mean_iou() for name in ("straight", "swapped"))

@@ -8,6 +8,8 @@ This module does not import PyTorch, which takes seconds and is not needed for t
 """
 
 import difflib
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from atp.data.labels import IGNORE
-from atp.errors import InputError
+from atp.errors import InputError, alike
 
 Listed = TypeVar("Listed")
+
+COLOURS = ("RGB", "RGBA", "CMYK", "YCbCr")
+"""Modes of images whose pixels are colours."""
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 
@@ -54,25 +59,64 @@ def list_samples(images: Path, labels: Path | None = None, *, optional: bool = F
         raise InputError(f"{images}: no such folder; set its path under data in params.yaml, or fetch it with dvc")
     if labels is not None and not labels.is_dir():
         raise InputError(f"{labels}: no such folder of labels; set its path under data in params.yaml{advice}")
+    files, others = _files(images)
+    unnamable = [printable(path) for path in files if printable(path) != str(path)]
+    if unnamable:
+        raise InputError(f"{unnamable[0]}: its name is not UTF-8; rename the file{alike(unnamable[1:])}")
     samples: dict[str, Sample] = {}
-    for path in sorted(p for p in images.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")):
+    missing: list[Sample] = []
+    for path in files:
         name = path.relative_to(images).with_suffix("").as_posix()
         if name in samples:
             raise InputError(f"{path}: has the same name {name!r} as {samples[name].image}; rename one of them")
         label = None if labels is None else labels / f"{name}.png"
-        if label is not None and not label.is_file():
-            near = difflib.get_close_matches(label.name, [p.name for p in _labels_near(label)], n=1)
-            hint = f"; is it {near[0]}?" if near else ""
-            raise InputError(f"{path}: its label {label} does not exist{hint}{advice}")
         samples[name] = Sample(name, path, label)
+        if label is not None and not label.is_file():
+            missing.append(samples[name])
+    if missing:
+        first, *more = missing
+        assert first.label is not None
+        line = f"{first.image}: its label {first.label} does not exist{_near(first.label)}{advice}"
+        raise InputError(line + alike([sample.image.name for sample in more]))
     if not samples:
-        raise InputError(f"{images}: no images here ({', '.join(sorted(SUFFIXES))}); check the path under data")
+        there = f"; {unread(others[0])}{alike([path.name for path in others[1:]])}" if others else ""
+        raise InputError(f"{images}: no images here ({', '.join(sorted(SUFFIXES))}){there or '; check the path'}")
     return list(samples.values())
 
 
-def _labels_near(label: Path) -> list[Path]:
-    """Files in a missing label's folder, to suggest a similar name."""
-    return sorted(label.parent.iterdir()) if label.parent.is_dir() else []
+def _files(images: Path) -> tuple[list[Path], list[Path]]:
+    """Image files below a folder, and files that are none."""
+    there = sorted(path for path in images.rglob("*") if not path.name.startswith("."))
+    files = [path for path in there if path.suffix.lower() in SUFFIXES]
+    return files, [path for path in there if path.suffix.lower() not in SUFFIXES and path.is_file()]
+
+
+def unread_files(images: Path) -> list[Path]:
+    """Files below a folder of images that no stage reads."""
+    return _files(images)[1]
+
+
+def unread(path: Path) -> str:
+    """The line about a file that is not read."""
+    kind = path.suffix.removeprefix(".").upper()
+    return f"{printable(path)}: {f'{kind} files are' if kind else 'is'} not read; save an image as PNG"
+
+
+def printable(path: Path) -> str:
+    """A path whose name may have bytes that are not UTF-8, which nothing could print."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _near(label: Path) -> str:
+    """A hint at a file in a missing label's folder."""
+    there = sorted(path.name for path in label.parent.iterdir()) if label.parent.is_dir() else []
+    other = [name for name in there if Path(name).stem == label.stem]
+    if other:
+        return f"; {other[0]} is there, save it as PNG"
+    # Rather 01_gt.png than 02.png, another image's.
+    longer = [name for name in there if re.match(rf"{re.escape(label.stem)}[^0-9a-zA-Z]", name)]
+    near = longer or difflib.get_close_matches(label.name, there, n=1)
+    return f"; is it {near[0]}?" if near else ""
 
 
 def evenly_spread(samples: Sequence[Listed], count: int) -> list[Listed]:
@@ -124,7 +168,8 @@ def read_ids(path: Path, num_classes: int, size: tuple[int, int] | None = None) 
     try:
         with Image.open(path) as file:
             if file.mode not in ("L", "P"):
-                raise InputError(f"{path}: has mode {file.mode}; convert the label to 8-bit class ids")
+                how = " with atp labels convert FOLDER OUT --classes FILE" if file.mode in COLOURS else ""
+                raise InputError(f"{path}: has mode {file.mode}; convert the label to 8-bit class ids{how}")
             # The raw indices of a palette image, not their colours.
             ids: NDArray[np.uint8] = np.array(file)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -1,14 +1,15 @@
 """The section ``data``, and the augmentation of training images."""
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from atp.data.labels import IGNORE, LabelSpace
-from atp.errors import InputError
-from atp.settings import Channel, Count, Flag, Positive, Section, Share, explain, read_yaml
+from atp.errors import InputError, grouped
+from atp.settings import Channel, Flag, Positive, Section, Share, Size, problems, read_yaml
 
 IGNORED_NAME = "ignore"
 """In a class map, the target of a class that the target domain lacks."""
@@ -27,7 +28,7 @@ class SourceData(Section):
     root: Path
     images: Path = Path()
     labels: Path = Path()
-    size: tuple[Count, Count] | None = None
+    size: Size | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -68,11 +69,12 @@ class DataSettings(Section):
         test: held-out target images with labels; without labels, only label-free metrics are reported.
         validation: other held-out target images with labels, to choose settings on; read only by ``atp study --on
             validation``. None if there are none.
-        classes: a YAML file below ``source.root`` with a list of ``{name, color: [r, g, b]}``, or that list itself.
+        classes: a YAML file below ``source.root`` with a list of ``{name, color: [r, g, b]}`` or of names, or that list
+            itself.
         class_map: maps the classes of a given model to the target's: a YAML list, or a file below ``source.root`` with
             that list, with a line for each class of the MODEL in the order of ids, ``- its name: the target's name``,
             or ``ignore``. Several classes may map to one. None if the classes are the same.
-        size: (width, height) to which every image is resized; None keeps each image's own.
+        size: (width, height) to which every image is resized, also as ``160x80``; None keeps each image's own.
         crop: (width, height) of random training crops; None trains on whole images, which must then have one size.
         protocols: named subsets of the classes; ``evaluate`` also reports the mIoU of each, from the same confusion
             matrix.
@@ -85,8 +87,8 @@ class DataSettings(Section):
     validation: MaybeLabelled | None = None
     classes: Path | tuple[ClassEntry, ...]
     class_map: Path | tuple[dict[str, str], ...] | None = None
-    size: tuple[Count, Count] | None = None
-    crop: tuple[Count, Count] | None = None
+    size: Size | None = None
+    crop: Size | None = None
     protocols: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default={})
 
     @property
@@ -98,6 +100,11 @@ class DataSettings(Section):
     def held_out(self) -> tuple[MaybeLabelled, ...]:
         """Images of the target's domain that adaptation must not see."""
         return (self.test,) if self.validation is None else (self.test, self.validation)
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _names_or_their_file(cls, value: Any) -> Any:
+        return value if isinstance(value, str | Path) else _entries(value)
 
     @field_validator("class_map", mode="before")
     @classmethod
@@ -114,15 +121,9 @@ class DataSettings(Section):
         Raises:
             InputError: if the file does not exist, or is not a list of at most 255 classes with unique names.
         """
-        entries = self.classes if isinstance(self.classes, tuple) else _read_classes(self.classes)
-        where = "params.yaml: data.classes" if isinstance(self.classes, tuple) else str(self.classes)
-        names = tuple(entry.name for entry in entries)
-        if not 2 <= len(names) <= 255:
-            raise InputError(f"{where}: {len(names)} classes; list 2 to 255 classes")
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise InputError(f"{where}: class name {twice[0]!r} appears twice; make names unique")
-        return LabelSpace(names, tuple(entry.color for entry in entries))
+        if isinstance(self.classes, Path):
+            return read_classes(self.classes)
+        return _label_space(self.classes, "params.yaml: data.classes")
 
     def protocol_ids(self) -> dict[str, tuple[int, ...]]:
         """The class ids of every protocol.
@@ -201,14 +202,53 @@ def _check_class_map(tree: object) -> list[tuple[str, str]]:
     return pairs
 
 
-def _read_classes(path: Path) -> tuple[ClassEntry, ...]:
-    tree = read_yaml(path)
-    if not isinstance(tree, list):
-        raise InputError(f"{path}: must be a list of {{name: road, color: [128, 64, 128]}}, in the order of their ids")
+def read_classes(path: Path, remedy: str = "correct its path in params.yaml") -> LabelSpace:
+    """Read a file of classes: a list of names, or of ``{name, color: [r, g, b]}``.
+
+    Args:
+        remedy: what to do if the file is missing, for the error message.
+
+    Raises:
+        InputError: if it does not exist or is not a list of 2 to 255 classes with unique names.
+    """
     try:
-        return tuple(ClassEntry.model_validate(entry) for entry in tree)
-    except ValidationError as error:
-        raise InputError(f"{path}: {explain(error, ClassEntry)}") from error
+        entries = _entries(read_yaml(path, remedy))
+    except ValueError as error:
+        raise InputError(*(f"{path}: {line}" for line in str(error).splitlines())) from error
+    return _label_space(entries, str(path))
+
+
+def _entries(tree: object) -> tuple[ClassEntry, ...]:
+    """The classes of a list; names without a colour get the one that PASCAL VOC gives the next id, as 0 is black.
+
+    Raises:
+        ValueError: if it is malformed.
+    """
+    if not isinstance(tree, list | tuple):
+        raise ValueError("must be a list of {name: road, color: [128, 64, 128]} or of names, in the order of their ids")
+    colors = LabelSpace.numbered(len(tree) + 1).colors[1:]
+    lines: list[tuple[str, str, str]] = []
+    entries = []
+    for index, (entry, color) in enumerate(zip(tree, colors, strict=True)):
+        if isinstance(entry, str) or (isinstance(entry, dict) and entry.keys() == {"name"}):
+            entry = {"name": entry if isinstance(entry, str) else entry["name"], "color": color}
+        try:
+            entries.append(ClassEntry.model_validate(entry))
+        except ValidationError as error:
+            lines += [(line, str(index), f"class {index}: {line}") for line in problems(error, ClassEntry)]
+    if lines:
+        raise ValueError("\n".join(grouped(lines)))
+    return tuple(entries)
+
+
+def _label_space(entries: Sequence[ClassEntry], where: str) -> LabelSpace:
+    names = tuple(entry.name for entry in entries)
+    if not 2 <= len(names) <= 255:
+        raise InputError(f"{where}: {len(names)} classes; list 2 to 255 classes")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{where}: class name {twice[0]!r} appears twice; make names unique")
+    return LabelSpace(names, tuple(entry.color for entry in entries))
 
 
 class Augmentation(Section):

@@ -13,7 +13,7 @@ from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_va
 
 from atp.data.settings import Augmentation
 from atp.errors import InputError
-from atp.settings import Count, Decay, Flag, NonNegative, Positive, Section, Share, Whole, explain
+from atp.settings import Count, Decay, Flag, NonNegative, Positive, Section, Share, Size, Whole, problems
 from atp.training.settings import Optimisation, with_length
 
 ALIGN = "method/align"
@@ -261,8 +261,8 @@ class AdaptSettings(Section):
         InputError: if a setting is unknown, of the wrong type or out of range.
     """
 
-    size: tuple[Count, Count] | None = None
-    crop: tuple[Count, Count] | None = None
+    size: Size | None = None
+    crop: Size | None = None
     seed: Whole = 0
     align: AlignSettings | None = AlignSettings(epochs=4, batch_size=8, lr=0.001, augmentation=Augmentation(flip=True))
     rounds: Whole = 1
@@ -282,7 +282,9 @@ class AdaptSettings(Section):
             return validate(values)
         except ValidationError as error:
             # Without its cause: a script would end with pydantic's lines as well.
-            raise InputError(f"{cls.__name__}: {explain(error, cls, 'no such setting')}") from None
+            raise InputError(
+                *(f"{cls.__name__}: {line}" for line in problems(error, cls, unknown="no such setting"))
+            ) from None
 
     @model_validator(mode="before")
     @classmethod

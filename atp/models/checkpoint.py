@@ -97,7 +97,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a complete safetensors file ({error}); create it again") from error
     if metadata.get("format") != "atp":
-        raise InputError(f"{path}: not written by ATP; set source.checkpoint to it instead")
+        raise InputError(f"{path}: not written by ATP; pass a model of one of its stages")
     try:
         classes = json.loads(metadata["classes"])
         colors = tuple((red, green, blue) for red, green, blue in classes["colors"])

@@ -180,6 +180,14 @@ def read_results(params: Params, runs: Path) -> Results:
     """
     files = (layout.METRICS, layout.EVALUATE / "images.json", layout.EVALUATE / "confusion.json")
     metrics, images, confusion = (_read(within(runs, file)) for file in files)
+    try:
+        return _results(params, runs, metrics, images, confusion)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        where = within(runs, layout.EVALUATE)
+        raise InputError(f"{where}: damaged or of another version; run dvc repro --force evaluate") from error
+
+
+def _results(params: Params, runs: Path, metrics: Any, images: Any, confusion: Any) -> Results:
     order = in_order(metrics["entropy"])
     miou = known(metrics["miou"])
     return Results(
@@ -239,4 +247,7 @@ def _read(path: Path) -> Any:
 def _columns(path: Path) -> dict[str, list[float]]:
     """Columns of a CSV by heading; empty if the file is missing, as for a given source model."""
     rows = list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
-    return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}
+    try:
+        return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: damaged; delete its folder and run dvc repro") from error

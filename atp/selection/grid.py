@@ -93,7 +93,7 @@ def make_cells(axes: Sequence[str], seeds: str, path: Path, changes: str = "", p
             params = load_params(path, combination)
         except InputError as error:
             told = ", ".join(f"{name}={_text(value)}" for name, value in combination.items())
-            raise InputError(f"--grid {told}: {error}") from error
+            raise InputError(*(f"--grid {told}: {line}" for line in error.lines)) from error
         tree = params.model_dump(mode="json", by_alias=True, exclude={"runtime", "register_"})
         digest = sha256(f"{json.dumps(tree, sort_keys=True)}\n{changes}".encode()).hexdigest()[:6]
         varied = {name: combination[name] for name, choices in parsed if len(choices) > 1} or combination

@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from atp.data.folder import Sample, evenly_spread, list_samples
@@ -11,6 +12,8 @@ from atp.evaluation.evidence.guard import Beginning, beginning, evidence_of, rev
 from atp.evaluation.evidence.record import Evidence, Shares, write_evidence
 from atp.evaluation.evidence.vanished import warning
 from atp.models.network import SegmentationNetwork
+from atp.models.own import first_line
+from atp.runner.process import STATE
 from atp.runner.stage import Stage
 from atp.training.loop import History
 
@@ -24,7 +27,8 @@ def begin(stage: Stage, folder: Path) -> tuple[SegmentationNetwork, Beginning]:
         InputError: there is no model, or no evidence to compare this stage with.
     """
     network, checkpoint = stage.load(folder)
-    return network, beginning(folder, checkpoint, len(_judged_on(stage)))
+    unjudged = stage.params.runtime.save_unjudged
+    return network, beginning(folder, checkpoint, len(_judged_on(stage)), optional=unjudged)
 
 
 def hand_on(
@@ -40,53 +44,80 @@ def hand_on(
         also: writes further files of the model into the folder, unless the model is reverted.
 
     Raises:
-        InputError: the model collapsed and ``evidence.on_collapse`` is ``stop``. Nothing is written; the training state
-            is kept, so that changing the guard does not repeat the training.
+        InputError: the model collapsed and ``evidence.on_collapse`` is ``stop``, or it cannot be judged and
+            ``runtime.save_unjudged`` is false. Nothing is written; the training state is kept, so that changing either
+            does not repeat the training.
     """
     judged = _judge(stage, network, begun) if stage.runtime.is_main else None
-    stopped = stage.runtime.from_main(judged is not None and judged[2])
+    stopped = stage.runtime.from_main(judged is not None and judged.stop != "")
     if judged is None:
         if stopped:
             sys.exit(2)
         stage.runtime.barrier()
         return
-    evidence, shares, stop = judged
-    if stop:
-        raise InputError(
-            f"{stage.label}: its model collapsed and was not saved: {evidence['why']}; change the section "
-            f"{stage.name}, or set evidence.on_collapse to revert or warn, which does not repeat the training"
-        )
-    if evidence["reverted"] and begun.folder is not None:
+    if judged.stop:
+        raise InputError(f"{stage.label}: {judged.stop}")
+    reverts = judged.evidence is not None and judged.evidence["reverted"]
+    if reverts and begun.folder is not None:
         network, _ = stage.load(begun.folder)
 
     def write(folder: Path) -> None:
-        write_evidence(folder, evidence, shares)
-        if not evidence["reverted"]:
+        if judged.evidence is not None:
+            write_evidence(folder, judged.evidence, judged.shares)
+        if not reverts:
             also(folder)
 
     stage.save(network, begun.checkpoint, history, write)
 
 
-def _judge(stage: Stage, network: SegmentationNetwork, begun: Beginning) -> tuple[Evidence, Shares, bool]:
-    """Measure, log and track the evidence; returns whether it stops the stage."""
-    started = stage.load(begun.folder)[0] if begun.folder else None
-    evidence, shares = evidence_of(
-        network, started, begun, _judged_on(stage), stage.params.data.size, stage.runtime, stage.label
-    )
+@dataclass(frozen=True)
+class _Judged:
+    """Evidence, None if it could not be measured, and why the stage must stop, empty if it must not."""
+
+    evidence: Evidence | None = None
+    shares: Shares = field(default_factory=dict)
+    stop: str = ""
+
+
+def _judge(stage: Stage, network: SegmentationNetwork, begun: Beginning) -> _Judged:
+    """Measure, log and track the evidence."""
+    try:
+        started = stage.load(begun.folder)[0] if begun.folder else None
+        evidence, shares = evidence_of(
+            network, started, begun, _judged_on(stage), stage.params.data.size, stage.runtime, stage.label
+        )
+    except Exception as error:  # A user's network may raise anything, and hours of training are not to be lost.
+        return _unjudged(stage, error)
     stage.tracker.log(0, {f"evidence_{name}": value for name, value in evidence["after"].items()})
     lost = warning(shares)
     stage.tracker.tag({"atp.verdict": evidence["verdict"], "atp.vanished": lost or "none"})
     collapsed, guard = evidence["verdict"] == "collapsed", stage.params.evidence.on_collapse
     # If the first model collapsed, there is no earlier one to revert to.
-    stop = collapsed and (guard == "stop" or (guard == "revert" and begun.folder is None))
-    if collapsed and guard == "revert" and not stop:
+    if collapsed and (guard == "stop" or (guard == "revert" and begun.folder is None)):
+        stop = (
+            f"its model collapsed and was not saved: {evidence['why']}; change the section {stage.name}, or set "
+            "evidence.on_collapse to revert or warn, which does not repeat the training"
+        )
+        return _Judged(evidence, shares, stop)
+    if collapsed and guard == "revert":
         evidence, shares = reverted(evidence, shares, begun)
-    if not stop:
-        level = logging.WARNING if collapsed else logging.INFO
-        logger.log(level, "%s: %s, judged without labels: %s", stage.label, evidence["verdict"], evidence["why"])
-        if lost:
-            logger.warning("%s: %s", stage.label, lost)
-    return evidence, shares, stop
+    level = logging.WARNING if collapsed else logging.INFO
+    logger.log(level, "%s: %s, judged without labels: %s", stage.label, evidence["verdict"], evidence["why"])
+    if lost:
+        logger.warning("%s: %s", stage.label, lost)
+    return _Judged(evidence, shares)
+
+
+def _unjudged(stage: Stage, error: Exception) -> _Judged:
+    why = str(error) if isinstance(error, InputError) else first_line(error)
+    if stage.params.runtime.save_unjudged:
+        logger.warning("%s: saved without evidence, since its model could not be judged: %s", stage.label, why)
+        return _Judged()
+    return _Judged(
+        stop=f"its model is trained but could not be judged without labels: {why}; the training is kept in {STATE}: "
+        "to save the model without evidence, set runtime.save_unjudged: true and run the same command again, which "
+        "does not repeat the training"
+    )
 
 
 def _judged_on(stage: Stage) -> list[Sample]:

@@ -138,11 +138,12 @@ def computes_bf16(device: torch.device) -> bool:
     return bool(known.get("avx512_bf16") or known.get("bf16"))
 
 
-def find_device(name: str, local_rank: int = 0) -> torch.device:
+def find_device(name: str, local_rank: int = 0, setting: str = "params.yaml: runtime.device") -> torch.device:
     """Return the device that ``runtime.device`` names.
 
     Args:
         local_rank: this process's rank on its machine, used as the index of its CUDA device.
+        setting: where it is set, for the error message.
 
     Raises:
         InputError: if there is no such device.
@@ -152,10 +153,10 @@ def find_device(name: str, local_rank: int = 0) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InputError(f"params.yaml: runtime.device: no such device {name!r}; use auto, cpu, cuda or mps") from error
+        raise InputError(f"{setting}: no such device {name!r}; use auto, cpu, cuda or mps") from error
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise InputError("params.yaml: runtime.device is cuda, but PyTorch sees no CUDA device; use auto or cpu")
+            raise InputError(f"{setting}: is cuda, but PyTorch sees no CUDA device; use auto or cpu")
         if device.index is None:
             device = torch.device("cuda", local_rank)
     return device

@@ -35,6 +35,8 @@ class RuntimeSettings(Section):
         threads: PyTorch's CPU threads; 0 keeps its default. On the CPU, the number may change the last bits.
         cache_mb: memory for decoded images per process, in MB.
         save_every_s: seconds between saves of the training state; 0 saves after every step.
+        save_unjudged: save a model whose evidence could not be measured, without evidence; false fails its stage and
+            keeps the training.
     """
 
     device: str = "auto"
@@ -43,6 +45,7 @@ class RuntimeSettings(Section):
     threads: Whole = 0
     cache_mb: Whole = 2048
     save_every_s: NonNegative = 30.0
+    save_unjudged: Flag = False
 
 
 class Optimisation(Section):

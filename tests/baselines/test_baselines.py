@@ -250,9 +250,9 @@ def test_its_loss_has_its_published_weight_and_not_align_s(images: TrainingImage
         (
             "max_square",
             {"balance": 2.0},
-            "align.baseline.balance: input should be less than or equal to 1",
+            "align.baseline.balance: must be at most 1",
         ),
-        ("urma", {"decoders": "four"}, "align.baseline.decoders: input should be a valid integer"),
+        ("urma", {"decoders": "four"}, "align.baseline.decoders: must be a whole number"),
     ],
 )
 def test_wrong_settings_are_refused(

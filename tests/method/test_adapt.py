@@ -137,10 +137,10 @@ def test_a_mapping_says_what_differs_from_the_default() -> None:
         ({"teach": {"epoch": 2}}, "teach.epoch: no such setting; is it epochs?"),
         ({"align": {"augmentation": {"jiter": 0.1}}}, "align.augmentation.jiter: no such setting; is it jitter?"),
         ({"taught": {}}, f"taught: no such setting; known here: {', '.join(AdaptSettings.model_fields)}"),
-        ({"teach": {"epochs": 0}}, "teach.epochs: input should be greater than or equal to 1, not 0"),
-        ({"propagate": {"hand_on": "em"}}, "propagate.hand_on: input should be 'ema' or 'student', not 'em'"),
+        ({"teach": {"epochs": 0}}, "teach.epochs: must be at least 1, not 0"),
+        ({"propagate": {"hand_on": "em"}}, "propagate.hand_on: must be ema or student, not 'em'"),
         ({"propagate": {"mix": "cutmix"}}, "propagate: mix cutmix: no such mix; is it cut_mix?"),
-        ({"seed": -1, "rounds": -1}, "seed: input should be greater than or equal to 0, not -1 (and 1 more)"),
+        ({"seed": -1, "rounds": -1}, "seed: must be at least 0, not -1 (2 alike, also rounds)"),
     ],
 )
 def test_a_wrong_setting_is_told_in_one_line(values: dict[str, Any], message: str) -> None:

@@ -53,6 +53,35 @@ class Skips(nn.Module):
         return self.head(self.up(self.down(images)))
 
 
+class Limited(nn.Module):
+    """Takes images up to a width, and those of a trial."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4))
+        self.head = nn.Conv2d(4, 3, 1)
+        self.most = most
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[-1] > self.most and tuple(images.shape[-2:]) != (64, 64):
+            raise RuntimeError("too wide")
+        return self.head(self.stem(images))
+
+
+class Pooled(nn.Module):
+    """Normalises features that are pooled over the whole image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4))
+        self.head = nn.Conv2d(4, 3, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stem(images)
+        return self.head(features + self.pooled(features))
+
+
 class Tied(nn.Module):
     """One tensor under two names."""
 

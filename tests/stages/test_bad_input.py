@@ -90,7 +90,7 @@ def no_such_device(project: Path) -> None:
         (sizes_differ, "data/source/labels/03.png: label is 32x25 but its image data/source/images/03.png is 32x24"),
         (no_label, "data/source/images/03.png: its label data/source/labels/03.png does not exist"),
         (unknown_key, "params.yaml: source.epoch: unknown key; is it epochs?"),
-        (wrong_type, "params.yaml: source.epochs: input should be a valid integer, not 'many'"),
+        (wrong_type, "params.yaml: source.epochs: must be a whole number, not 'many'"),
         (integer_rounds, "params.yaml: rounds.1: DVC silently drops keys that are not words; rename it to r01"),
         (too_many_classes, "more classes in the checkpoint (5) than in the data (3)"),
         (

@@ -25,7 +25,8 @@ class Beginning:
     Attributes:
         checkpoint: network and classes; without a state for a student trained from scratch.
         folder: the model's folder; None if there is no model to revert to.
-        evidence, shares: measured by the model's own stage; None for the source model, and if there is none.
+        evidence, shares: measured by the model's own stage; None for the source model, for one that was saved without
+            evidence, and if there is none.
     """
 
     checkpoint: Checkpoint
@@ -34,16 +35,17 @@ class Beginning:
     shares: Shares | None = None
 
 
-def beginning(folder: Path, checkpoint: Checkpoint, images: int) -> Beginning:
+def beginning(folder: Path, checkpoint: Checkpoint, images: int, *, optional: bool = False) -> Beginning:
     """Read the start model and its evidence, before training begins.
 
     Args:
         images: required number of images of its evidence.
+        optional: the model may have been saved without evidence.
 
     Raises:
         InputError: if its evidence is missing, or was measured on another number of images.
     """
-    if folder == SOURCE:
+    if folder == SOURCE or (optional and not (folder / FILE).is_file()):
         return Beginning(checkpoint, folder)
     evidence = read_evidence(folder)
     if evidence["images"] != images:

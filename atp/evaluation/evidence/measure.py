@@ -74,6 +74,10 @@ class Measurement:
         )
 
 
+SCALES = {"smaller": 0.75, "larger": 1.25}
+"""Scales of the views that have another size."""
+
+
 def darker(images: Tensor) -> Tensor:
     """Reduce brightness and contrast of images, uint8, (N, 3, H, W)."""
     changed: Tensor = photometry.adjust_contrast(photometry.adjust_brightness(images, 0.7), 0.8)
@@ -90,8 +94,7 @@ def changed_views(predictor: Predictor) -> dict[str, Callable[[Tensor], Tensor]]
     """Functions that predict a changed view of images and map the probabilities back to the original geometry."""
     return {
         "flip": lambda images: predictor.probabilities(images.flip(-1)).flip(-1),
-        "smaller": replace(predictor, scales=(0.75,)).probabilities,
-        "larger": replace(predictor, scales=(1.25,)).probabilities,
+        **{name: replace(predictor, scales=(scale,)).probabilities for name, scale in SCALES.items()},
         "darker": lambda images: predictor.probabilities(darker(images)),
         "brighter": lambda images: predictor.probabilities(brighter(images)),
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from ruamel.yaml import YAML
 
 from tests.stages.launch import RunStage, set_params
 from tests.stages.test_stages import run_in_two, state
@@ -107,3 +108,40 @@ def test_evidence_of_other_images_is_no_measure(adapted: Path, tmp_path: Path, r
         "error: runs/align/evidence.json: measured on 8 images, but evidence.images in params.yaml now gives 4; "
         "run that stage again, as dvc repro does" in ended.output
     )
+
+
+LARGE = """
+from torch import nn
+class Net(nn.Sequential):
+    def forward(self, images):
+        if images.shape[-1] > 32:
+            raise RuntimeError("too large")
+        return super().forward(images)
+def make():
+    return Net(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 3, 1))
+"""
+
+
+def test_a_training_that_cannot_be_judged_is_kept(template: Path, tmp_path: Path, run_stage: RunStage) -> None:
+    """The evidence's larger view is 40x30, of a network that takes images of up to 32 pixels."""
+    project = Path(shutil.copytree(template, tmp_path / "project"))
+    (project / "large.py").write_text(LARGE)
+    yaml = YAML(typ="safe")
+    tree = yaml.load(project / "params.yaml")
+    tree["model"] = {"factory": "large:make", "classifier": "2", "code": "large.py"}
+    tree["dump"]["scales"] = [1.0]
+    yaml.dump(tree, project / "params.yaml")
+    assert run_stage(project, "source").code == 0
+    ended = run_stage(project, "align")
+    assert ended.code == 2
+    (line,) = [line for line in ended.output.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: align: its model is trained but could not be judged without labels: ")
+    assert "fails on images of 40x30 (RuntimeError: too large)" in line
+    assert "Traceback" not in ended.output
+    assert not (project / "runs/align").exists()
+    set_params(project, "runtime", save_unjudged=True)
+    for stage in (["align"], ["dump", "--round", "r01"], ["teach", "--round", "r01"]):
+        ended = run_stage(project, *stage)
+        assert ended.code == 0, ended.output
+        assert ("align: continues at step 6 of 6" in ended.output) == (stage == ["align"])
+    assert sorted(path.name for path in (project / "runs/align").iterdir()) == ["history.csv", "model.safetensors"]
