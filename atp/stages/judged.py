@@ -71,7 +71,7 @@ def _judge(stage: Stage, network: SegmentationNetwork, begun: Beginning) -> tupl
     """Measure, log and track the evidence; returns whether it stops the stage."""
     started = stage.load(begun.folder)[0] if begun.folder else None
     evidence, shares = evidence_of(
-        network, started, begun, _judged_on(stage), stage.params.data.size, stage.runtime, stage.label
+        network, started, begun, _judged_on(stage), stage.params.data.reading, stage.runtime, stage.label
     )
     stage.tracker.log(0, {f"evidence_{name}": value for name, value in evidence["after"].items()})
     lost = warning(shares)

@@ -48,7 +48,7 @@ def test_equal_contents_give_equal_bytes_and_nothing_else_is_left(tmp_path, netw
 def test_anyone_can_read_it(tmp_path, network):
     save_checkpoint(tmp_path / "model.safetensors", network, SMALL, SPACE, MADE_BY)
     with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
-        assert set(file.metadata()) == {"format", "network", "classes", "made_by"}
+        assert set(file.metadata()) == {"format", "network", "classes", "made_by", "reading"}
         assert torch.equal(file.get_tensor("backbone.conv1.weight"), network.backbone.conv1.weight)
 
 
