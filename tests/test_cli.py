@@ -299,6 +299,17 @@ def test_doctor_finds_mixed_sizes(project: Path) -> None:
     assert any("2 image sizes; set data.size or data.crop" in finding.text for finding in complaints())
 
 
+def test_doctor_finds_images_smaller_than_the_windows(project: Path) -> None:
+    set_params(project, "data", size=None, window=[12, 8])
+    assert complaints() == []
+    set_params(project, "data", window=[12, 9])
+    found = [finding.text for finding in complaints()]
+    line = (
+        "12x8: smaller than the windows of 12x9; read it larger, or predict it as a whole: set data.size, or a smaller"
+    )
+    assert [line in text for text in found] == [True] * 3, "of target, test and validation images"
+
+
 def test_doctor_finds_a_class_that_never_occurs(project: Path) -> None:
     for path in (project / "data/source/labels").iterdir():
         Image.new("L", (12, 8), 1).save(path)

@@ -278,6 +278,12 @@ class AdaptSettings(Section):
         epochs=10, batch_size=8, lr=0.002, confidence=0.9, balance=0.5, augmentation=STRONG
     )
 
+    # Before the next one, which tells this one's errors.
+    @model_validator(mode="after")
+    def _window_fits(self) -> Self:
+        check_reading(self.size, self.window)
+        return self
+
     @model_validator(mode="wrap")
     @classmethod
     def _told_in_one_line(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
@@ -286,11 +292,6 @@ class AdaptSettings(Section):
         except ValidationError as error:
             # Without its cause: a script would end with pydantic's lines as well.
             raise InputError(f"{cls.__name__}: {explain(error, cls, 'no such setting')}") from None
-
-    @model_validator(mode="after")
-    def _window_fits(self) -> Self:
-        check_reading(self.size, self.window)
-        return self
 
     @model_validator(mode="before")
     @classmethod
