@@ -291,12 +291,12 @@ def test_an_adapted_network_knows_its_size(images: Path, tmp_path: Path) -> None
     torch.manual_seed(0)
     settings = AdaptSettings(size=(64, 32), align={"epochs": 1, "batch_size": 2}, rounds=0, propagate=None)
     source = build_network(CONFIG)
-    adapted = adapt(source, images, settings, device="cpu", precision="fp32")
-    assert (adapted.reading, adapted.precision, source.reading) == (ADAPTED, "fp32", Reading())
+    adapted = adapt(source, images, settings, device="cpu", precision="bf16")
+    assert (adapted.reading, adapted.precision, source.reading) == (ADAPTED, "bf16", Reading())
     settings = AdaptSettings(size=(64, 32), window=(24, 16), align=None, rounds=0, propagate=None)
     windows = adapt(adapted, images, settings)
     assert windows.reading == Reading((64, 32), (24, 16))
-    save_checkpoint(tmp_path / "model.safetensors", adapted, CONFIG, SPACE, {"precision": "fp32"})
+    save_checkpoint(tmp_path / "model.safetensors", adapted, CONFIG, SPACE, {"precision": "bf16"})
     check(by_command(tmp_path / "model.safetensors", images), dict(predict(adapted, images, device="cpu")))
 
 

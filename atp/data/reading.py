@@ -1,5 +1,6 @@
 """The size at which a model reads images, and the windows in which it predicts them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -30,8 +31,9 @@ class Reading:
 
     def __post_init__(self) -> None:
         for name, value in (("size", self.size), ("window", self.window)):
-            if value is not None and not (len(value) == 2 and all(type(side) is int and side >= 1 for side in value)):
-                raise InputError(f"{name} {by(value)}: must be a width and a height of at least 1, as in 1024x512")
+            sides = value if isinstance(value, tuple | list) else (value,)
+            if value is not None and not (len(sides) == 2 and all(type(side) is int and side >= 1 for side in sides)):
+                raise InputError(f"{name} {by(sides)}: must be a width and a height of at least 1, as in 1024x512")
         if self.size is not None:
             check_window(self.window, self.size, f"size {by(self.size)}")
 
@@ -81,6 +83,6 @@ def check_window(window: Size | None, size: Size, what: str) -> None:
         raise InputError(f"{what}: smaller than the windows of {by(window)}; read it larger, or predict it as a whole")
 
 
-def by(size: Size) -> str:
+def by(size: Sequence[object]) -> str:
     """A size as ``WIDTHxHEIGHT``."""
     return "x".join(map(str, size))

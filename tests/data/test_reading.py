@@ -37,6 +37,7 @@ def test_a_model_reads_as_it_was_adapted_unless_told_otherwise(
     ("own", "changes", "message"),
     [
         (ADAPTED, {"size": (0, 10)}, "size 0x10: must be a width and a height of at least 1, as in 1024x512"),
+        (ADAPTED, {"size": 10}, "size 10: must be a width and a height of at least 1, as in 1024x512"),
         (ADAPTED, {"size": (10,)}, "size 10: must be a width and a height of at least 1, as in 1024x512"),
         (ADAPTED, {"size": (10.5, 8)}, "size 10.5x8: must be a width and a height of at least 1, as in 1024x512"),
         (ADAPTED, {"size": "large"}, "size large: must be a width and a height, or native"),
