@@ -167,6 +167,8 @@ def test_every_route_gives_the_same_mask(
 def test_the_recipe_for_exported_weights_gives_it_too(images: Path, write: Callable[..., Path]) -> None:
     model = write(ADAPTED)
     check(by_command(model, images), by_exported_weights(model, images))
+    line = export_state(model.parent / "weights.pth", str(model))
+    assert "3 classes, for images of this size: 64x32; load: " in line
 
 
 @pytest.mark.parametrize("reading", [ADAPTED, Reading((64, 32), (24, 16))], ids=str)

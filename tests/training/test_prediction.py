@@ -185,6 +185,13 @@ def test_windows_of_zooms_and_mirrored_images(images: torch.Tensor) -> None:
     torch.testing.assert_close(probabilities.flip(-1), averaged.probabilities(images.flip(-1)))
 
 
+def test_images_that_need_windows_are_predicted_one_at_a_time(samples: list[Sample]) -> None:
+    """Eight of them with all their classes may not fit into memory."""
+    plain = Predictor([(network(), 1.0)], RUNTIME)
+    assert [len(part) for part in chunks(samples, (8, 8), plain.chunk)] == [6]
+    assert [len(part) for part in chunks(samples, (8, 8), replace(plain, window=(4, 4)).chunk)] == [1] * 6
+
+
 def test_images_smaller_than_the_windows_are_refused(images: torch.Tensor) -> None:
     with pytest.raises(InputError, match="an image of 24x16: smaller than the windows of 25x16"):
         Predictor([(network(), 1.0)], RUNTIME, window=(25, 16)).probabilities(images)
