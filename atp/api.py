@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from atp.data.folder import SUFFIXES, Sample, as_rgb, list_samples, open_image, resized
+from atp.data.folder import SUFFIXES, Sample, as_rgb, list_samples, open_image
 from atp.data.labels import LabelSpace
 from atp.data.loading import ImageCache, Images
-from atp.data.tensors import image_tensor
+from atp.data.reading import Inference, Native, Reading, Size, by, check_window
 from atp.errors import InputError
 from atp.files import atomic_path
 from atp.method.adapt import adapt as run_method
@@ -32,7 +31,7 @@ from atp.models.segmentation import SegmentationNetwork
 from atp.models.trial import classifiers, num_scores
 from atp.registry.package import check_callables, find_model, use_code_of
 from atp.settings import problems
-from atp.training.prediction import Predictor
+from atp.training.prediction import Predictor, predictor_of
 from atp.training.runtime import Runtime, find_device, open_runtime
 from atp.training.settings import RuntimeSettings, TrainingSettings
 
@@ -81,7 +80,8 @@ def adapt(
         folder: a new or empty folder for the pseudo labels; a temporary one if None. Required with several processes.
 
     Returns:
-        The adapted network, in evaluation mode, on the device; ``.given`` is the adapted copy of a plain module.
+        The adapted network, in evaluation mode, on the device; ``.given`` is the adapted copy of a plain module, and
+        ``.reading`` the size at which it was adapted and predicts.
 
     Raises:
         InputError: if the network, the images or the settings are invalid.
@@ -102,7 +102,7 @@ def adapt(
         if settings.propagate is not None and len(samples) < 2:
             raise InputError("only one image: propagate needs at least two; pass more images, or set propagate=None")
         logger.info("adapt: %d images, %s on %s", len(samples), runtime.precision, runtime.device)
-        target = Images(samples, settings.size, settings.crop, ImageCache(runtime.cache_mb))
+        target = Images(samples, settings.size, settings.crop, ImageCache(runtime.cache_mb), settings.window)
         return run_method(network, target, settings, runtime, place)
 
 
@@ -115,6 +115,7 @@ def wrap(
     std: Triple | None = None,
     channels: Literal["rgb", "bgr"] | None = None,
     divisor: int | None = None,
+    size: Size | None = None,
 ) -> SegmentationNetwork:
     """Wrap a module as a network that takes unnormalised images and returns logits at their size, in evaluation mode.
 
@@ -127,6 +128,7 @@ def wrap(
         mean, std: normalisation of R, G, B on the scale 0 to 1; ImageNet's if None.
         channels: channel order of the module's input; ``rgb`` if None.
         divisor: images are padded to multiples of this many pixels; U-Nets often need 32.
+        size: (width, height) at which it was trained or adapted, and at which it predicts; each image's own if None.
 
     Raises:
         InputError: if the module returns something else, or a trial run cannot find what was not given.
@@ -152,12 +154,14 @@ def wrap(
         raise InputError(*problems(error, NetworkConfig)) from error
     check_classifier(module, config)
     network = OwnNetwork(module, config)
-    network.label_space = space
+    network.label_space, network.reading = space, Reading(size)
     return network.eval()
 
 
 def load_model(model: str | Path, *, trust: bool = False) -> SegmentationNetwork:
-    """Load a model from the pipeline, in evaluation mode on the CPU; ``.label_space`` holds its classes.
+    """Load a model from the pipeline, in evaluation mode on the CPU.
+
+    ``.label_space`` holds its classes, and ``.reading`` the size at which it was adapted and predicts.
 
     Args:
         model: a stage's folder such as ``runs/propagate``, a model.safetensors, or ``models:/NAME@ALIAS``.
@@ -180,39 +184,45 @@ def predict(
     network: SegmentationNetwork,
     images: str | Path | Iterable[ImageLike],
     *,
-    size: tuple[int, int] | None = None,
+    size: Size | Native | None = None,
+    inference: Inference | None = None,
     device: str = "auto",
 ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """Predict the class of every pixel, one image at a time.
 
+    An image is resized to the size at which the network was adapted, and the probabilities back to the image's own.
+    The network computes in the precision in which it was adapted if the device supports it.
+
     Args:
         network: from ``adapt``, ``load_model`` or ``wrap``; moves to the device.
         images: a folder, one file, or an iterable of images.
-        size: (width, height) to which images are resized for the network, usually the size of the adaptation; None
-            keeps each image's own.
+        size: (width, height) to which images are resized for the network, or ``native``, each image's own; None is the
+            size at which it was adapted, or each image's own if that is not known.
+        inference: ``whole``, or ``sliding`` to read images at ``size`` in overlapping windows of the size at which the
+            network was adapted and blend the probabilities; None is as it was adapted: see ``AdaptSettings.window``.
 
     Yields:
         Name, and class ids at the image's original size, (H, W). Names are paths below the folder without suffix; for
         an iterable, numbers such as ``000000``.
 
     Raises:
-        InputError: if the images or the device do not exist; for an unreadable image once it is reached.
+        InputError: if the images or the device do not exist, or the size is invalid; for an image that is unreadable or
+            smaller than the windows once it is reached.
     """
     if not isinstance(network, SegmentationNetwork):
         raise InputError(f"predict: {type(network).__name__} is a plain module; pass atp.wrap(module) instead")
-    predictor = Predictor([(network, 1.0)], Runtime(find_device(device, setting="device")))
+    reading = network.reading.changed(size, inference)
+    predictor = predictor_of(network, find_device(device, setting="device"), reading.window)
     if isinstance(images, str | Path):
         named: Iterable[tuple[str, ImageLike]] = ((each.name, each.image) for each in samples_of(Path(images)))
     else:
         named = _numbered(images)
-    return ((name, _predicted(predictor, opened(item, name), size)) for name, item in named)
+    return ((name, _predicted(predictor, opened(item, name), reading.size, name)) for name, item in named)
 
 
-def _predicted(predictor: Predictor, image: Image.Image, size: tuple[int, int] | None) -> NDArray[np.uint8]:
-    probabilities = predictor.probabilities(image_tensor(resized(image, size))[None])
-    if probabilities.shape[-2:] != (image.height, image.width):
-        probabilities = F.interpolate(probabilities, (image.height, image.width), mode="bilinear")
-    ids: NDArray[np.uint8] = probabilities[0].argmax(0).to("cpu", torch.uint8).numpy()
+def _predicted(predictor: Predictor, image: Image.Image, size: Size | None, name: str) -> NDArray[np.uint8]:
+    check_window(predictor.window, size or image.size, f"image {name}, {by(size or image.size)}")
+    ids: NDArray[np.uint8] = predictor.image(image, size).argmax(0).to("cpu", torch.uint8).numpy()
     return ids
 
 

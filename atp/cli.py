@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,7 +73,20 @@ def predict(
     model: Annotated[
         str, typer.Option(help="A stage's folder, a model.safetensors, or models:/NAME@ALIAS of the registry.")
     ] = str(PROPAGATE),
-    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the model's input; default: its adapted size.")] = "",
+    size: Annotated[
+        str,
+        typer.Option(
+            help="WIDTHxHEIGHT at which the model reads the images, or native, their own; default: the size at which "
+            "it was adapted."
+        ),
+    ] = "",
+    inference: Annotated[
+        str,
+        typer.Option(
+            help="whole, or sliding: read the images at --size in overlapping windows of the size at which the model "
+            "was adapted; default: as it was adapted."
+        ),
+    ] = "",
     overlay: Annotated[bool, typer.Option(help="Also write the images overlaid with the classes.")] = True,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     trust: Annotated[
@@ -83,7 +97,10 @@ def predict(
     from atp.masks import write_predictions  # torch takes seconds, which --help should not
 
     _name(model)
-    written, refused = write_predictions(images, out, model, size, overlay=overlay, device=device, trust=trust)
+    tell = partial(typer.echo, err=True)
+    written, refused = write_predictions(
+        images, out, model, size, inference, tell=tell, overlay=overlay, device=device, trust=trust
+    )
     typer.echo(f"{written} masks in {out / 'masks'}" + (f", overlays in {out / 'overlays'}" if overlay else ""))
     if refused:
         raise InputError(f"{len(refused)} of the images could not be predicted: {refused[0]}")

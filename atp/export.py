@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from atp.data.reading import Reading
 from atp.errors import InputError
 from atp.files import atomic_path
 from atp.models.checkpoint import load_checkpoint
@@ -27,7 +28,7 @@ def export_state(out: Path, model: str) -> str:
         model: a stage's folder, a file of ``save_checkpoint``, or an address in MLflow's registry.
 
     Returns:
-        One line that says how to load it.
+        One line that says at which size it reads images, and how to load it.
 
     Raises:
         InputError: no such model, or an unsupported kind of file.
@@ -45,7 +46,9 @@ def export_state(out: Path, model: str) -> str:
     config = checkpoint.config
     count = f"{out}: {len(checkpoint.state)} tensors, {config.num_scores} classes"
     mapped = "" if config.class_map is None else f", which data.class_map maps to {config.num_classes}"
-    return f"{count}{mapped}; load: {_maker(config)}.load_state_dict({LOADERS[kind].format(file=str(out))})"
+    reading = checkpoint.reading
+    size = "" if reading == Reading() else f", for images of this size: {reading}"
+    return f"{count}{mapped}{size}; load: {_maker(config)}.load_state_dict({LOADERS[kind].format(file=str(out))})"
 
 
 def _maker(config: NetworkConfig) -> str:

@@ -72,6 +72,7 @@ class Params(MethodSections):
         return AdaptSettings(
             size=self.data.size,
             crop=self.data.crop,
+            window=self.data.window,
             seed=self.training.seed,
             align=self.align,
             rounds=len(self.rounds),

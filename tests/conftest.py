@@ -18,6 +18,7 @@ from torch import nn
 from xdist.scheduler import LoadScopeScheduling
 
 from atp.data.labels import LabelSpace
+from atp.data.reading import Reading
 from atp.models.checkpoint import save_checkpoint
 from atp.models.network import NetworkConfig, build_network
 from atp.models.own import OwnNetwork
@@ -131,6 +132,8 @@ def make_project(folder: Path, align_epochs: int = 4, miou: float = MIOU["propag
     Args:
         align_epochs: another number makes another model of it.
         miou: of the adapted model.
+
+    Its models read images of 24x16; the network of ``make_own_project``, as an older file's, those of any size.
     """
     yaml = YAML(typ="safe")
     params = yaml.load(ROOT / "params.yaml")
@@ -148,7 +151,9 @@ def make_project(folder: Path, align_epochs: int = 4, miou: float = MIOU["propag
     for seed, stage in enumerate(("source", "propagate")):
         torch.manual_seed(seed)
         path = folder / "runs" / stage / "model.safetensors"
-        save_checkpoint(path, build_network(config), config, SPACE, {"stage": stage})
+        network = build_network(config)
+        network.reading = Reading((24, 16))
+        save_checkpoint(path, network, config, SPACE, {"stage": stage})
     (folder / "runs/evaluate").mkdir()
     metrics = {"miou": MIOU | {"propagate": miou}, "iou": IOU}
     (folder / "runs/evaluate/metrics.json").write_text(json.dumps(metrics))

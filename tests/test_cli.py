@@ -94,11 +94,13 @@ def test_a_model_of_an_earlier_run_is_told(
     Path("params.yaml").write_text("propagate: {lr: 0.1}\n")
     Path("dvc.lock").write_text("stages: {propagate: {params: {params.yaml: {propagate: {lr: 0.1}}}}}\n")
     arguments = [command, *([str(images), "out"] if command == "predict" else ["out.pth"])]
-    assert CliRunner().invoke(app, arguments).stderr == "model: runs/propagate\n"
+    size = ["size: each image's own; the model's file states no other"] if command == "predict" else []
+    assert CliRunner().invoke(app, arguments).stderr.splitlines() == ["model: runs/propagate", *size]
     Path("params.yaml").write_text("propagate: {lr: 0.2}\n")
     assert CliRunner().invoke(app, arguments).stderr.splitlines()[1:] == [
         "warning: runs/propagate is from an earlier run: propagate.lr in params.yaml was changed since; run "
-        "dvc repro to update it"
+        "dvc repro to update it",
+        *size,
     ]
 
 
@@ -318,6 +320,17 @@ def test_doctor_finds_mixed_sizes(project: Path) -> None:
         with Image.open(path) as file:
             file.crop((0, 0, 10, 8)).save(path)
     assert any("2 image sizes; set data.size or data.crop" in finding.text for finding in complaints())
+
+
+def test_doctor_finds_images_smaller_than_the_windows(project: Path) -> None:
+    set_params(project, "data", size=None, window=[12, 8])
+    assert complaints() == []
+    set_params(project, "data", window=[12, 9])
+    found = [finding.text for finding in complaints()]
+    line = (
+        "12x8: smaller than the windows of 12x9; read it larger, or predict it as a whole: set data.size, or a smaller"
+    )
+    assert [line in text for text in found] == [True] * 3, "of target, test and validation images"
 
 
 def test_doctor_finds_a_class_that_never_occurs(project: Path) -> None:

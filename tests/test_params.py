@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from atp.data.reading import Reading
 from atp.data.settings import DataSettings, MaybeLabelled, read_classes
 from atp.errors import InputError
+from atp.method.settings import AdaptSettings
 from atp.params import Params, load_params
 
 ROOT = Path(__file__).parents[1]
@@ -265,6 +267,18 @@ def test_protocols_are_classes_by_name() -> None:
     wrong = section.model_copy(update={"protocols": {"small": ("car", "raod")}})
     with pytest.raises(InputError, match=r"params\.yaml: data\.protocols\.small: raod: no such class; is it road\?"):
         wrong.protocol_ids()
+
+
+def test_windows_must_fit_into_the_images(tree: Any, tmp_path: Path) -> None:
+    params = load_params(ROOT / "params.yaml", {"data.window": [96, 80]})
+    assert params.data.reading == Reading((160, 80), (96, 80))
+    assert params.adapt_settings().window == (96, 80)
+    tree["data"]["window"] = [96, 81]
+    too_small = "size 160x80: smaller than the windows of 96x81; read it larger, or predict it as a whole"
+    assert complaint(tree, tmp_path) == f"params.yaml: data: window: {too_small}"
+    with pytest.raises(InputError) as caught:
+        AdaptSettings(size=(160, 80), window=(96, 81))
+    assert str(caught.value) == f"AdaptSettings: window: {too_small}"
 
 
 def test_source_images_may_have_a_size_of_their_own(tree: Any, tmp_path: Path) -> None:

@@ -27,9 +27,10 @@ ROOMS = (
     ("losses", "models"),
     ("data",),
     ("code", "settings"),
+    ("reading",),
     ("errors", "files", "labels", "runs"),
 )
-"""From the top down. A room imports those below it; settings and what a label is are of the lowest ones."""
+"""From the top down. A room imports those below it; settings, labels and how images are read are of the lowest ones."""
 
 
 def module(path: Path) -> str:
@@ -44,7 +45,7 @@ IMPORTS = {name: {module(file) for file in imported(path)} - {name} - PACKAGES f
 
 def room(name: str) -> str:
     top, *rest = name.split(".")
-    if rest and rest[-1] in ("settings", "labels"):
+    if rest and rest[-1] in ("settings", "labels", "reading"):
         return rest[-1]
     return rest[0] if top == "atp" and rest else top
 

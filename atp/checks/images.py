@@ -1,7 +1,7 @@
 """Checks of the images and labels of both domains."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from tqdm import tqdm
 from atp.checks.finding import Finding, kind_of
 from atp.data.folder import check_sizes, evenly_spread, image_size, list_samples, unread, unread_files
 from atp.data.labels import LabelSpace
+from atp.data.reading import Size, by, check_window
 from atp.data.tensors import read_image, read_label
 from atp.errors import InputError, grouped
 from atp.files import digest
@@ -72,9 +73,21 @@ def check_images(params: Params, space: LabelSpace, sample: int) -> Iterator[Fin
             )
         if len(sizes) > 1 and params.data.size is None and params.data.crop is None:
             yield Finding("error", f"{images}: {len(sizes)} image sizes; set data.size or data.crop in params.yaml")
+        if split != "source" and params.data.size is None:
+            yield from _check_window(images, sizes, params.data.window)
         absent = [name for name, count in zip(space.names, pixels.tolist(), strict=False) if not count]
         if labels is not None and absent:
             yield Finding("warning", f"{labels}: classes that never occur: {', '.join(absent)}; check the class order")
+
+
+def _check_window(images: Path, sizes: Collection[Size], window: Size | None) -> Iterator[Finding]:
+    """Check that windows fit into the images, if these keep their own sizes."""
+    for size in sorted(sizes):
+        try:
+            check_window(window, size, f"{images}: {by(size)}")
+        except InputError as error:
+            yield Finding("error", f"{error}: set data.size, or a smaller data.window")
+            return
 
 
 def _given_model(params: Params) -> str:

@@ -203,12 +203,14 @@ class Images:
         size: (width, height) to which each image is resized; None keeps its own.
         crop: (width, height) of random training crops; None trains on whole images.
         cache: cache of decoded images.
+        window: (width, height) of the windows in which labels are dumped; None predicts whole images.
     """
 
     samples: Sequence[Sample]
     size: tuple[int, int] | None = None
     crop: tuple[int, int] | None = None
     cache: "ImageCache" = field(default_factory=lambda: ImageCache(0))
+    window: tuple[int, int] | None = None
 
     def named(self, names: Sequence[str]) -> "Images":
         """Select images by name, in this order."""

@@ -8,11 +8,24 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from atp.data.labels import IGNORE, LabelSpace
+from atp.data.reading import Reading
 from atp.errors import InputError, grouped
 from atp.settings import Channel, Flag, Positive, Section, Share, Size, problems, read_yaml
 
 IGNORED_NAME = "ignore"
 """In a class map, the target of a class that the target domain lacks."""
+
+
+def check_reading(size: tuple[int, int] | None, window: tuple[int, int] | None) -> None:
+    """Check that windows fit into images of this size.
+
+    Raises:
+        ValueError: if they do not.
+    """
+    try:
+        Reading(size, window)
+    except InputError as error:
+        raise ValueError(f"window: {error}") from error
 
 
 class SourceData(Section):
@@ -76,6 +89,8 @@ class DataSettings(Section):
             or ``ignore``. Several classes may map to one. None if the classes are the same.
         size: (width, height) to which every image is resized, also as ``160x80``; None keeps each image's own.
         crop: (width, height) of random training crops; None trains on whole images, which must then have one size.
+        window: (width, height) of overlapping windows in which labels are dumped, models evaluated and the adapted
+            model predicts, for images larger than the network can take; None predicts whole images.
         protocols: named subsets of the classes; ``evaluate`` also reports the mIoU of each, from the same confusion
             matrix.
     """
@@ -89,7 +104,13 @@ class DataSettings(Section):
     class_map: Path | tuple[dict[str, str], ...] | None = None
     size: Size | None = None
     crop: Size | None = None
+    window: Size | None = None
     protocols: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default={})
+
+    @property
+    def reading(self) -> Reading:
+        """How target images are read for prediction."""
+        return Reading(self.size, self.window)
 
     @property
     def source_size(self) -> tuple[int, int] | None:
@@ -105,6 +126,11 @@ class DataSettings(Section):
     @classmethod
     def _names_or_their_file(cls, value: Any) -> Any:
         return value if isinstance(value, str | Path) else _entries(value)
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> Self:
+        check_reading(self.size, self.window)
+        return self
 
     @field_validator("class_map", mode="before")
     @classmethod

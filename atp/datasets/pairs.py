@@ -203,6 +203,7 @@ def settings(prepared: Prepared, out: Path) -> str:
         "  class_map: null",
         f"  size: {list(prepared.size)}",
         "  crop: null",
+        "  window: null",
     ]
     lines.append("  protocols:" if prepared.protocols else "  protocols: {}")
     lines += [f"    {name}: [{', '.join(names)}]" for name, names in prepared.protocols.items()]

@@ -20,7 +20,7 @@ from atp.evaluation.metrics import ConfusionMatrix
 from atp.losses.entropy import mean_entropy
 from atp.models.network import SegmentationNetwork
 from atp.pseudo_labels.store import PseudoLabelStore
-from atp.training.prediction import Predictor, chunks, read_chunks
+from atp.training.prediction import Predictor, at_size, chunks, read_chunks
 from atp.training.progress import Progress
 from atp.training.runtime import Runtime
 
@@ -54,7 +54,7 @@ class Evaluation:
         self.entropy[sample.name] = float(mean_entropy(probabilities[None], valid)[0])
         labels = read_label(sample.label, num_classes) if sample.label else None
         shape = labels.shape if labels is not None else _shape(sample.image)
-        predicted = _resized(probabilities, shape).argmax(0).to("cpu", torch.uint8)
+        predicted = at_size(probabilities, shape).argmax(0).to("cpu", torch.uint8)
         if answered is not None:
             there = F.interpolate(answered[None, None].float(), tuple(shape))[0, 0] > 0
             predicted = predicted.masked_fill(~there, IGNORE)
@@ -72,6 +72,7 @@ def evaluate(
     size: tuple[int, int] | None,
     runtime: Runtime,
     *,
+    window: tuple[int, int] | None = None,
     flip: bool = False,
     predictions: Path | None = None,
     label_space: LabelSpace | None = None,
@@ -80,12 +81,14 @@ def evaluate(
     """Predict every image, and compare with its labels, if any, at their own size.
 
     Args:
+        size: (width, height) to which images are resized for the network; None keeps each image's own.
+        window: (width, height) of the windows in which images are predicted; None predicts whole images.
         predictions: folder for the predicted ids, at the labels' size, or at the images' size without labels.
         label_space: colours of the files' palette.
     """
     result = Evaluation(ConfusionMatrix(network.num_classes))
-    predictor = Predictor([(network, 1.0)], runtime, flip=flip)
-    parts = chunks(samples, size)
+    predictor = Predictor([(network, 1.0)], runtime, flip=flip, window=window)
+    parts = chunks(samples, size, predictor.chunk)
     with Progress(name, len(samples)) as progress:
         for part, images in read_chunks(parts, size):
             probabilities = predictor.probabilities(images)
@@ -117,12 +120,6 @@ def evaluate_answers(store: AnswerStore, samples: Sequence[Sample], predictions:
 def _shape(path: Path) -> tuple[int, int]:
     with Image.open(path) as file:
         return file.height, file.width
-
-
-def _resized(probabilities: Tensor, shape: Sequence[int]) -> Tensor:
-    if tuple(probabilities.shape[-2:]) == tuple(shape):
-        return probabilities
-    return F.interpolate(probabilities[None], tuple(shape), mode="bilinear")[0]
 
 
 def label_accuracy(

@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 
 from atp.data.loading import Images
+from atp.data.reading import Reading
 from atp.method.choice import align_with
 from atp.method.dump import dump
 from atp.method.propagate import paired_images, propagate
@@ -34,7 +35,7 @@ def adapt(
         folder: for the pseudo labels, ``dump/r01`` and so on, and ``split``; must not contain those of another call.
 
     Returns:
-        The adapted network, in evaluation mode, with nothing frozen.
+        The adapted network, in evaluation mode, with nothing frozen; it predicts at the size at which it was adapted.
     """
     source, network = network, copy.deepcopy(network)
     network.release()
@@ -71,4 +72,5 @@ def adapt(
         pairs, weights = paired_images(target, easy, hard, store, settings.propagate)
         network, _ = propagate(network, pairs, settings.propagate, run("propagate"), weights)
         hand_on()
+    network.reading, network.precision = Reading(target.size, target.window), runtime.precision
     return network.eval()

@@ -47,10 +47,10 @@ def dump(
         keep_ratio=settings.keep_ratio,
         negative_cap=settings.negative_cap,
     )
-    predictor = Predictor(networks, runtime, flip=settings.flip, scales=settings.scales)
+    predictor = Predictor(networks, runtime, flip=settings.flip, scales=settings.scales, window=target.window)
     done = writer.done()
     # Whole chunks, even if only one of their images is missing: see ``chunks``.
-    mine = chunks(target.samples, target.size)[runtime.rank :: runtime.world_size]
+    mine = chunks(target.samples, target.size, predictor.chunk)[runtime.rank :: runtime.world_size]
     left = [part for part in mine if any(sample.name not in done for sample in part)]
     total = sum(len(part) for part in mine)
     with Progress(name, total, total - sum(len(part) for part in left), enabled=runtime.is_main) as progress:

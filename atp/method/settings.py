@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
-from atp.data.settings import Augmentation
+from atp.data.settings import Augmentation, check_reading
 from atp.errors import InputError
 from atp.settings import Count, Decay, Flag, NonNegative, Positive, Section, Share, Size, Whole, problems
 from atp.training.settings import Optimisation, with_length
@@ -252,6 +252,8 @@ class AdaptSettings(Section):
     Attributes:
         size: (width, height) to which every image is resized; None keeps each image's own.
         crop: (width, height) of random training crops; None trains on whole images, which must then have one size.
+        window: (width, height) of overlapping windows in which labels are dumped and the adapted network predicts, for
+            images larger than it can take; None predicts whole images.
         align, propagate: None skips the part.
         rounds: number of rounds of dump and teach; 0 skips them.
         easy_ratio: share of the images that count as easy (Eq. 9).
@@ -263,6 +265,7 @@ class AdaptSettings(Section):
 
     size: Size | None = None
     crop: Size | None = None
+    window: Size | None = None
     seed: Whole = 0
     align: AlignSettings | None = AlignSettings(epochs=4, batch_size=8, lr=0.001, augmentation=Augmentation(flip=True))
     rounds: Whole = 1
@@ -274,6 +277,12 @@ class AdaptSettings(Section):
     propagate: PropagateSettings | None = PropagateSettings(
         epochs=10, batch_size=8, lr=0.002, confidence=0.9, balance=0.5, augmentation=STRONG
     )
+
+    # Before the next one, which tells this one's errors.
+    @model_validator(mode="after")
+    def _window_fits(self) -> Self:
+        check_reading(self.size, self.window)
+        return self
 
     @model_validator(mode="wrap")
     @classmethod

@@ -1,9 +1,9 @@
-"""Checkpoints: weights with their network's configuration, classes and origin; read without unpickling."""
+"""Checkpoints: weights with their network's configuration, classes, image size and origin; read without unpickling."""
 
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from atp.data.labels import LabelSpace
+from atp.data.reading import Reading
 from atp.errors import InputError
 from atp.files import atomic_path
 from atp.models.layouts import is_public_deeplab, to_our_names
@@ -41,13 +42,16 @@ class Checkpoint:
         config: configuration of the network.
         label_space: its classes.
         state: its state dict, on the CPU.
-        made_by: origin, as recorded by the writer: stage, fingerprint, version.
+        made_by: origin, as recorded by the writer: stage, fingerprint, precision, version.
+        reading: size at which it was trained or adapted, and how it predicts; each image's own size in files that do
+            not state it.
     """
 
     config: NetworkConfig
     label_space: LabelSpace
     state: dict[str, Tensor]
     made_by: dict[str, Any]
+    reading: Reading = field(default_factory=Reading)
 
 
 def save_checkpoint(
@@ -57,7 +61,7 @@ def save_checkpoint(
     label_space: LabelSpace,
     made_by: Mapping[str, Any],
 ) -> None:
-    """Write a safetensors file atomically; equal contents give equal bytes."""
+    """Write a safetensors file atomically, with ``network.reading``; equal contents give equal bytes."""
     # Contiguous copies, because safetensors supports neither shared tensors nor channels-last.
     given = network.given.state_dict()
     state = {key: value.cpu().clone(memory_format=torch.contiguous_format) for key, value in given.items()}
@@ -66,6 +70,7 @@ def save_checkpoint(
         "network": config.model_dump_json(),
         "classes": json.dumps(asdict(label_space), sort_keys=True),
         "made_by": json.dumps(dict(made_by), sort_keys=True),
+        "reading": json.dumps(asdict(network.reading), sort_keys=True),
     }
     with atomic_path(path) as temporary:
         temporary.write_bytes(_ordered(save(state, metadata)))
@@ -106,9 +111,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
             label_space=LabelSpace(tuple(classes["names"]), colors),
             state=state,
             made_by=json.loads(metadata["made_by"]),
+            reading=_reading(metadata),
         )
-    except (KeyError, TypeError, ValueError, ValidationError) as error:
+    except (InputError, KeyError, TypeError, ValueError, ValidationError) as error:
         raise InputError(f"{path}: written by another version of ATP; create it again with this one") from error
+
+
+def _reading(metadata: Mapping[str, str]) -> Reading:
+    """How the model reads images; files of earlier versions do not state it."""
+    stated = json.loads(metadata.get("reading", "{}"))
+    return Reading(**{name: None if value is None else tuple(value) for name, value in stated.items()})
 
 
 def network_from_checkpoint(path: Path) -> tuple[SegmentationNetwork, LabelSpace]:
@@ -131,6 +143,8 @@ def restored(checkpoint: Checkpoint, path: Path) -> SegmentationNetwork:
     network = build_network(checkpoint.config.model_copy(update={"weights": "none"}))
     load_into(network, checkpoint.state, path)
     network.label_space = checkpoint.label_space
+    network.reading = checkpoint.reading
+    network.precision = checkpoint.made_by.get("precision", network.precision)
     return network
 
 

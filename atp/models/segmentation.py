@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atp.data.labels import LabelSpace
+from atp.data.reading import Reading
 from atp.models.config import NetworkConfig
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
@@ -24,6 +25,8 @@ class SegmentationNetwork(nn.Module, ABC):
         num_classes: C, the target's number of classes.
         num_scores: C', the network's own number of classes; C unless its classes are mapped.
         label_space: names and colours of the C classes; numbers until it is set.
+        reading: size at which it was trained or adapted, and how it predicts; each image's own size until it is set.
+        precision: floating-point precision in which it was trained or adapted; fp32 until it is set.
         head_name: dotted name of the classifier within ``given``.
         uses_all: whether the logits depend on every parameter.
     """
@@ -36,6 +39,8 @@ class SegmentationNetwork(nn.Module, ABC):
         self.num_classes = config.num_classes
         self.num_scores = config.num_scores
         self.label_space = LabelSpace.numbered(config.num_classes)
+        self.reading = Reading()
+        self.precision = "fp32"
         self.channels = config.channels
         # The source model's classes that map to each of the target's.
         self._groups = None if config.class_map is None else grouped(config.class_map, config.num_classes)

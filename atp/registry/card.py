@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
+from atp.data.reading import by
 from atp.evaluation.evidence.record import Evidence
 from atp.models.config import IGNORED
 from atp.params import Params
@@ -114,11 +115,12 @@ def _seen(evidence: Evidence | None, vanished: str) -> list[str]:
 
 
 def _data(params: Params, tags: Mapping[str, str], images: int | None) -> list[str]:
-    size = "at their own sizes" if params.data.size is None else "at {}x{}".format(*params.data.size)
+    size = "at their own sizes" if params.data.size is None else f"at {by(params.data.size)}"
     test = params.data.test
     count = "" if images is None else f"the {images} images of "
     return [
-        f"- adapted to `{params.data.target.images}`, {size}, unlabelled",
+        f"- adapted to `{params.data.target.images}`, {size}, unlabelled; predicts at that size"
+        + (f", in windows of {by(params.data.window)}" if params.data.window else ""),
         f"- measured on {count}`{test.images}`" + (f" with `{test.labels}`" if test.labels else ", without labels"),
         f"- all data: `{tags.get('atp.data', 'unknown')}`",
         f"- source model: {_source(params, tags)}",

@@ -30,6 +30,7 @@ def evaluation_digest(params: Params) -> str | None:
         return None
     settings = {
         "size": params.data.size,
+        "window": params.data.window,
         "flip": params.evaluate.flip,
         # The precision that auto resolved to on the machine that evaluated, which may be another one.
         "precision": read_metrics().get("precision", params.training.precision),

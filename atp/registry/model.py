@@ -16,11 +16,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from numpy.typing import NDArray
-from torch import Tensor
+from PIL import Image
 
 from atp.errors import InputError
 from atp.models.checkpoint import network_from_checkpoint
 from atp.registry.images import decode_image, encode_image, encode_mask
+from atp.training.prediction import predictor_of
 
 
 class WrongInputError(MlflowException):
@@ -64,14 +65,15 @@ class AdaptedModel(PythonModel):
     """Images to label maps.
 
     Attributes:
-        network: the model, on a GPU if available.
+        predictor: the model, on a GPU if available; it reads images at the size at which it was adapted.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the weights packaged with this file."""
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network, self.space = network_from_checkpoint(Path(context.artifacts["model"]))
-        self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.reading = network.reading
+        self.predictor = predictor_of(network, device, self.reading.window)
         self.limits: dict[str, int] = context.model_config
         # A server calls from many threads; processing one image at a time bounds its memory.
         self._lock = Lock()
@@ -86,7 +88,8 @@ class AdaptedModel(PythonModel):
         """The most probable class of every pixel.
 
         Args:
-            model_input: RGB images, uint8, (N, H, W, 3), any H and W; or files, base64 of PNG or JPEG, (N,).
+            model_input: RGB images, uint8, (N, H, W, 3), any H and W, resized to the size at which the model was
+                adapted; or files, base64 of PNG or JPEG, (N,).
             params: ``confidence`` adds the probability of that class, 0 to 255. ``soft: k`` adds the k most probable
                 classes per pixel, most probable first, and their probabilities, 0 to 255.
 
@@ -130,20 +133,19 @@ class AdaptedModel(PythonModel):
                 answers.append(answer | {n: encode_image(values.reshape(-1, width)) for n, values in maps.items()})
         return answers
 
-    @torch.inference_mode()
     def _maps(self, image: NDArray[np.uint8], wanted: "_Wanted") -> dict[str, NDArray[np.uint8]]:
         """uint8, (H, W, 3), to the maps of the wanted names, uint8, (H, W) or (k, H, W)."""
-        batch = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-        logits: Tensor = self.network(batch.to(self.device, memory_format=torch.channels_last))
-        highest, ids = logits.max(1)
-        maps = {"mask": ids}
+        try:
+            probabilities = self.predictor.image(Image.fromarray(np.ascontiguousarray(image)), self.reading.size)
+        except InputError as error:
+            raise WrongInputError(str(error)) from error
+        maps = {"mask": probabilities.argmax(0)}
         if wanted.confidence:
-            # The softmax of the highest score only.
-            maps["confidence"] = (255 * (highest - logits.logsumexp(1)).exp()).round()
+            maps["confidence"] = (255 * probabilities.amax(0)).round()
         if wanted.soft:
-            probabilities, maps["classes"] = logits.softmax(1).topk(min(wanted.soft, logits.shape[1]), 1)
-            maps["probabilities"] = (255 * probabilities).round()
-        return {name: values[0].to("cpu", torch.uint8).numpy() for name, values in maps.items()}
+            highest, maps["classes"] = probabilities.topk(min(wanted.soft, len(probabilities)), 0)
+            maps["probabilities"] = (255 * highest).round()
+        return {name: values.to("cpu", torch.uint8).numpy() for name, values in maps.items()}
 
 
 mlflow.models.set_model(AdaptedModel())

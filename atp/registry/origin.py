@@ -19,8 +19,13 @@ from atp.runs import ANSWERS, METRICS, MODEL, PROPAGATE, SOURCE
 MODEL_CODE = Path(__file__).with_name("model.py")
 """The code that MLflow runs to load a registered model."""
 
-SERVED_CODE = (MODEL_CODE, MODEL_CODE.with_name("images.py"), MODEL_CODE.with_name("guard.py"))
-"""The code in this folder that decides a registered model's input and output."""
+SERVED_CODE = (
+    MODEL_CODE,
+    MODEL_CODE.with_name("images.py"),
+    MODEL_CODE.with_name("guard.py"),
+    MODEL_CODE.parents[1] / "training/prediction.py",
+)
+"""The code that decides a registered model's input and output."""
 
 FINGERPRINT_TAG = "atp.fingerprint"
 EVALUATION_TAG = "atp.evaluation"

@@ -21,6 +21,7 @@ from atp.code import code_digests
 from atp.data.folder import Sample, list_samples
 from atp.data.labels import LabelSpace
 from atp.data.loading import ImageCache, Images
+from atp.data.reading import Reading
 from atp.errors import InputError, exit_codes
 from atp.files import digest
 from atp.models.checkpoint import Checkpoint, load_checkpoint, restored, save_checkpoint
@@ -120,7 +121,7 @@ class Stage:
     def images(self, samples: Sequence[Sample], size: tuple[int, int] | None = None) -> Images:
         """Samples at the sizes from params.yaml; ``size`` defaults to ``data.size``."""
         data = self.params.data
-        return Images(samples, size or data.size, data.crop, ImageCache(self.runtime.cache_mb))
+        return Images(samples, size or data.size, data.crop, ImageCache(self.runtime.cache_mb), data.window)
 
     def target(self) -> Images:
         """The target's images, without labels."""
@@ -148,12 +149,15 @@ class Stage:
         made_from: Checkpoint,
         history: History,
         also: Callable[[Path], None] = lambda folder: None,
+        *,
+        reading: Reading | None = None,
     ) -> None:
         """Write a model and its history as this stage's result, atomically, and delete the training state.
 
         Args:
             made_from: provides the network's configuration and classes.
             also: writes further files of the result into the folder.
+            reading: how it read images; None is as the section ``data`` says of the target's.
         """
         if self.runtime.is_main:
             made_by = {
@@ -162,6 +166,7 @@ class Stage:
                 "precision": self.runtime.precision,
                 "atp": atp.__version__,
             }
+            network.reading = reading or self.params.data.reading
             with self.output() as result:
                 save_checkpoint(result / MODEL, network, made_from.config, made_from.label_space, made_by)
                 write_history(result / HISTORY, history)

@@ -34,6 +34,7 @@ def main() -> None:
         params = load_params()
         die_with_parent()
         from atp.data.folder import list_samples
+        from atp.data.reading import Reading
         from atp.evaluation.evaluate import evaluate, percent
         from atp.models.checkpoint import load_checkpoint, network_from_checkpoint
         from atp.registry.package import use_code_of
@@ -46,7 +47,12 @@ def main() -> None:
             return
         samples = list_samples(params.data.test.images, params.data.test.labels, optional=True)
         with open_runtime(params.training, params.runtime) as runtime:
-            result = evaluate(network, samples, params.data.size, runtime, flip=params.evaluate.flip, name="champion")
+            # At its own size: a champion that was adapted at another one would be worse than it is in use.
+            reading = params.data.reading if network.reading == Reading() else network.reading
+            flip = params.evaluate.flip
+            result = evaluate(
+                network, samples, reading.size, runtime, window=reading.window, flip=flip, name="champion"
+            )
         print(json.dumps({"miou": percent(result.confusion.mean_iou())}))
 
 

@@ -55,6 +55,7 @@ def body(stage: Stage) -> None:
                 samples,
                 data.size,
                 runtime,
+                window=data.window,
                 flip=params.evaluate.flip,
                 predictions=folder / "predictions" / name,
                 label_space=space,
@@ -64,7 +65,9 @@ def body(stage: Stage) -> None:
         if params.evaluate.batchnorm_only and not params.black_box:
             network, _ = stage.load(SOURCE)
             reestimate_batchnorm(network, list_samples(data.target.images), data.size, runtime)
-            results["batchnorm_only"] = evaluate(network, samples, data.size, runtime, flip=params.evaluate.flip)
+            results["batchnorm_only"] = evaluate(
+                network, samples, data.size, runtime, window=data.window, flip=params.evaluate.flip
+            )
         metrics = summary(results, space, protocols)
         metrics["pseudo_labels"] = rounds_summary(params, space)
         metrics["precision"] = runtime.precision

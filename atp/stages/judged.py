@@ -84,7 +84,7 @@ def _judge(stage: Stage, network: SegmentationNetwork, begun: Beginning) -> _Jud
     try:
         started = stage.load(begun.folder)[0] if begun.folder else None
         evidence, shares = evidence_of(
-            network, started, begun, _judged_on(stage), stage.params.data.size, stage.runtime, stage.label
+            network, started, begun, _judged_on(stage), stage.params.data.reading, stage.runtime, stage.label
         )
     except Exception as error:  # A user's network may raise anything, and hours of training are not to be lost.
         return _unjudged(stage, error)

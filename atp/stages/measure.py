@@ -52,6 +52,7 @@ def body(model: Path, stage: Stage) -> None:
             samples,
             data.size,
             runtime,
+            window=data.window,
             flip=stage.params.evaluate.flip,
             predictions=predictions,
             label_space=space,

@@ -93,7 +93,12 @@ def add_version(client: "MlflowClient", params: Params, tags: dict[str, str]) ->
         metrics = [Metric(f"miou_{stage}", value, now, 0) for stage, value in miou.items() if value is not None]
         # Logged before the model, which inherits the metrics of its run.
         client.log_batch(tracker.parent_id, metrics=metrics)
-        metadata = {"classes": list(adapted.label_space.names), "size": list(params.data.size or ())}
+        reading = adapted.reading
+        metadata = {
+            "classes": list(adapted.label_space.names),
+            "size": list(reading.size or ()),
+            "window": list(reading.window or ()),
+        }
         run = client.get_run(tracker.parent_id)
         number = log_registered_model(client, run, ADAPTED, name, tags, metadata)
         for path in filter(Path.is_file, (Path("dvc.lock"), METRICS)):

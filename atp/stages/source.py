@@ -6,6 +6,7 @@ import torch
 
 from atp.data.folder import check_sizes, list_samples
 from atp.data.loading import FolderLabels
+from atp.data.reading import Reading
 from atp.method.source import train_source
 from atp.models.checkpoint import Checkpoint, load_into, load_user_state
 from atp.models.network import build_network
@@ -22,11 +23,12 @@ def body(stage: Stage) -> None:
     section, data = needed(stage.params.source, "source"), stage.params.data
     space = data.label_space()
     config = stage.network_config(space)
+    reading = Reading(data.source_size)
     made_from = Checkpoint(config=config, label_space=space, state={}, made_by={})
     if section.checkpoint is not None:
         network = build_network(config.model_copy(update={"weights": "none"}))
         load_into(network, load_user_state(section.checkpoint), section.checkpoint)
-        stage.save(network, made_from, History())
+        stage.save(network, made_from, History(), reading=reading)
         return
     samples = list_samples(data.source.images, data.source.labels)
     check_sizes(samples)
@@ -35,7 +37,7 @@ def body(stage: Stage) -> None:
     images = stage.images(samples, data.source_size)
     labels = FolderLabels(space.num_classes, data.source_size, images.cache)
     history = train_source(network, images.augmented(section.augmentation, labels), section, stage.run())
-    stage.save(network, made_from, history)
+    stage.save(network, made_from, history, reading=reading)
 
 
 def main() -> None:

@@ -125,6 +125,7 @@ def black(params: Params) -> dict[str, Any]:
         "query.endpoint": None,
         "data.size": None if data.size is None else list(data.size),
         "data.crop": None if data.crop is None else list(data.crop),
+        "data.window": None if data.window is None else list(data.window),
     }
     for part, entry in (("target", data.target), ("test", data.test)):
         values[f"data.{part}.images"] = beside(entry.images)

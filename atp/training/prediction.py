@@ -5,14 +5,19 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from atp.data.folder import Sample, image_size
-from atp.data.tensors import read_image
+from atp.data.folder import Sample, image_size, resized
+from atp.data.reading import Size, check_window
+from atp.data.tensors import image_tensor, read_image
 from atp.models.network import SegmentationNetwork
 from atp.models.segmentation import BatchNorm
-from atp.training.runtime import Runtime
+from atp.training.runtime import Runtime, runtime_of
+
+CHUNK = 8
+"""Number of images in a forward pass, and of windows of one image."""
 
 
 @dataclass(frozen=True)
@@ -24,23 +29,35 @@ class Predictor:
         runtime: device and precision.
         flip: average with the prediction of the mirrored image.
         scales: average over the image at these scales.
+        window: (width, height) of the overlapping windows in which an image is predicted; None predicts it as a whole.
     """
 
     networks: Sequence[tuple[SegmentationNetwork, float]]
     runtime: Runtime
     flip: bool = False
     scales: Sequence[float] = (1.0,)
+    window: Size | None = None
 
     def __post_init__(self) -> None:
         for network, _ in self.networks:
             self.runtime.place(network)
             network.eval()
 
+    @property
+    def chunk(self) -> int:
+        """Number of images to predict at once; with windows, whole images do not fit into the network."""
+        return CHUNK if self.window is None else 1
+
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
-        """Class probabilities, float32, (N, C, H, W), of images, uint8, (N, 3, H, W)."""
+        """Class probabilities, float32, (N, C, H, W), of images, uint8, (N, 3, H, W).
+
+        Raises:
+            InputError: if the images are smaller than the windows.
+        """
         images = images.to(self.runtime.device, memory_format=self.runtime.memory_format)
         size = images.shape[-2:]
+        check_window(self.window, (size[1], size[0]), f"an image of {size[1]}x{size[0]}")
         total: Tensor | None = None
         for scale in self.scales:
             zoomed = images
@@ -50,19 +67,90 @@ class Predictor:
             for mirrored in (False, True) if self.flip else (False,):
                 view = zoomed.flip(-1) if mirrored else zoomed
                 for network, share in self.networks:
-                    with self.runtime.autocast():
-                        logits = network(view)
-                    logits = logits.float()
-                    if scale != 1:
-                        logits = F.interpolate(logits, size, mode="bilinear")
-                    part = logits.softmax(1) * share
+                    part = self._of_view(network, view, size) * share
                     part = part.flip(-1) if mirrored else part
                     total = part if total is None else total.add_(part)
         assert total is not None, "needs at least one network and one scale"
         return total / (len(self.scales) * (2 if self.flip else 1))
 
+    def image(self, image: Image.Image, size: Size | None) -> Tensor:
+        """Class probabilities of one RGB image at its own size, float32, (C, H, W).
 
-def chunks(samples: Sequence[Sample], size: tuple[int, int] | None, length: int = 8) -> list[list[Sample]]:
+        Every prediction outside of training is made here or, for several images of one size at once, in ``evaluate``,
+        with the same bits.
+
+        Args:
+            size: size to which it is resized for the network; None keeps its own.
+        """
+        (own,) = self.probabilities(image_tensor(resized(image, size))[None])
+        return at_size(own, (image.height, image.width))
+
+    def _of_view(self, network: SegmentationNetwork, view: Tensor, size: Sequence[int]) -> Tensor:
+        """Probabilities (N, C, H, W) at ``size``, (H, W), of a view of the images."""
+        height, width = view.shape[-2:]
+        if self.window is None or (self.window[0] >= width and self.window[1] >= height):
+            logits = self._logits(network, view)
+            if (height, width) != tuple(size):
+                logits = F.interpolate(logits, tuple(size), mode="bilinear")
+            return logits.softmax(1)
+        # One by one, so that a result does not depend on the other images.
+        blended = torch.stack([self._blended(network, image, self.window) for image in view])
+        return blended if (height, width) == tuple(size) else F.interpolate(blended, tuple(size), mode="bilinear")
+
+    def _blended(self, network: SegmentationNetwork, image: Tensor, window: Size) -> Tensor:
+        """Probabilities (C, H, W) of an image (3, H, W): the mean over all windows that contain a pixel.
+
+        A window's weight falls linearly from its centre to its edges, so that no seams remain.
+        """
+        height, width = min(window[1], image.shape[1]), min(window[0], image.shape[2])
+        places = [(top, left) for top in starts(image.shape[1], height) for left in starts(image.shape[2], width)]
+        weight = (_ramp(height)[:, None] * _ramp(width)).to(image.device)
+        total = torch.zeros((network.num_classes, *image.shape[1:]), device=image.device)
+        weights = torch.zeros(image.shape[1:], device=image.device)
+        for first in range(0, len(places), CHUNK):
+            some = places[first : first + CHUNK]
+            views = torch.stack([image[:, top : top + height, left : left + width] for top, left in some])
+            logits = self._logits(network, views.contiguous(memory_format=self.runtime.memory_format))
+            for (top, left), own in zip(some, logits.softmax(1) * weight, strict=True):
+                total[:, top : top + height, left : left + width] += own
+                weights[top : top + height, left : left + width] += weight
+        return total / weights
+
+    def _logits(self, network: SegmentationNetwork, images: Tensor) -> Tensor:
+        with self.runtime.autocast():
+            logits: Tensor = network(images)
+        return logits.float()
+
+
+def predictor_of(network: SegmentationNetwork, device: torch.device, window: Size | None) -> Predictor:
+    """Predict with a finished model, in the precision in which it was adapted where the device supports it."""
+    return Predictor([(network, 1.0)], runtime_of(network.precision, device), window=window)
+
+
+def at_size(probabilities: Tensor, shape: Sequence[int]) -> Tensor:
+    """Resize probabilities, (C, h, w), to ``shape``, (H, W)."""
+    if tuple(probabilities.shape[-2:]) == tuple(shape):
+        return probabilities
+    return F.interpolate(probabilities[None], tuple(shape), mode="bilinear")[0]
+
+
+def starts(length: int, window: int) -> list[int]:
+    """First pixels of windows that cover ``length`` pixels evenly and overlap by at least a third."""
+    if window >= length:
+        return [0]
+    stride = max(1, 2 * window // 3)
+    gaps = -(-(length - window) // stride)
+    return [index * (length - window) // gaps for index in range(gaps + 1)]
+
+
+def _ramp(length: int) -> Tensor:
+    """Weights of a window's pixels along one axis, in (0, 1], symmetric."""
+    rising = torch.arange(1, length + 1, dtype=torch.float32)
+    ramp = torch.minimum(rising, rising.flip(0))
+    return ramp / ramp.max()
+
+
+def chunks(samples: Sequence[Sample], size: Size | None, length: int = CHUNK) -> list[list[Sample]]:
     """Group consecutive samples of one image size into chunks of at most ``length``.
 
     The chunks are the same in every process and after every restart, since the number of images in a forward pass can

@@ -5,13 +5,16 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, distributed, nn
 
 from atp.errors import InputError
-from atp.training.settings import RuntimeSettings, TrainingSettings
+
+if TYPE_CHECKING:
+    # A registered model, which imports this module, does without YAML.
+    from atp.training.settings import RuntimeSettings, TrainingSettings
 
 LONGEST_WAIT = timedelta(days=1)
 """Timeout for work that the main process does alone; all other exchanges keep PyTorch's default of minutes."""
@@ -85,7 +88,7 @@ class Runtime:
 
 
 @contextmanager
-def open_runtime(training: TrainingSettings, section: RuntimeSettings) -> Iterator[Runtime]:
+def open_runtime(training: "TrainingSettings", section: "RuntimeSettings") -> Iterator[Runtime]:
     """Set up threads, determinism, the device and, under ``torchrun``, the process group.
 
     Raises:
@@ -118,6 +121,16 @@ def open_runtime(training: TrainingSettings, section: RuntimeSettings) -> Iterat
     finally:
         if world_size > 1:
             distributed.destroy_process_group()
+
+
+def runtime_of(precision: str, device: torch.device) -> Runtime:
+    """Runtime for a finished model: in its own precision if the device computes in it natively, else in float32.
+
+    Args:
+        precision: a name in params.yaml other than ``auto``.
+    """
+    native = {"bf16": computes_bf16(device), "fp16": device.type == "cuda"}.get(precision, False)
+    return Runtime(device, _DTYPES[precision] if native else None)
 
 
 def resolved(precision: str, device: torch.device) -> str:

@@ -7,6 +7,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from atp.data.labels import LabelSpace
+from atp.data.reading import Reading
 from atp.errors import InputError
 from atp.models.checkpoint import load_checkpoint, load_into, load_user_state, network_from_checkpoint, save_checkpoint
 from atp.models.network import NetworkConfig, build_network
@@ -36,6 +37,15 @@ def test_round_trip(tmp_path, network):
     assert all(torch.equal(value, expected[key]) for key, value in again.state_dict().items())
 
 
+def test_size_and_precision_go_with_the_weights(tmp_path, network):
+    assert (network.reading, network.precision) == (Reading(), "fp32")
+    for reading in (Reading((160, 80)), Reading(None, (32, 16)), Reading((160, 80), (32, 16))):
+        network.reading = reading
+        save_checkpoint(tmp_path / "model.safetensors", network, SMALL, SPACE, MADE_BY | {"precision": "bf16"})
+        again, _ = network_from_checkpoint(tmp_path / "model.safetensors")
+        assert (again.reading, again.precision) == (reading, "bf16")
+
+
 def test_equal_contents_give_equal_bytes_and_nothing_else_is_left(tmp_path, network):
     for n in range(8):
         save_checkpoint(
@@ -48,7 +58,7 @@ def test_equal_contents_give_equal_bytes_and_nothing_else_is_left(tmp_path, netw
 def test_anyone_can_read_it(tmp_path, network):
     save_checkpoint(tmp_path / "model.safetensors", network, SMALL, SPACE, MADE_BY)
     with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
-        assert set(file.metadata()) == {"format", "network", "classes", "made_by"}
+        assert set(file.metadata()) == {"format", "network", "classes", "made_by", "reading"}
         assert torch.equal(file.get_tensor("backbone.conv1.weight"), network.backbone.conv1.weight)
 
 

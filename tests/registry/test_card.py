@@ -55,6 +55,13 @@ def test_summary_data_method_and_limits(params: Params) -> None:
     assert "Licence" in card
 
 
+def test_the_size_at_which_it_predicts(params: Params) -> None:
+    line = "- adapted to `data/target/images`, at 160x80, unlabelled; predicts at that size"
+    assert f"{line}\n" in model_card(params, TAGS, METRICS)
+    windows = load_params(ROOT / "params.yaml", {"data.window": [96, 64]})
+    assert f"{line}, in windows of 96x64\n" in model_card(windows, TAGS, METRICS)
+
+
 def test_a_training_by_steps(params: Params) -> None:
     assert params.align is not None
     align = params.align.model_copy(update={"epochs": None, "steps": 500})

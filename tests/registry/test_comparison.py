@@ -13,12 +13,13 @@ from atp.runs import METRICS
 
 def test_what_makes_another_evaluation(small_project: Path) -> None:
     seen = {evaluation_digest(load_params())}
-    for override in ({"data.size": [80, 40]}, {"evaluate.flip": True}, {"training.precision": "fp32"}):
+    changes = {"data.size": [80, 40], "data.window": [80, 40], "evaluate.flip": True, "training.precision": "fp32"}
+    for override in ({name: value} for name, value in changes.items()):
         seen.add(evaluation_digest(load_params(overrides=override)))
     for kind in ("labels", "images"):
         Image.fromarray(np.zeros((16, 32), np.uint8)).save(f"data/test/{kind}/a.png")
         seen.add(evaluation_digest(load_params()))
-    assert len(seen) == 6
+    assert len(seen) == 7
 
 
 def test_what_does_not(small_project: Path) -> None:

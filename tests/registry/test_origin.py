@@ -95,7 +95,8 @@ def test_what_does_not(small_project: Path) -> None:
 
 def test_the_fingerprint_is_worked_by_hand(small_project: Path) -> None:
     identity = identify(load_params())
-    code = [digest(Path(__file__).parents[2] / f"atp/registry/{name}.py") for name in ("model", "images", "guard")]
+    names = ("registry/model", "registry/images", "registry/guard", "training/prediction")
+    code = [digest(Path(__file__).parents[2] / f"atp/{name}.py") for name in names]
     text = "\n".join([identity.model, identity.data, identity.params, *code])
     assert identity.fingerprint == hashlib.sha256(text.encode()).hexdigest()
 

@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
+from numpy.typing import NDArray
+from PIL import Image
 
-from atp import load_model
+from atp import load_model, predict
+from atp.data.reading import Reading
 from atp.models.checkpoint import network_from_checkpoint
 from atp.registry.images import decode_image
 from atp.registry.package import input_example, requirements
+from atp.training.prediction import predictor_of
 
 
 @pytest.fixture(scope="module")
@@ -23,18 +27,27 @@ def answer(registered: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 32), (45, 31)])
-def test_any_size_gives_the_networks_own_classes(
+def test_images_of_any_size_are_read_at_the_adapted_one(
     registered: Path, answer: dict[str, list[object]], height: int, width: int
 ) -> None:
+    """And their masks are those of ``atp.predict``, bit for bit."""
     images = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
-    network, _ = network_from_checkpoint(registered / "first/runs/propagate/model.safetensors")
-    with torch.inference_mode():
-        expected = network(torch.from_numpy(images).permute(0, 3, 1, 2)).argmax(1).numpy()
+    network = load_model(registered / "first/runs/propagate")
+    assert network.reading == Reading((24, 16))
+    expected = np.stack([ids for _, ids in predict(network, images)])
     dtype, shape, labels = answer[f"{height}x{width}"]
     assert (dtype, shape) == ("uint8", [2, height, width])
-    # Channels-last and single images round otherwise, which may turn a tie.
-    assert (np.asarray(labels) == expected).mean() > 0.99
+    assert np.array_equal(labels, expected)
     assert len(np.unique(expected)) > 1, "else any constant would pass"
+    native = np.stack([ids for _, ids in predict(network, images, size="native")])
+    assert not np.array_equal(native, expected)
+
+
+def probabilities(registered: Path, images: NDArray[np.uint8]) -> torch.Tensor:
+    """Of the model ``first``, at the images' own size."""
+    network, _ = network_from_checkpoint(registered / "first/runs/propagate/model.safetensors")
+    predictor = predictor_of(network, torch.device("cpu"), network.reading.window)
+    return torch.stack([predictor.image(Image.fromarray(image), network.reading.size) for image in images])
 
 
 def test_load_model_takes_its_address(copy: Path) -> None:
@@ -58,9 +71,7 @@ def test_other_than_uint8_images_are_refused(answer: dict[str, str]) -> None:
 
 def test_confidence_is_that_of_the_class(registered: Path, answer: dict[str, list[object]]) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 45, 31, 3), dtype=np.uint8)
-    network, _ = network_from_checkpoint(registered / "first/runs/propagate/model.safetensors")
-    with torch.inference_mode():
-        expected = 255 * network(torch.from_numpy(images).permute(0, 3, 1, 2)).softmax(1).amax(1).numpy()
+    expected = 255 * probabilities(registered, images).amax(1).numpy()
     dtype, found = answer["confidence"]
     assert dtype == "uint8"
     assert np.abs(np.asarray(found) - expected).max() < 1, "rounded, and by other last bits"
@@ -69,9 +80,7 @@ def test_confidence_is_that_of_the_class(registered: Path, answer: dict[str, lis
 
 def test_the_most_probable_classes_and_their_probabilities(registered: Path, answer: dict[str, Any]) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 45, 31, 3), dtype=np.uint8)
-    network, _ = network_from_checkpoint(registered / "first/runs/propagate/model.safetensors")
-    with torch.inference_mode():
-        expected = network(torch.from_numpy(images).permute(0, 3, 1, 2)).softmax(1)
+    expected = probabilities(registered, images)
     assert list(answer["soft"]) == ["mask", "classes", "probabilities"]
     classes, found = (torch.tensor(answer["soft"][name]) for name in ("classes", "probabilities"))
     assert classes.shape == found.shape == (2, 2, 45, 31)
@@ -97,7 +106,7 @@ def test_files_give_the_same_masks_as_arrays(answer: dict[str, object]) -> None:
 
 
 def test_users_learn_size_and_classes(answer: dict[str, object]) -> None:
-    assert answer["metadata"] == {"classes": ["sky", "road", "car"], "size": [160, 80]}
+    assert answer["metadata"] == {"classes": ["sky", "road", "car"], "size": [24, 16], "window": []}
 
 
 def test_nothing_is_pickled_and_no_data_comes_along(registered: Path) -> None:

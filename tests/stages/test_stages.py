@@ -9,16 +9,26 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from atp import load_model, predict
+from atp.data.folder import list_samples
+from atp.data.reading import Reading
+from atp.data.tensors import read_image
+from atp.evaluation.evidence.measure import measure
+from atp.losses.entropy import mean_entropy
 from atp.models.checkpoint import load_checkpoint
 from atp.pseudo_labels.store import PseudoLabelStore
+from atp.training.prediction import Predictor
+from atp.training.runtime import runtime_of
 from tests.stages.launch import ORDER, RunStage, give_curious_network, killed_again_and_again, set_params
 
 ROOT = Path(__file__).parents[2]
 ADAPTATION = ORDER[1:-1]
+WINDOW = (20, 16)
 
 
 def state(project: Path, folder: str) -> dict[str, torch.Tensor]:
@@ -36,6 +46,75 @@ def test_align_leaves_the_classifier_alone_to_the_last_bit(adapted: Path) -> Non
     before, after = state(adapted, "source"), state(adapted, "align")
     for name, value in before.items():
         assert torch.equal(value, after[name]) == name.startswith("classifier") or "num_batches" in name, name
+
+
+def test_every_model_states_the_size_at_which_it_was_trained(adapted: Path) -> None:
+    for stage in ("source", "align", "teach/r01", "teach/r02", "propagate"):
+        assert load_checkpoint(adapted / "runs" / stage / "model.safetensors").reading == Reading((32, 24)), stage
+
+
+def test_predict_and_evaluate_give_the_same_masks(adapted: Path) -> None:
+    images, threads = adapted / "data/test/images", torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for name, ids in predict(load_model(adapted / "runs/propagate"), images, device="cpu"):
+            with Image.open(adapted / f"runs/evaluate/predictions/propagate/{name}.png") as mask:
+                assert np.array_equal(np.array(mask), ids)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def sliding(template: Path, tmp_path_factory: pytest.TempPathFactory, run_stage: RunStage) -> Path:
+    """The tiny project with windows, and a size of the source's own, as far as the first labels."""
+    project = Path(shutil.copytree(template, tmp_path_factory.mktemp("sliding") / "project"))
+    set_params(project, "data", source={"root": "data/source", "size": [24, 16]}, window=list(WINDOW))
+    for stage in ("source", "align"):
+        set_params(project, stage, epochs=1)
+    for stage, *arguments in (("source",), ("align",), ("dump", "--round", "r01")):
+        ended = run_stage(project, stage, *arguments)
+        assert ended.code == 0, ended.output
+    return project
+
+
+def test_the_source_model_has_a_size_of_its_own_and_windows_are_the_targets(sliding: Path) -> None:
+    source, aligned = (load_checkpoint(sliding / f"runs/{name}/model.safetensors") for name in ("source", "align"))
+    assert (source.reading, aligned.reading) == (Reading((24, 16)), Reading((32, 24), WINDOW))
+
+
+def test_labels_and_evidence_are_of_windows(sliding: Path) -> None:
+    """The prediction of whole images would be another."""
+    samples, network = list_samples(sliding / "data/target/images"), load_model(sliding / "runs/align")
+    runtime = runtime_of("fp32", torch.device("cpu"))
+    stored = PseudoLabelStore(sliding / "runs/dump/r01").entropies
+    evidence = json.loads((sliding / "runs/align/evidence.json").read_text())
+    for window, agrees in ((WINDOW, True), (None, False)):
+        predictor = Predictor([(network, 1.0)], runtime, flip=True, scales=(1.0, 1.25), window=window)
+        found = [float(mean_entropy(predictor.probabilities(read_image(s.image)[None]))[0]) for s in samples]
+        assert (found == pytest.approx([stored[sample.name] for sample in samples], abs=1e-6)) is agrees
+        measured = measure(network, samples, (32, 24), runtime, window=window)
+        assert (measured.entropy == pytest.approx(evidence["after"]["entropy"], abs=2e-6)) is agrees
+
+
+def test_evaluation_is_of_windows(adapted: Path, project: Path, run_stage: RunStage) -> None:
+    shutil.copytree(adapted / "runs", project / "runs")
+    set_params(project, "data", window=list(WINDOW))
+    ended = run_stage(project, "evaluate")
+    assert ended.code == 0, ended.output
+    ended = run_stage(project, "measure", "--model", "runs/propagate")
+    assert ended.code == 0, ended.output
+    network = load_model(project / "runs/propagate")
+    network.reading = Reading((32, 24), WINDOW)
+    changed = False
+    for name, ids in predict(network, project / "data/test/images", device="cpu"):
+        for folder in ("runs/evaluate/predictions/propagate", "runs/measure/predictions"):
+            with Image.open(project / folder / f"{name}.png") as mask:
+                assert np.array_equal(np.array(mask), ids), folder
+        with Image.open(adapted / f"runs/evaluate/predictions/propagate/{name}.png") as mask:
+            changed = changed or not np.array_equal(np.array(mask), ids)
+    assert changed, "else windows would not matter"
+    now, before = (json.loads((p / "runs/evaluate/metrics.json").read_text())["entropy"] for p in (project, adapted))
+    assert [name for name in before if now[name] == before[name]] == []
 
 
 def test_the_source_model_learned_its_classes(adapted: Path) -> None:

@@ -1,16 +1,22 @@
-"""Averaged predictions, chunks that never change, and BatchNorm's statistics."""
+"""Averaged predictions, chunks that never change, BatchNorm's statistics, sliding windows."""
 
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.nn import functional as F
 
 from atp.data.folder import Sample, list_samples
-from atp.data.tensors import read_image
+from atp.data.tensors import image_tensor, read_image
+from atp.errors import InputError
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
-from atp.training.prediction import Predictor, chunks, reestimate_batchnorm
+from atp.training.prediction import Predictor, chunks, predictor_of, reestimate_batchnorm, starts
 from atp.training.runtime import Runtime
 
 RUNTIME = Runtime(torch.device("cpu"))
@@ -103,3 +109,114 @@ def test_statistics_are_of_what_is_predicted_from(samples: list[Sample]) -> None
     normal = one.normalise(torch.stack([read_image(sample.image) for sample in samples[:3]]))
     torch.testing.assert_close(one.norm.running_mean, normal.mean((0, 2, 3)))
     torch.testing.assert_close(one.norm.running_var, normal.var((0, 2, 3)))
+
+
+class Local(SegmentationNetwork):
+    """Scores of a pixel are its colours, and of every pixel the window's mean: what a window shows decides them."""
+
+    def __init__(self) -> None:
+        super().__init__(NetworkConfig(num_classes=3))
+        self.classifier = nn.Conv2d(3, 3, 1)
+        self.seen: list[tuple[int, ...]] = []
+
+    def scores(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen.append(tuple(images.shape))
+        return images + images.mean((2, 3), keepdim=True)
+
+
+@pytest.mark.parametrize(("length", "window"), [(16, 16), (17, 16), (24, 16), (100, 16), (7, 1), (5, 2), (9, 20)])
+def test_windows_cover_every_pixel_and_overlap(length: int, window: int) -> None:
+    firsts = starts(length, window)
+    assert (firsts[0], firsts[-1] + min(window, length)) == (0, length)
+    gaps = [after - before for before, after in pairwise(firsts)]
+    assert all(0 < gap <= max(1, 2 * window // 3) for gap in gaps)
+
+
+def test_a_window_as_large_as_the_image_is_the_plain_prediction(images: torch.Tensor) -> None:
+    plain = Predictor([(network(), 1.0)], RUNTIME)
+    assert torch.equal(replace(plain, window=(24, 16)).probabilities(images), plain.probabilities(images))
+
+
+def test_windows_are_blended_by_their_distance_from_the_edge() -> None:
+    """One row of 6 pixels in two windows of 4, by hand: their weights are 1/2, 1, 1, 1/2."""
+    one = Local()
+    row = torch.randint(0, 255, (1, 3, 1, 6), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    assert starts(6, 4) == [0, 2]
+    left, right = (one(row[..., first : first + 4]).softmax(1)[0, :, 0] for first in (0, 2))
+    expected = torch.stack(
+        [
+            left[:, 0],
+            left[:, 1],
+            (1.0 * left[:, 2] + 0.5 * right[:, 0]) / 1.5,
+            (0.5 * left[:, 3] + 1.0 * right[:, 1]) / 1.5,
+            right[:, 2],
+            right[:, 3],
+        ],
+        1,
+    )
+    found = Predictor([(one, 1.0)], RUNTIME, window=(4, 1)).probabilities(row)[0, :, 0]
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, one(row).softmax(1)[0, :, 0], atol=1e-3), "else windows would not matter"
+
+
+def test_windows_go_through_the_network_in_batches_and_give_probabilities(images: torch.Tensor) -> None:
+    one = Local()
+    probabilities = Predictor([(one, 1.0)], RUNTIME, window=(6, 4)).probabilities(images)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(2, 16, 24))
+    # 7 by 6 columns and rows of windows: six batches an image.
+    assert one.seen == 2 * [*5 * [(8, 3, 4, 6)], (2, 3, 4, 6)]
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_windows_do_not_depend_on_the_other_images(images: torch.Tensor, dtype: torch.dtype | None) -> None:
+    predictor = Predictor([(network(), 1.0)], Runtime(torch.device("cpu"), dtype), window=(10, 8))
+    both = predictor.probabilities(images)
+    assert torch.equal(both, torch.cat([predictor.probabilities(image[None]) for image in images]))
+    assert torch.equal(both, predictor.probabilities(images)), "and are the same again"
+
+
+def test_windows_of_zooms_and_mirrored_images(images: torch.Tensor) -> None:
+    """At half the scale the image is smaller than the window, which then shows all of it."""
+    one = Local()
+    averaged = Predictor([(one, 1.0)], RUNTIME, flip=True, scales=(0.5, 1.0, 1.5), window=(16, 10))
+    probabilities = averaged.probabilities(images)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(2, 16, 24))
+    assert {shape[2:] for shape in one.seen} == {(8, 12), (10, 16)}
+    torch.testing.assert_close(probabilities.flip(-1), averaged.probabilities(images.flip(-1)))
+
+
+def test_images_that_need_windows_are_predicted_one_at_a_time(samples: list[Sample]) -> None:
+    """Eight of them with all their classes may not fit into memory."""
+    plain = Predictor([(network(), 1.0)], RUNTIME)
+    assert [len(part) for part in chunks(samples, (8, 8), plain.chunk)] == [6]
+    assert [len(part) for part in chunks(samples, (8, 8), replace(plain, window=(4, 4)).chunk)] == [1] * 6
+
+
+def test_images_smaller_than_the_windows_are_refused(images: torch.Tensor) -> None:
+    with pytest.raises(InputError, match="an image of 24x16: smaller than the windows of 25x16"):
+        Predictor([(network(), 1.0)], RUNTIME, window=(25, 16)).probabilities(images)
+
+
+def test_an_image_is_predicted_at_a_size_and_told_at_its_own(images: torch.Tensor) -> None:
+    predictor = Predictor([(network(), 1.0)], RUNTIME)
+    image = Image.fromarray(images[0].permute(1, 2, 0).numpy())
+    assert torch.equal(predictor.image(image, None), predictor.probabilities(images[:1])[0])
+    found = predictor.image(image, (40, 32))
+    larger = image_tensor(image.resize((40, 32), Image.Resampling.BICUBIC))[None]
+    assert torch.equal(found, F.interpolate(predictor.probabilities(larger), (16, 24), mode="bilinear")[0])
+
+
+def test_a_finished_model_computes_in_its_own_precision_where_the_device_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = network()
+    for native, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr("atp.training.runtime.computes_bf16", lambda device, native=native: native)
+        one.precision = "bf16"
+        assert predictor_of(one, torch.device("cpu"), None).runtime.precision == expected
+    one.precision = "fp16"
+    assert predictor_of(one, torch.device("cpu"), None).runtime.precision == "fp32"
+
+
+def test_a_registered_model_needs_no_settings() -> None:
+    """It imports this module on machines without the packages that read YAML."""
+    code = "import sys, atp.training.prediction; assert not {'ruamel', 'atp.settings'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from atp.data.folder import Sample
+from atp.data.reading import Reading
 from atp.errors import InputError
 from atp.evaluation.evidence.measure import Measurement, indicators, measure
 from atp.evaluation.evidence.record import FILE, Evidence, Shares, read_evidence, read_shares
@@ -61,7 +62,7 @@ def evidence_of(
     started: SegmentationNetwork | None,
     begun: Beginning,
     samples: Sequence[Sample],
-    size: tuple[int, int] | None,
+    reading: Reading,
     runtime: Runtime,
     name: str,
 ) -> tuple[Evidence, Shares]:
@@ -80,7 +81,15 @@ def evidence_of(
     names = begun.checkpoint.label_space.names
 
     def measured(network: SegmentationNetwork, before: SegmentationNetwork | None, which: str) -> Measurement:
-        return measure(network, samples, size, runtime, before=before, name=f"{name}, evidence of {which}")
+        return measure(
+            network,
+            samples,
+            reading.size,
+            runtime,
+            window=reading.window,
+            before=before,
+            name=f"{name}, evidence of {which}",
+        )
 
     own = measured(made, started, "its model")
     if begun.evidence is not None and begun.shares is not None:

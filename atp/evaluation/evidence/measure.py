@@ -110,6 +110,7 @@ def measure(
     size: tuple[int, int] | None,
     runtime: Runtime,
     *,
+    window: tuple[int, int] | None = None,
     before: SegmentationNetwork | None = None,
     name: str = "evidence",
 ) -> Measurement:
@@ -118,14 +119,15 @@ def measure(
     Args:
         network: left in evaluation mode.
         samples: images in any order, for instance from ``evenly_spread``.
+        window: (width, height) of the windows in which images are predicted; None predicts whole images.
         before: another model whose predictions are compared with this one's.
         name: name for progress.
 
     Returns:
         The measurement, reproducible on the same machine.
     """
-    predictor = Predictor([(network, 1.0)], runtime)
-    other = Predictor([(before, 1.0)], runtime) if before is not None else None
+    predictor = Predictor([(network, 1.0)], runtime, window=window)
+    other = Predictor([(before, 1.0)], runtime, window=window) if before is not None else None
     views = changed_views(predictor)
     agreement = {view: ConfusionMatrix(network.num_classes, runtime.device) for view in views}
     stability = ConfusionMatrix(network.num_classes, runtime.device)
@@ -134,7 +136,7 @@ def measure(
     entropy = 0.0
     pixels: list[Tensor] = []
     with Progress(name, len(samples), enabled=runtime.is_main) as progress:
-        for part, images in read_chunks(chunks(samples, size), size):
+        for part, images in read_chunks(chunks(samples, size, predictor.chunk), size):
             probabilities = predictor.probabilities(images)
             classes = probabilities.argmax(1)
             for own, said in zip(probabilities, classes, strict=True):
