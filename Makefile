@@ -45,9 +45,9 @@ lint: setup ## Check style and types
 check: lint ## Check style, types and the tests without servers and stages, in about a minute
 	OMP_NUM_THREADS=1 pytest --numprocesses 2 --quiet -m "not processes"
 
-# Two processes, since many tests wait for servers; each uses one core.
+# Three processes for two cores, since many tests wait for servers; each uses one core.
 test: lint ## Check style and types, and run all tests
-	OMP_NUM_THREADS=1 pytest --numprocesses 2 --no-loadscope-reorder
+	OMP_NUM_THREADS=1 pytest --numprocesses 3 --no-loadscope-reorder
 
 docs: $(VENV)/.docs-ready ## Build the documentation: site/index.html
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
