@@ -363,7 +363,7 @@ def test_the_blocks_of_the_page(somewhere: Path) -> None:
     shown: dict[str, Any] = {}
     for block in blocks(text):
         # The same at a size for which one core needs no minutes.
-        exec(block.replace("(1024, 512)", "(32, 16)"), shown)
+        exec(block.replace("(1024, 512)", "(32, 16)").replace("(128, 64)", "(32, 16)"), shown)
     assert len(list(Path("labels/split/positives").glob("*.png"))) == 8
     assert len(list(Path("masks").glob("*.png"))) == 8
     assert not differing(state(shown["adapted"].given), state(shown["reloaded"].given))

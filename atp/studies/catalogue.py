@@ -88,6 +88,9 @@ QUICK_DUSK: Mapping[str, Any] = {
 
 STUDIES: Mapping[str, Study] = {
     "baselines": Study("ATP compared with other methods in place of align", contents.compared_baselines),
+    "baselines-published": Study(
+        "the same without a search, also from re-estimated BatchNorm", contents.published_baselines
+    ),
     "black-box": Study("the source model as a black box and as a white box", contents.black_box),
     "parts": Study("ablation of the method's parts, and an oracle", contents.parts),
     "parts-robust": Study("the same from a robust source model", contents.parts, ROBUST),

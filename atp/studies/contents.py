@@ -6,6 +6,7 @@ Rows are few, since each is trained for each seed; rows with the same parameters
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,19 @@ def compared_baselines(params: Params) -> Table:
             row("ATP: align, teach, propagate, as in params.yaml", PROPAGATE),
         ),
         columns=(("mIoU", ""), *((name, name) for name in params.data.protocols)),
+    )
+
+
+def published_baselines(params: Params) -> Table:
+    """The same without a search."""
+    whole = compared_baselines(params)
+    return replace(
+        whole,
+        title="Baselines at their published settings",
+        caption="A baseline takes the place of align, on the same source model, images and network, at its published "
+        "settings, the learning rate scaled as ATP's is (docs/reference/baselines.md); where it trains, also from "
+        "re-estimated BatchNorm statistics.",
+        rows=tuple(row for row in whole.rows if not row.pick),
     )
 
 
