@@ -1,6 +1,5 @@
 """One cell on tiny data, by DVC's queue, in a clone where nothing has run but whose dvc.lock says otherwise."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -8,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from atp.cli import app
