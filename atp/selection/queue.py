@@ -95,9 +95,16 @@ def _put_once(repo: Any, prefix: Path, cell: Cell) -> None:
         params=changes,
         queue=True,
         name=cell.name,
-        # Imported data come from the cache; their origin is not in the temporary clone.
-        allow_missing=True,
+        # Imported data come from the cache if their origin is not in the temporary clone. Otherwise not, since DVC then
+        # also skips a stage whose result dvc.lock names and the cache lacks, as in a fresh clone.
+        allow_missing=not _origins_are_tracked(repo),
     )
+
+
+def _origins_are_tracked(repo: Any) -> bool:
+    """Whether the origins of all imported data are in git, and so in a clone."""
+    origins = [dep for stage in repo.index.stages if stage.is_import for dep in stage.deps]
+    return all(dep.protocol == "local" and repo.scm.is_tracked(dep.fs_path) for dep in origins)
 
 
 def _bring_back(repo: Any, names: Sequence[str]) -> None:
