@@ -80,23 +80,6 @@ SHARING = {
 }
 """Tests that share servers or projects which take long to make."""
 
-FIRST = (
-    "flow",
-    "reproduced",
-    "tests/stages/test_stages.py",
-    "tests/stages/test_own.py",
-    "tests/studies/test_command.py",
-    "tests/test_black_box.py",
-    "tests/selection/test_experiments.py",
-    "tests/evaluation/evidence/test_guard.py",
-    "tests/stages/test_bad_input.py",
-    "tests/stages/test_extending.py",
-    "tests/stages/test_published.py",
-    "registered",
-)
-"""What takes a minute or more, the longest first, so that no process is left alone with it at the end."""
-
-
 PROCESSES = (
     "tests/evaluation/evidence/test_guard.py",
     "tests/flows/",
@@ -119,21 +102,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith(PROCESSES):
             item.add_marker(pytest.mark.processes)
-    places = {name: place for place, name in enumerate(FIRST)}
-    items.sort(key=lambda item: places.get(shared(item.nodeid), len(FIRST)))
-
-
-def shared(nodeid: str) -> str:
-    """What a test shares with others, or its file."""
-    path = nodeid.partition("::")[0]
-    return next((name for name, parts in SHARING.items() if path.startswith(parts)), path)
 
 
 class Together(LoadScopeScheduling):
     """Of several processes one has all the tests that share something; the others go file by file."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return shared(nodeid)
+        path = nodeid.partition("::")[0]
+        return next((name for name, parts in SHARING.items() if path.startswith(parts)), path)
 
 
 @pytest.hookimpl(optionalhook=True)
