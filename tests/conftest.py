@@ -81,6 +81,7 @@ SHARING = {
 """Tests that share servers or projects which take long to make."""
 
 PROCESSES = (
+    "tests/baselines/test_two_processes.py",
     "tests/evaluation/evidence/test_guard.py",
     "tests/flows/",
     "tests/registry/",
