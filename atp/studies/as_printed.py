@@ -38,13 +38,10 @@ _CAPTION = (
 
 def _table(number: int, rows: Rows) -> Callable[[Params], Table]:
     def make(params: Params) -> Table:
-        name, measures, made = (
-            f"Table {number}: {title('tables', number)}",
-            _measures(number, params),
-            tuple(rows(params)),
-        )
-        caption = _CAPTION + (_URMA if any(row.name.endswith("URMA") for row in made) else "")
-        return Table(name, caption, made, measures, kind="printed", number=number)
+        made = tuple(rows(params))
+        caption = _CAPTION + (_URMA if any(row.place and row.place.row == "URMA" for row in made) else "")
+        name = f"Table {number}: {title('tables', number)}"
+        return Table(name, caption, made, _measures(number, params), kind="printed", number=number)
 
     return make
 
@@ -91,14 +88,21 @@ def _cities(params: Params) -> Iterator[Row]:
 
 
 def _other_root(params: Params, root: Path) -> dict[str, Any]:
-    """Target and test images in another folder with the same layout; the source data stay."""
+    """Target and test images in another folder with the same layout; the source data stay.
+
+    Raises:
+        InputError: they are not below ``data.root``, so where those of another city are is unknown.
+    """
     data, values = params.data, {}
     if root == data.root:
         return {}
     for part, entry in (("target", data.target), ("test", data.test)):
         for kind, path in (("images", entry.images), ("labels", entry.labels)):
-            if path is not None:
-                values[f"data.{part}.{kind}"] = str(root / path.relative_to(data.root))
+            if path is None:
+                continue
+            if not path.is_relative_to(data.root):
+                raise InputError(f"params.yaml: data.{part}.{kind}: {path} is not below data.root, {data.root}")
+            values[f"data.{part}.{kind}"] = str(root / path.relative_to(data.root))
     return {"data.root": str(root), **values}
 
 

@@ -20,13 +20,11 @@ class Pair:
     """A printed row, and ours beside it.
 
     Attributes:
-        city: target city, in Table 3; for other data a description of them.
-        row: as printed; without values for a city that is not printed.
+        row: as printed; without values for a target that is not printed.
         whole: our row.
         cells: our results for single cells, by column.
     """
 
-    city: str
     row: PrintedRow
     whole: Line | None
     cells: Mapping[str, Line]
@@ -39,7 +37,7 @@ def pairs(table: Table, lines: Sequence[Line]) -> list[Pair]:
     for row in _rows(table):
         cells = {column: places.get(Place(row.name, column, row.city)) for column in columns(table.number)}
         own = {column: line for column, line in cells.items() if line}
-        found.append(Pair(row.city, row, places.get(Place(row.name, "", row.city)), own))
+        found.append(Pair(row, places.get(Place(row.name, "", row.city)), own))
     return found
 
 
@@ -55,13 +53,16 @@ def _rows(table: Table) -> Iterator[PrintedRow]:
 def comparison(table: Table, lines: Sequence[Line], seeds: Sequence[int]) -> str:
     """The table; without lines, the print alone."""
     shown, together = _columns(table, lines), pairs(table, lines)
-    targets, groups = any(pair.city for pair in together), {"source-dependent"} & {pair.row.group for pair in together}
+    targets, groups = (
+        any(pair.row.city for pair in together),
+        any(pair.row.group == "source-dependent" for pair in together),
+    )
     header = [*(["target"] if targets else []), *(["group"] if groups else []), "", "figures of", *shown]
     header.append(f"seeds {' '.join(map(str, seeds))}".strip())
     rows = [header, ["---"] * len(header)]
     for pair in together:
         row = pair.row
-        start = [*([pair.city] if targets else []), *([row.group] if groups else [])]
+        start = [*([pair.row.city] if targets else []), *([row.group] if groups else [])]
         start.append(f"{row.name} [{row.reference}]" if row.reference else row.name)
         if row.values:
             rows.append([*start, "paper", *(_printed(row, column, table) for column in shown), ""])
@@ -126,7 +127,7 @@ def picture(table: Table, lines: Sequence[Line]) -> bytes:
     measure, protocol = table.columns[0]
     entries: list[tuple[str, float | None, Line | None]] = []
     for pair in pairs(table, lines):
-        name = ", ".join(part for part in (pair.city, pair.row.name) if part)
+        name = ", ".join(part for part in (pair.row.city, pair.row.name) if part)
         if measure in columns(table.number):
             if measure in pair.row.values or pair.whole:
                 entries.append((name, pair.row.values.get(measure), pair.whole))

@@ -5,11 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
-from atp.data.folder import list_samples
-from atp.data.loading import Batch, FolderLabels, ImageCache, Images, TrainingImages
+from atp.data.loading import Batch, Images, TrainingImages
 from atp.data.settings import Augmentation
 from atp.losses.pseudo_label import negative_pseudo_label_loss, positive_pseudo_label_loss
 from atp.method.settings import DumpSettings, TeachSettings
@@ -20,6 +18,7 @@ from atp.training.ema import AveragedNetwork
 from atp.training.loop import History
 from atp.training.run import Run
 from atp.training.runtime import Runtime
+from tests.halves import halves
 from tests.method.known import CPU, HISTORY, RUN, Captured, Known, batch, captured, drawn, logits, same, stored, written
 
 AS_THEY_ARE = Augmentation(flip=False)
@@ -28,14 +27,7 @@ AS_THEY_ARE = Augmentation(flip=False)
 @pytest.fixture
 def images(tmp_path: Path) -> TrainingImages:
     """Four images whose bright half is class 1, with positive labels and without negative ones."""
-    for index in range(4):
-        ids = torch.zeros(16, 24, dtype=torch.uint8)
-        ids[:, 6 * index :] = 1
-        for kind, array in (("images", (ids * 200)[..., None].expand(-1, -1, 3)), ("labels", ids)):
-            (tmp_path / kind).mkdir(exist_ok=True)
-            Image.fromarray(array.numpy()).save(tmp_path / kind / f"{index}.png")
-    samples = list_samples(tmp_path / "images", tmp_path / "labels")
-    return TrainingImages(samples, AS_THEY_ARE, labels=FolderLabels(3, None, ImageCache(1)))
+    return halves(tmp_path, AS_THEY_ARE, 3)
 
 
 THRESHOLD = 0.2

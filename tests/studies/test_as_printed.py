@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from atp.errors import InputError
 from atp.params import Params, load_params
 from atp.selection.grid import Cell
 from atp.studies.as_printed import HERE, NUMBERS
@@ -133,6 +134,10 @@ def test_table_3_has_the_cities_that_are_beside_each_other(tmp_path: Path) -> No
         "data.test.labels": f"{tmp_path}/Tokyo/test/labels",
     }
     assert "align.method" in rows["Tokyo, URMA"][1], "the city's own images, with the baseline"
+    rome["test"] = {"images": tmp_path / "elsewhere", "labels": None}
+    params = streets().model_copy(update={"data": type(data).model_validate(data.model_dump() | rome)})
+    with pytest.raises(InputError, match=r"data\.test\.images: .*/elsewhere is not below data\.root"):
+        TABLES[3](params)
 
 
 def test_figure_5_has_the_printed_values_with_the_printed_settings_and_scales_them_with_others() -> None:

@@ -6,11 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from atp.data.folder import list_samples
-from atp.data.loading import Batch, FolderLabels, ImageCache, PairedImages, TrainingImages
+from atp.data.loading import Batch, PairedImages, TrainingImages
 from atp.data.settings import Augmentation
 from atp.errors import InputError
 from atp.losses.supervised import segmentation_cross_entropy
@@ -21,6 +19,7 @@ from atp.training.loop import Training
 from atp.training.run import Run
 from atp.training.runtime import Runtime
 from atp.training.settings import Optimisation
+from tests.halves import halves
 
 CONFIG = NetworkConfig(backbone="resnet_small", output_stride=8, aspp_dilations=(1, 2), num_classes=2)
 SECTION = Optimisation(epochs=4, batch_size=2, lr=0.05, augmentation=Augmentation(flip=True, jitter=0.2))
@@ -33,14 +32,7 @@ class KillError(Exception):
 @pytest.fixture
 def images(tmp_path: Path) -> TrainingImages:
     """Four images whose bright half is class 1."""
-    for index in range(4):
-        ids = torch.zeros(16, 24, dtype=torch.uint8)
-        ids[:, 6 * index :] = 1
-        for kind, array in (("images", (ids * 200)[..., None].expand(-1, -1, 3)), ("labels", ids)):
-            (tmp_path / kind).mkdir(exist_ok=True)
-            Image.fromarray(array.numpy()).save(tmp_path / kind / f"{index}.png")
-    samples = list_samples(tmp_path / "images", tmp_path / "labels")
-    return TrainingImages(samples, SECTION.augmentation, labels=FolderLabels(2, None, ImageCache(1)))
+    return halves(tmp_path, SECTION.augmentation)
 
 
 def fresh() -> SegmentationNetwork:
