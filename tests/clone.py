@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 from ruamel.yaml import YAML
 
+from tests import warm
+
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 TINY = {
@@ -33,14 +35,8 @@ PATH = f"{BIN}{os.pathsep}{os.environ['PATH']}"
 
 def dvc(clone: Path, *arguments: str) -> str:
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    done = subprocess.run(
-        [str(BIN / "dvc"), *arguments],
-        cwd=clone,
-        env={**environment, "PATH": PATH},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    path = f"{warm.binaries()}{os.pathsep}{PATH}"
+    done = warm.run(["-m", "dvc", *arguments], clone, {**environment, "PATH": path})
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tests.clone import BIN, ROOT, box_in, dvc, make_clone
+from tests import warm
+from tests.clone import ROOT, box_in, dvc, make_clone
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +67,7 @@ def test_it_is_registered_under_its_own_name_in_the_projects_database(clone: Pat
 def test_commands_in_the_folder_are_about_its_run(clone: Path, tmp_path: Path) -> None:
     def atp(*arguments: str) -> "subprocess.CompletedProcess[str]":
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        command = [str(BIN / "python"), "-m", "atp.cli", *arguments]
-        return subprocess.run(
-            command, cwd=clone / "black_box", env=environment, capture_output=True, text=True, check=False
-        )
+        return warm.run(["-m", "atp.cli", *arguments], clone / "black_box", environment)
 
     reported = atp("report")
     assert reported.returncode == 0, reported.stderr

@@ -1,8 +1,8 @@
 """The command line: what it writes, and one line for what is wrong."""
 
+import os
 import shutil
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from atp.errors import InputError
 from atp.export import export_state
 from atp.models.checkpoint import load_checkpoint, save_checkpoint
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
+from tests import warm
 from tests.black_box.server import BoxServer, png
 from tests.models import foreign
 
@@ -74,8 +75,8 @@ def test_predict_agrees_with_the_network(images: Path, model: Path, tmp_path: Pa
 
 def test_an_unreadable_image_is_named_and_the_others_are_done(images: Path, model: Path, tmp_path: Path) -> None:
     (images / "broken.png").write_bytes(b"no image")
-    command = [sys.executable, "-m", "atp.cli", "predict", str(images), str(tmp_path / "out"), "--model", str(model)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = ["-m", "atp.cli", "predict", str(images), str(tmp_path / "out"), "--model", str(model)]
+    done = warm.run(command, tmp_path, dict(os.environ))
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "1 of the images could not be predicted" in line

@@ -1,15 +1,15 @@
 """The whole pipeline as its users run it: `dvc repro` in a clone, on tiny data."""
 
 import json
+import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
+from tests import warm
 from tests.clone import dvc
 
 
@@ -61,8 +61,8 @@ def test_only_what_depends_on_a_parameter_runs_again(clone: Path) -> None:
 
 
 def test_the_run_is_ranked_without_labels(reproduced: Path) -> None:
-    command = [sys.executable, "-m", "atp.cli", "select", "--json"]
-    done = subprocess.run(command, cwd=reproduced, capture_output=True, text=True, check=True)
+    done = warm.run(["-m", "atp.cli", "select", "--json"], reproduced, dict(os.environ))
+    assert done.returncode == 0, done.stderr
     choice = json.loads(done.stdout)
     assert [(row["name"], row["rank"]) for row in choice["runs"]] == [("workspace", 1)]
     metrics = json.loads((reproduced / "runs/evaluate/metrics.json").read_text())

@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from PIL import Image
 from ruamel.yaml import YAML
 
+from tests import warm
 from tests.stages.launch import RunStage, set_params
 
 
@@ -146,15 +146,15 @@ def test_a_full_disk_while_dumping(adapted: Path, tmp_path: Path) -> None:
     )
     if mounted.returncode:
         pytest.skip("mounting a tmpfs needs root")
-    command = [sys.executable, "-m", "atp.stages.dump", "--round", "r01"]
+    command = ["-m", "atp.stages.dump", "--round", "r01"]
     try:
-        full = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+        full = warm.run(command, project, dict(os.environ))
         assert full.returncode == 2, full.stderr
         assert "the disk is full" in full.stderr
         assert "Traceback" not in full.stderr
         assert not (project / "runs/dump/r01").exists()
         subprocess.run(["mount", "-o", "remount,size=4m", str(small)], check=True)
-        again = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+        again = warm.run(command, project, dict(os.environ))
         assert again.returncode == 0, again.stderr
     finally:
         subprocess.run(["umount", str(small)], check=True)

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
+from tests import warm
 from tests.stages.launch import set_params
 
 ROOT = Path(__file__).parents[2]
@@ -55,9 +55,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(extended: Path, folder: Path, *command: str) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, "PYTHONPATH": str(extended), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    return warm.run(list(command), folder, environment)
 
 
 @pytest.mark.parametrize("title", FILES)

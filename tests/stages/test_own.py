@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,6 +26,7 @@ from atp.evaluation.metrics import ConfusionMatrix
 from atp.export import export_state
 from atp.models.checkpoint import load_checkpoint, load_user_state, network_from_checkpoint
 from atp.pseudo_labels.store import PseudoLabelStore
+from tests import warm
 from tests.stages.launch import ORDER, RunStage, forkserver, set_params, stage_process
 
 ROOT = Path(__file__).parents[2]
@@ -357,9 +356,7 @@ def test_two_processes_leave_what_has_no_part_alone(mapped: Path, tmp_path: Path
     project = Path(shutil.copytree(mapped, tmp_path / "project"))
     shutil.rmtree(project / "runs/align")
     set_params(project, "runtime", processes=2)
-    command = [sys.executable, "-m", "atp.stages", "align"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    done = warm.run(["-m", "atp.stages", "align"], project, {**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     before, after = (load_checkpoint(project / "runs" / stage / "model.safetensors").state for stage in STAGES)
     for key, value in before.items():

@@ -24,6 +24,7 @@ from atp.models.checkpoint import load_checkpoint
 from atp.pseudo_labels.store import PseudoLabelStore
 from atp.training.prediction import Predictor
 from atp.training.runtime import runtime_of
+from tests import warm
 from tests.stages.launch import ORDER, RunStage, give_curious_network, killed_again_and_again, set_params
 
 ROOT = Path(__file__).parents[2]
@@ -307,9 +308,7 @@ def test_changed_parameters_refuse_the_unfinished_state(adapted: Path, tmp_path:
 
 def run_in_two(project: Path, *command: str) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *command], cwd=project, env=environment, capture_output=True, text=True, check=False
-    )
+    return warm.run(list(command), project, environment)
 
 
 def test_two_processes_by_a_setting_train_one_model(adapted: Path, tmp_path: Path) -> None:

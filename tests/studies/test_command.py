@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from typer.testing import CliRunner
 from atp.cli import app
 from atp.studies import command
 from atp.studies.catalogue import STUDIES
+from tests import warm
 from tests.clone import PATH, ROOT, git, make_clone
 
 # A table of one row, so that it takes seconds.
@@ -31,14 +31,8 @@ main()
 
 def table(clone: Path, *options: str) -> "subprocess.CompletedProcess[str]":
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    return subprocess.run(
-        [sys.executable, "-c", SCRIPT, *options],
-        cwd=clone,
-        env={**environment, "PATH": PATH, "PYTHONPATH": str(clone)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    path = f"{warm.binaries()}{os.pathsep}{PATH}"
+    return warm.run(["-c", SCRIPT, *options], clone, {**environment, "PATH": path, "PYTHONPATH": str(clone)})
 
 
 def test_studies_are_listed_and_another_name_is_refused_before_anything_is_read(
