@@ -20,13 +20,13 @@ from atp.data.folder import SUFFIXES, Sample, as_rgb, list_samples, open_image
 from atp.data.labels import LabelSpace
 from atp.data.loading import ImageCache, Images
 from atp.data.reading import Inference, Native, Reading, Size, by, check_window
-from atp.errors import InputError
+from atp.errors import InputError, first_line
 from atp.files import atomic_path
 from atp.method.adapt import adapt as run_method
 from atp.method.settings import AdaptSettings
 from atp.models.checkpoint import load_checkpoint, restored
 from atp.models.config import NetworkConfig
-from atp.models.own import OwnNetwork, check_classifier, first_line
+from atp.models.own import OwnNetwork, check_classifier
 from atp.models.segmentation import SegmentationNetwork
 from atp.models.trial import classifiers, num_scores
 from atp.registry.package import check_callables, find_model, use_code_of
