@@ -22,6 +22,7 @@ from torch import Tensor
 from atp.errors import InputError, first_line
 
 CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
 PROCESSOR = "preprocessor_config.json"
 FILES = (CONFIG, PROCESSOR, "*.safetensors", "*.safetensors.index.json")
 
@@ -244,6 +245,7 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
                 trust_remote_code=False,
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,
             )
         except Exception as error:  # transformers and safetensors may raise anything for a broken file.
             raise InputError(

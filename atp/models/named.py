@@ -128,11 +128,12 @@ def named_network(name: str, checkpoint: Path | None = None, *, into: Path | Non
     if (folder := hf_folder(name)) is not None:
         if into is not None:
             folder = hugging_face.brought(folder, into)
-        if checkpoint is None:
-            hugging_face.check_weights(folder)
-        name, checkpoint = f"{HF}{folder}", checkpoint or folder
+        name = f"{HF}{folder}"
     meaning = _meaning(name, {})
     about = meaning.about
+    if folder is not None and checkpoint is None:
+        hugging_face.check_weights(folder)
+        checkpoint = folder
     state = {} if checkpoint is None or about else load_user_state(checkpoint)
     added = {"aux_loss": True} if any(key.startswith(AUXILIARY) for key in state) else {}
     meaning = _meaning(name, added) if added else meaning
