@@ -122,7 +122,7 @@ class Params(MethodSections):
             if path is not None and not path.is_relative_to(root):
                 yield f"{name} {path} is not below data.source.root {root}; DVC would not see it change"
         # A student's stage cannot open data.source.root.
-        seen = {"model.code": self.model.code} | ({} if self.black_box else {"data.source.root": root})
+        seen = ({} if self.black_box else {"data.source.root": root}) | {"model.code": self.model.code}
         named = hf_folder(self.model.network)
         if named is not None and not any(named.is_relative_to(place) for place in seen.values()):
             places = " or ".join(f"{name} {place}" for name, place in seen.items())
