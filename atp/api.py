@@ -121,7 +121,8 @@ def wrap(
 
     Args:
         module: maps normalised images (N, 3, H, W) to logits (N, C, h, w): a tensor, a mapping with ``out``, or an
-            object with ``logits``. It is used, not copied.
+            object with ``logits``, or with ``class_queries_logits`` and ``masks_queries_logits``. It is used, not
+            copied.
         classes: names in the order of their ids, or a label space; if None, numbers for as many as a trial run finds.
         classifier: dotted name of the submodule that turns features into logits, which align freezes; if None, the
             smallest submodule that computes all logits, found by a trial run.

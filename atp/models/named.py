@@ -211,7 +211,7 @@ def completed(config: NetworkConfig) -> NetworkConfig:
             f"network {name}: has {about.num_classes} classes, and {where} {config.num_scores}; list its classes, in "
             "its order, in data.classes, or map them with data.class_map"
         )
-    given = config.model_dump(exclude_unset=True, exclude={"network", "num_classes"})
+    given = config.model_dump(exclude_unset=True, exclude_none=True, exclude={"network", "num_classes"})
     full = meaning.config(config.num_scores, **given).model_copy(update={"num_classes": config.num_classes})
     tried = _tried(name, full, about)
     found = {"classifier": tried.classifier, "divisor": tried.divisor, "input_size": tried.input_size}
