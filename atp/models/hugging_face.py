@@ -235,7 +235,7 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
     config = _config(folder)
     model_class, settings = _classes(folder, config, transformers)
     arguments = _arguments(config)
-    with _quiet(transformers), torch.random.fork_rng(devices=[]):
+    with _quiet(transformers):
         try:
             model, found = model_class.from_pretrained(
                 folder,

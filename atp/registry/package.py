@@ -192,21 +192,20 @@ def check_callables(config: NetworkConfig, path: Path) -> None:
     """
     if not config.callables:
         return
-    own = _own_callables() if Path("params.yaml").is_file() else ()
+    own: tuple[str, ...] = ()
+    why = ""
+    if Path("params.yaml").is_file():
+        model = load_params().model
+        try:
+            own = callables(model)
+        except InputError as error:  # A named network's folder may be gone, or its package.
+            why = f" ({error})"
     unknown = [address for address in config.callables if address not in own]
     if unknown:
         raise InputError(
-            f"{path}: building its network would call {unknown[0]}, which no params.yaml here names; "
+            f"{path}: building its network would call {unknown[0]}, which no params.yaml here names{why}; "
             "name it there, or pass --trust (in Python trust=True) if you trust the file"
         )
-
-
-def _own_callables() -> tuple[str, ...]:
-    model = load_params().model
-    try:
-        return callables(model)
-    except InputError:  # A named network's folder may be gone, or its package; the file is then refused.
-        return ()
 
 
 def use_code_of(checkpoint: Path) -> None:
