@@ -293,6 +293,24 @@ def test_a_model_is_brought_into_a_project(folder: Path, tmp_path: Path) -> None
         named_network(f"hf:{folder}", into=tmp_path / "data/source")
 
 
+def test_a_model_of_the_hub_is_downloaded_without_pickles_and_code(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    def snapshot_download(repository: str, local_dir: Path, allow_patterns: list[str]) -> None:
+        assert repository == "somebody/segformer"
+        for path in [*folder.iterdir(), folder / "pytorch_model.bin", folder / "modeling.py"]:
+            if any(path.match(pattern) for pattern in allow_patterns):
+                shutil.copy(path, local_dir)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    found = named_network("hf:somebody/segformer", into=tmp_path / "into")
+    assert found == named_network(f"hf:{folder}", into=tmp_path / "into")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
+    assert named_network("hf:somebody/segformer", into=tmp_path / "into") == found, "it is there already"
+
+
 # Scores from queries
 
 
