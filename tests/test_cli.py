@@ -95,8 +95,12 @@ def test_a_model_of_an_earlier_run_is_told(
     Path("params.yaml").write_text("propagate: {lr: 0.1}\n")
     Path("dvc.lock").write_text("stages: {propagate: {params: {params.yaml: {propagate: {lr: 0.1}}}}}\n")
     arguments = [command, *([str(images), "out"] if command == "predict" else ["out.pth"])]
+    told = (
+        "model: runs/propagate, recommended: the last stage; no stage was judged; nothing was measured with labels, so "
+        "look at predictions"
+    )
     size = ["size: each image's own; the model's file states no other"] if command == "predict" else []
-    assert CliRunner().invoke(app, arguments).stderr.splitlines() == ["model: runs/propagate", *size]
+    assert CliRunner().invoke(app, arguments).stderr.splitlines() == [told, *size]
     Path("params.yaml").write_text("propagate: {lr: 0.2}\n")
     assert CliRunner().invoke(app, arguments).stderr.splitlines()[1:] == [
         "warning: runs/propagate is from an earlier run: propagate.lr in params.yaml was changed since; run "

@@ -19,9 +19,7 @@ from atp.errors import InputError
 from atp.evaluation.evidence.record import Evidence, Figures, read_all
 from atp.evaluation.evidence.vanished import warnings
 from atp.params import Params
-from atp.runs import within
-
-BATCHNORM_ONLY = "batchnorm_only"
+from atp.runs import BATCHNORM_ONLY, within
 
 
 @dataclass(frozen=True)
