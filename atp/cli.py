@@ -222,7 +222,7 @@ def report(
     params = load_params()
     earlier = _earlier(metrics.parent)
     try:
-        build_report(params, runs, out)
+        recommended = build_report(params, runs, out)
     except InputError as error:
         # For example, the images of another run are missing.
         raise InputError(earlier or str(error)) from error
@@ -232,6 +232,7 @@ def report(
     typer.echo(f"\n{summary_table(json.loads(metrics.read_text()), verdicts)}\n")
     for name, line in warnings(runs, list(params.rounds)).items():
         typer.echo(f"{name}: {line}")
+    typer.echo(f"recommended: {recommended}")
     typer.echo(f"pictures: {out.resolve()}/*.png\npage:     {(out / 'index.html').resolve()}")
 
 

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from ruamel.yaml import YAML
 
+from atp.evaluation.recommendation import Recommendation
 from atp.files import atomic_path, digest
 from atp.params import Params
 from atp.report import figures
@@ -24,13 +25,16 @@ from atp.runs import METRICS, MODEL, within
 LIBRARIES = ("atp", "torch", "torchvision", "numpy", "pillow", "matplotlib")
 
 
-def build_report(params: Params, runs: Path, out: Path) -> None:
+def build_report(params: Params, runs: Path, out: Path) -> Recommendation:
     """Write the pictures and ``index.html`` of a finished run.
 
     Args:
         params: the run's parameters.
         runs: its results, from ``source`` to ``evaluate``.
         out: an existing folder.
+
+    Returns:
+        The model to use, and why.
 
     Raises:
         InputError: the run is not finished, or one of its images is missing.
@@ -42,6 +46,7 @@ def build_report(params: Params, runs: Path, out: Path) -> None:
         # Written next to the old file and then renamed: the old file may be a link into DVC's cache.
         with atomic_path(out / name) as temporary:
             temporary.write_bytes(data)
+    return results.recommendation
 
 
 def draw(results: Results) -> dict[str, bytes]:
@@ -102,7 +107,7 @@ def _header(results: Results) -> dict[str, str]:
     held_out = f", {data.validation.images} to choose on" if results.validation and data.validation else ""
     evaluated = datetime.fromtimestamp(within(results.runs, METRICS).stat().st_mtime, tz=UTC)
     return {
-        "data": f"adapted to {data.target.images}, {len(results.ranking().samples)} images; measured on "
+        "data": f"adapted to {data.target.images}, {len(results.ranking().samples)} images; tested on "
         f"{data.test.images}, {len(results.test_samples)} images{labels}{held_out}",
         "network": f"{network}; {results.space.num_classes} classes" + ("; from a black box" * params.black_box),
         "size": str(data.reading),

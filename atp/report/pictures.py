@@ -17,7 +17,7 @@ from atp.report.style import FAINT, INK, MANY_CLASSES, PAPER, class_names, displ
 UNLABELLED = (255, 255, 255)
 CELL, TALLEST = 256, 1.2
 """Width of a picture in the sheet, pixels, and maximum height in widths; portraits are narrower than their column."""
-LARGE = 512
+LARGE = 384
 """The same in the sheet of overlays."""
 _GAP, _BAND, _LINE, _TOP = 12, 40, 26, 40
 _FRAME = "#c9d0d6"

@@ -63,7 +63,7 @@ def test_page_holds_everything_and_needs_nothing(reports: tuple[Path, Path], pag
 
 def test_page_begins_with_what_was_done_and_what_to_use_and_then_pictures(page: str) -> None:
     start = page[: page.index("data:image")]
-    assert "adapted to data/target/images, 8 images; measured on data/test/images, 8 images, with labels" in start
+    assert "adapted to data/target/images, 8 images; tested on data/test/images, 8 images, with labels" in start
     for fact in ("resnet_small, output stride 4; 4 classes", "160x80", "<td>dvc repro</td>"):
         assert fact in start
     assert re.search(r"<td>\d{4}-\d\d-\d\d, when the models were evaluated</td>", start)
@@ -223,7 +223,9 @@ def test_classes_that_almost_vanished_stand_beside_the_verdict(finished: Finishe
     said = f"classes that almost vanished: {MARKUP} 5.0 % -> 0.1 %"
     reasons = re.findall("<li>(.*?)</li>", built(params)[1])
     assert [f"; <strong>{html.escape(said)}</strong>" in reason for reason in reasons] == [False, False, False, True]
-    assert f"\npropagate: {said}\n" in CliRunner().invoke(app, ["report"]).stdout
+    printed = CliRunner().invoke(app, ["report"]).stdout
+    assert f"\npropagate: {said}\n" in printed
+    assert "\nrecommended: use propagate: 52.30 % mIoU on the test images, more than any other stage." in printed
 
 
 def test_a_run_without_evidence_has_a_report(finished: Finished) -> None:
