@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import segmentation_models_pytorch as smp
+import segmentation_models_pytorch as smp  # type: ignore[import-untyped]
 import torch
 from PIL import Image
 from ruamel.yaml import YAML
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms import v2 as transforms
 
 from atp.files import atomic_path
 
@@ -35,8 +36,8 @@ MODELS = ("source", "batchnorm_only", "align", "teach", "propagate")
 STAGES = ("source", "align", "dump/r01", "teach/r01", "split", "propagate")
 
 
-def train(data: Path, size: tuple[int, int], epochs: int, out: Path, seed: int) -> None:
-    """Train the given model with labels and write its state dict."""
+def train(data: Path, size: tuple[int, int], epochs: int, out: Path, seed: int, *, robust: bool) -> None:
+    """Train the given model with labels, with colour jitter and blur if it is to be robust; write its state dict."""
     torch.manual_seed(seed)
     shuffle = random.Random(seed)
     classes = len(YAML(typ="safe").load(data / "source/classes.yaml"))
@@ -44,6 +45,9 @@ def train(data: Path, size: tuple[int, int], epochs: int, out: Path, seed: int) 
     pairs = [(path, data / "source/labels" / path.name) for path in sorted((data / "source/images").iterdir())]
     images = torch.stack([_image(image, size) for image, _ in pairs])
     labels = torch.stack([_label(label, size) for _, label in pairs])
+    normalise = transforms.Normalize(MEAN, STD)
+    jitter = transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)
+    blur = transforms.RandomApply([transforms.GaussianBlur(5, (0.1, 1.5))])
     steps = epochs * (len(pairs) // 8)
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=steps)
@@ -54,10 +58,12 @@ def train(data: Path, size: tuple[int, int], epochs: int, out: Path, seed: int) 
         batch, order = order[:8], order[8:]
         flip = shuffle.random() < 0.5
         x, y = images[batch], labels[batch]
+        if robust:
+            x = torch.stack([blur(jitter(image)) for image in x])
         if flip:
             x, y = x.flip(-1), y.flip(-1)
         optimiser.zero_grad()
-        F.cross_entropy(network(_padded(x))[..., : size[1], : size[0]], y, ignore_index=255).backward()
+        F.cross_entropy(network(_padded(normalise(x)))[..., : size[1], : size[0]], y, ignore_index=255).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
     with atomic_path(out) as temporary:
@@ -66,8 +72,7 @@ def train(data: Path, size: tuple[int, int], epochs: int, out: Path, seed: int) 
 
 def _image(path: Path, size: tuple[int, int]) -> Tensor:
     pixels = np.array(Image.open(path).convert("RGB").resize(size, Image.Resampling.BICUBIC))
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-    return (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - mean) / std
+    return torch.from_numpy(pixels).permute(2, 0, 1) / 255
 
 
 def _label(path: Path, size: tuple[int, int]) -> Tensor:
@@ -143,6 +148,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(160, 80), help="width and height")
     parser.add_argument("--epochs", type=int, default=6, help="of the given model's training")
     parser.add_argument("--seed", type=int, default=0, help="of the given model's training")
+    parser.add_argument("--robust", action="store_true", help="train the given model with colour jitter and blur")
     parser.add_argument("--run", action="append", default=[], help="NAME:PRESET[:section.key=value,...]")
     arguments = parser.parse_args()
     out: Path = arguments.out
@@ -154,7 +160,7 @@ def main() -> None:
                 path.unlink()
     given = out / "data/source/given.pth"
     if not given.exists():
-        train(out / "data", tuple(arguments.size), arguments.epochs, given, arguments.seed)
+        train(out / "data", tuple(arguments.size), arguments.epochs, given, arguments.seed, robust=arguments.robust)
     classes = len(YAML(typ="safe").load(out / "data/source/classes.yaml"))
     folders = {}
     for text in arguments.run or ["default:streets", "preset:given-model"]:
