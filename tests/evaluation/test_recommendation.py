@@ -101,6 +101,7 @@ def test_a_black_box_that_is_better_itself_is_named() -> None:
         (evidence("unclear", 0.51), "teach", "propagate is unclear; nothing was measured"),
         (evidence("collapsed", 0.3), "teach", "propagate is collapsed"),
         (evidence("collapsed", 0.62, reverted=True), "teach", "propagate is reverted"),
+        (evidence("improved", 0.62, before=0.62, reverted=True), "teach", "propagate is reverted"),
         # Still above the source model, and clearly below the one before.
         (evidence("improved", 0.58), "teach", "propagate is judged worse than an earlier model"),
     ],
