@@ -1,5 +1,6 @@
 """The command line: what it writes, and one line for what is wrong."""
 
+import json
 import os
 import shutil
 import socket
@@ -107,6 +108,28 @@ def test_a_model_of_an_earlier_run_is_told(
         "dvc repro to update it",
         *size,
     ]
+
+
+def test_the_recommended_stage_is_used(
+    images: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("source", "align", "teach/first", "teach/later", "propagate"):
+        Path("runs", folder).mkdir(parents=True)
+        shutil.copy(model, Path("runs", folder, "model.safetensors"))
+    Path("params.yaml").write_text("rounds: {later: {model: runs/align}, first: {model: runs/teach/later}}\n")
+    Path("runs/evaluate").mkdir()
+    miou = {"source": 40.0, "align": 41.0, "teach_later": 43.0, "teach": 45.0, "propagate": 44.0}
+    Path("runs/evaluate/metrics.json").write_text(json.dumps({"miou": {}, "validation": {"miou": miou}}))
+    told = "model: runs/teach/first, recommended: 45.00 % mIoU on the validation images, propagate 44.00 %"
+    assert CliRunner().invoke(app, ["predict", str(images), "out"]).stderr.splitlines()[0] == told
+    assert CliRunner().invoke(app, ["export", "out.pth"]).stderr.splitlines() == [told]
+    served: list[str] = []
+    monkeypatch.setattr("atp.registry.server.serve", lambda model, *rest: served.append(model))
+    assert CliRunner().invoke(app, ["serve", "runs"]).stderr.splitlines() == [told]
+    assert CliRunner().invoke(app, ["serve", "runs/align"]).stderr == ""
+    assert served == ["runs/teach/first", "runs/align"]
+    assert CliRunner().invoke(app, ["export", "out.pth", "--model", "runs/align"]).stderr == "model: runs/align\n"
 
 
 @pytest.mark.parametrize(
