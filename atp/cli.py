@@ -1,4 +1,4 @@
-"""The command line ``atp``: predict, export, doctor, labels, report, select, study, table, figure, promote, serve."""
+"""The command line ``atp``. ``init`` and ``adapt`` are in ``atp.project.command``."""
 
 import json
 import logging
@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 import atp
 from atp.errors import InputError, exit_codes, interruptible
 from atp.evaluation.evidence.record import INDICATORS
+from atp.project import command as project
 from atp.runs import METRICS, PROPAGATE, RUNS, within
 from atp.studies.definitions import HeldOut
 
@@ -48,6 +49,10 @@ def root(version: Annotated[bool, typer.Option("--version", help="Show the versi
     if version:
         typer.echo(f"atp {atp.__version__}")
         raise typer.Exit
+
+
+app.command()(project.adapt)
+app.command()(project.init)
 
 
 def _name(model: str) -> None:

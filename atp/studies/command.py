@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 FOLDER = RUNS / "studies"
 
+PAPER = Path("paper/dvc.yaml")
+"""The stages that a study's cells add to the pipeline."""
+
 ALIKE = 3
 """Stop if this many cells, the first to end, all fail for the same reason."""
 
@@ -105,6 +108,8 @@ def make(name: str, what: Opened, seeds: Sequence[int], jobs: int, *, run: bool)
     """
     if Path.cwd() != project_root():
         raise InputError(f"studies run in the root of the project: cd {project_root()}")
+    if not PAPER.is_file():
+        raise InputError(f"{PAPER}: no such file; studies and the paper's tables need a clone of ATP's repository")
     bring_in()
     table, params = what()
     on, measured = table.on, params.data.test
