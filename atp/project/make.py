@@ -70,7 +70,7 @@ def make_project(folder: Path, request: Request, tell: Tell) -> None:
         raise InputError(f"{folder}: is a project already; change its params.yaml, or choose another folder")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: not empty; choose a new folder")
-    parts, checkpoint, classes = request.parts(), request.checkpoint(), request.class_file()
+    parts, checkpoint, classes, changes = request.parts(), request.checkpoint(), request.class_file(), request.changes()
     samples = {name: part.samples() for name, part in parts.items()}
     if checkpoint is None and "source" not in parts and not request.network.startswith("hf:"):
         raise InputError(
@@ -86,7 +86,6 @@ def make_project(folder: Path, request: Request, tell: Tell) -> None:
         (place / SOURCE).mkdir(parents=True)
         network = _network(request, checkpoint, place, tell)
         values = _data(place, parts, samples, link=request.link, tell=tell)
-        changes = request.changes()
         mapped = changes.get("data.class_map") is not None
         names, line = guess_classes(classes, network, samples["target"], mapped=mapped)
         tell(line)
@@ -104,8 +103,7 @@ def make_project(folder: Path, request: Request, tell: Tell) -> None:
         preset = TRAINED if "source" in parts else GIVEN
         (place / "params.yaml").write_text(edited(preset.read_text(), values | changes))
         with chdir(place):
-            params = load_params()
-            params.network(params.data.label_space())
+            _check_params()
         linked = [name for name, value in values.items() if _is_outside(value)]
         outside = [f"{name}.{kind}" for name in linked for kind, path in values[name].items() if path]
         (place / "dvc.yaml").write_text(project_pipeline(outside))
@@ -113,6 +111,19 @@ def make_project(folder: Path, request: Request, tell: Tell) -> None:
         (place / ORIGIN).write_text(json.dumps({"atp": atp.__version__, "options": options}, indent=2) + "\n")
         (place / ".gitignore").write_text("".join(f"{line}\n" for line in IGNORED))
         _put_under_version_control(place, folder.parent, tell)
+
+
+def _check_params() -> None:
+    """Check the parameters of the project in the working folder.
+
+    Raises:
+        InputError: an option sets what is unknown, of the wrong type or out of range.
+    """
+    try:
+        params = load_params()
+        params.network(params.data.label_space())
+    except InputError as error:
+        raise InputError(*(line.replace("params.yaml: ", "--set ", 1) for line in error.lines)) from error
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from atp.code import PACKAGE
 from atp.files import digest
 from atp.params import setting
 from atp.runs import CODE
+from atp.settings import read_yaml
 
 PIPELINE = Path(__file__).with_name("pipeline.yaml")
 """The repository's dvc.yaml; in the repository, a link to it."""
@@ -84,10 +86,14 @@ def code_of_stages(params: Mapping[str, Any], project: Path) -> dict[str, str]:
         params: the project's params.yaml, unchecked, which chooses some of the files.
         project: its folder.
     """
-    tree = YAML(typ="safe", pure=True).load(PIPELINE)
+    tree: Any = read_yaml(PIPELINE)
+    # Most stages depend on the same folders.
+    files = cache(partial(_files, params=params, project=project))
     found = {"atp": atp.__version__}
     for name, stage in _stages(tree):
-        parts = dict(part for each in (*stage["deps"], *stage["params"]) for part in _parts(each, params, project))
+        parts: dict[str, Any] = {}
+        for each in filter(_is_code, (*stage["deps"], *stage["params"])):
+            parts |= files(each) if isinstance(each, str) else _defaults(each)
         if parts:
             found[name] = sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     return found
@@ -106,35 +112,30 @@ def _is_code(listed: object) -> bool:
     return isinstance(listed, str) and (listed.startswith(OURS) or listed == OWN_CODE)
 
 
-def _parts(listed: object, params: Mapping[str, Any], project: Path) -> Iterator[tuple[str, Any]]:
-    """The files and defaults that an entry of ``deps`` or ``params`` stands for, with the digest or value of each."""
-    if not _is_code(listed):
-        return
-    if isinstance(listed, Mapping):
-        for file, names in listed.items():
-            for name in names:
-                yield f"{file}:{name}", _defaults(PACKAGE.parent / file, name)
-        return
-    name = re.sub(r"\$\{([\w.]+)\}", lambda found: str(setting(params, found[1])), str(listed))
-    root = project if listed == OWN_CODE else PACKAGE.parent
-    path = root / name
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        # As .dvcignore has it: of the settings, only the defaults count that a stage uses.
-        if file.is_file() and "__pycache__" not in file.parts and (root == project or file.name != "settings.py"):
-            yield file.relative_to(root).as_posix(), digest(file)
-
-
-def _defaults(file: Path, name: str) -> dict[str, str]:
-    """The defaults of a class of settings, or the one named ``Class.setting``, as they stand in its file."""
-    kind, _, setting = name.partition(".")
-    nodes = ast.parse(file.read_bytes()).body
-    (found,) = (node for node in nodes if isinstance(node, ast.ClassDef) and node.name == kind)
-    defaults = {
-        ast.unparse(node.target): ast.unparse(node.value)
-        for node in found.body
-        if isinstance(node, ast.AnnAssign) and node.value is not None
+def _files(dep: str, params: Mapping[str, Any], project: Path) -> dict[str, str]:
+    """The digests of the files that an entry of ``deps`` stands for."""
+    root = project if dep == OWN_CODE else PACKAGE.parent
+    path = root / re.sub(r"\$\{([\w.]+)\}", lambda name: str(setting(params, name[1])), dep)
+    files = [file for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+    # As .dvcignore has it: of the settings, only the defaults count that a stage uses.
+    ignored = {
+        file for file in files if "__pycache__" in file.parts or (dep != OWN_CODE and file.name == "settings.py")
     }
-    return {setting: defaults[setting]} if setting else defaults
+    return {file.relative_to(root).as_posix(): digest(file) for file in files if file not in ignored}
+
+
+def _defaults(listed: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The defaults that an entry of ``params`` names, ``Class`` or ``Class.setting``, as they stand in their file."""
+    found = {}
+    for file, names in listed.items():
+        nodes = ast.parse((PACKAGE.parent / file).read_bytes()).body
+        classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
+        for name in names:
+            kind, _, only = name.partition(".")
+            for node in classes[kind].body:
+                if isinstance(node, ast.AnnAssign) and node.value and only in ("", ast.unparse(node.target)):
+                    found[f"{file}:{kind}.{ast.unparse(node.target)}"] = ast.unparse(node.value)
+    return found
 
 
 def _flow(values: Sequence[str]) -> CommentedSeq:

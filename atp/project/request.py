@@ -1,5 +1,6 @@
 """What ``atp init`` and ``atp adapt`` are asked for: model, network, images, and settings that differ."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -135,9 +136,11 @@ class Request:
         """Entries of params.yaml that differ from the preset's, by dotted name.
 
         Raises:
-            InputError: ``set`` has one without a value.
+            InputError: ``set`` or ``size`` has another form.
         """
-        changed: dict[str, Any] = {"data.size": self.size} if self.size else {}
+        if self.size and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", self.size):
+            raise InputError(f"--size {self.size}: must be WIDTHxHEIGHT, as in 1024x512")
+        changed: dict[str, Any] = {"data.size": [int(side) for side in self.size.split("x")]} if self.size else {}
         if self.epochs is not None:
             changed |= {f"{stage}.epochs": self.epochs for stage in ("align", "teach", "propagate")}
         if self.device:

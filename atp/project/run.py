@@ -36,7 +36,7 @@ def adapt(out: Path, request: Request, tell: Tell) -> None:
     if is_project(out):
         made = read_origin(out)
         if lines := differences(made, request):
-            raise InputError(*(f"{out}: {line}; edit its params.yaml, or choose another --out" for line in lines))
+            raise InputError(*(f"{out}: {line}; change it there, or choose another --out" for line in lines))
         tell(f"{out}: goes on with this project")
     else:
         make_project(out, request, tell)
