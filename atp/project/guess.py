@@ -4,9 +4,8 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from atp.data.folder import Sample, evenly_spread, image_size, read_ids
+from atp.data.labels import IGNORE
 from atp.data.settings import read_classes
 from atp.errors import InputError, some
 from atp.project.named import NamedNetwork
@@ -74,7 +73,9 @@ def _highest_id(labelled: Sequence[Sample]) -> tuple[int, Path | None]:
     for sample in evenly_spread(labelled, LOOKED_AT):
         if sample.label is not None:
             ids = read_ids(sample.label, 255)
-            highest = max(highest, (int(np.max(ids, where=ids != 255, initial=-1)), sample.label), key=lambda it: it[0])
+            known = ids[ids != IGNORE]
+            if known.size and known.max() > highest[0]:
+                highest = (int(known.max()), sample.label)
     return highest
 
 

@@ -65,7 +65,6 @@ def make_project(folder: Path, request: Request, tell: Tell) -> None:
     Raises:
         InputError: the folder is not empty, or something is missing, wrong or does not fit.
     """
-    folder = folder.absolute()
     if is_project(folder):
         raise InputError(f"{folder}: is a project already; change its params.yaml, or choose another folder")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -73,16 +72,14 @@ def make_project(folder: Path, request: Request, tell: Tell) -> None:
     parts, checkpoint, classes, changes = request.parts(), request.checkpoint(), request.class_file(), request.changes()
     samples = {name: part.samples() for name, part in parts.items()}
     if checkpoint is None and "source" not in parts and not request.network.startswith("hf:"):
-        raise InputError(
-            "--model: missing; give the source model's checkpoint, or --data with source/images and labels"
-        )
+        raise InputError("--model: missing; give the source model's checkpoint, or --data with labelled source images")
     if checkpoint is not None and not request.network:
         raise InputError(
             "--network: missing; say what the checkpoint is of: hf:FOLDER, torchvision:deeplabv3_resnet50, "
             "smp:Unet?encoder_name=resnet18, or package.module:callable"
         )
     options = request.as_json()
-    with _new(folder) as place:
+    with _new(folder.absolute()) as place:
         (place / SOURCE).mkdir(parents=True)
         network = _network(request, checkpoint, place, tell)
         values = _data(place, parts, samples, link=request.link, tell=tell)
@@ -107,10 +104,10 @@ def make_project(folder: Path, request: Request, tell: Tell) -> None:
         linked = [name for name, value in values.items() if _is_outside(value)]
         outside = [f"{name}.{kind}" for name in linked for kind, path in values[name].items() if path]
         (place / "dvc.yaml").write_text(project_pipeline(outside))
-        (place / "README.md").write_text(readme(folder.name, options, held_out="test" in parts))
+        (place / "README.md").write_text(readme(folder.absolute().name, options, held_out="test" in parts))
         (place / ORIGIN).write_text(json.dumps({"atp": atp.__version__, "options": options}, indent=2) + "\n")
         (place / ".gitignore").write_text("".join(f"{line}\n" for line in IGNORED))
-        _put_under_version_control(place, folder.parent, tell)
+        _put_under_version_control(place, place.parent, tell)
 
 
 def _check_params() -> None:
