@@ -54,11 +54,19 @@ def init(
     values: Set = None,
     link: Link = False,
 ) -> None:
-    """Make a project of your own in a new folder: data, params.yaml and dvc.yaml, with git and DVC."""
-    from atp.project.make import make_project  # torch takes seconds, which --help should not
+    """Make a project of your own in a new folder: data, params.yaml and dvc.yaml, with git and DVC.
+
+    In a clone of ATP's repository, `atp init . --data FOLDER` replaces the embedded data.
+    """
+    from atp.project.clone import import_data, is_clone  # torch takes seconds, which --help should not
+    from atp.project.make import make_project
 
     given = (model, network, images, labels, test, validation, data, classes, size, epochs, device, seed)
-    make_project(folder, Request(*given, tuple(values or ()), link), partial(typer.echo, err=True))
+    request, tell = Request(*given, tuple(values or ()), link), partial(typer.echo, err=True)
+    if is_clone(folder):
+        import_data(folder, request, tell)
+        return
+    make_project(folder, request, tell)
     typer.echo(
         f"made {folder}; next:\n"
         f"  cd {folder}\n"
