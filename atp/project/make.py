@@ -73,7 +73,8 @@ def make_project(folder: Path, request: Request, tell: Tell) -> None:
     samples = {name: part.samples() for name, part in parts.items()}
     if checkpoint is None and "source" not in parts and not request.network.startswith("hf:"):
         raise InputError("--model: missing; give the source model's checkpoint, or --data with labelled source images")
-    if checkpoint is not None and not request.network:
+    # A whole section by --set describes one of ATP's own networks.
+    if checkpoint is not None and not request.network and "model" not in changes:
         raise InputError(
             "--network: missing; say what the checkpoint is of: hf:FOLDER, torchvision:deeplabv3_resnet50, "
             "smp:Unet?encoder_name=resnet18, or package.module:callable"
@@ -81,7 +82,8 @@ def make_project(folder: Path, request: Request, tell: Tell) -> None:
     options = request.as_json()
     with _new(folder.absolute()) as place:
         (place / SOURCE).mkdir(parents=True)
-        network = _network(request, checkpoint, place, tell)
+        given = _bring_checkpoint(checkpoint, place)
+        network = _network(request.network, given, place, tell)
         values = _data(place, parts, samples, link=request.link, tell=tell)
         mapped = changes.get("data.class_map") is not None
         names, line = guess_classes(classes, network, samples["target"], mapped=mapped)
@@ -94,9 +96,9 @@ def make_project(folder: Path, request: Request, tell: Tell) -> None:
             values["data.size"], line = guess_size(samples["target"], network)
             tell(line)
         if network is not None:
-            values["model"] = network.model
-        if network is not None and network.checkpoint is not None:
-            values["source.checkpoint"] = str(network.checkpoint)
+            values["model"], given = network.model, network.checkpoint
+        if given is not None:
+            values["source.checkpoint"] = str(given)
         preset = TRAINED if "source" in parts else GIVEN
         (place / "params.yaml").write_text(edited(preset.read_text(), values | changes))
         with chdir(place):
@@ -137,23 +139,29 @@ def _new(folder: Path) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _network(request: Request, checkpoint: Path | None, place: Path, tell: Tell) -> NamedNetwork | None:
-    """The network and its weights, brought into the project; None for one of ATP's own."""
-    if not request.network:
+def _bring_checkpoint(checkpoint: Path | None, place: Path) -> Path | None:
+    """Copy the source model into the project; returns its path there."""
+    if checkpoint is None:
         return None
-    name, given = request.network, checkpoint.absolute() if checkpoint else None
+    into = SOURCE / checkpoint.name
+    (shutil.copytree if checkpoint.is_dir() else shutil.copyfile)(checkpoint, place / into)
+    return into
+
+
+def _network(name: str, checkpoint: Path | None, place: Path, tell: Tell) -> NamedNetwork | None:
+    """The network that is named, its code brought into the project; None for one of ATP's own.
+
+    Args:
+        checkpoint: the source model's path in the project.
+    """
+    if not name:
+        return None
     kind, _, rest = name.partition(":")
     if kind == "hf" and Path(rest).is_dir():
         name = f"hf:{Path(rest).absolute()}"
-    if given is not None:
-        into = place / SOURCE / given.name
-        if given.is_dir():
-            shutil.copytree(given, into)
-        else:
-            shutil.copyfile(given, into)
     own = _own_code(kind) if kind not in ("hf", "torchvision", "smp") else None
     with chdir(place):
-        found = named_network(name, SOURCE / given.name if given else None, into=SOURCE)
+        found = named_network(name, checkpoint, into=SOURCE)
     if own is not None:
         others = [file for file in project_modules() if not file.is_relative_to(own)]
         if others:

@@ -154,6 +154,16 @@ def test_own_code_in_two_places_is_refused(user: Path) -> None:
     assert sorted(path.name for path in user.iterdir() if path.name.startswith((".", "new"))) == []
 
 
+def test_a_checkpoint_of_one_of_our_networks(user: Path) -> None:
+    Path("classes.yaml").write_text("[a, b, c]")
+    model = "model={backbone: resnet_small, output_stride: 4, aspp_dilations: [1, 2]}"
+    init("--model", "given.pth", "--images", "images", "--classes", "classes.yaml", "--set", model)
+    params = load_params(Path("new/params.yaml"))
+    assert params.source is not None
+    assert (params.model.factory, params.model.aspp_dilations) == (None, (1, 2))
+    assert params.source.checkpoint == Path("data/source/given.pth")
+
+
 def test_source_images_train_the_source_model(user: Path) -> None:
     for part in ("source", "target"):
         shutil.copytree("images", f"mine/{part}/images")
