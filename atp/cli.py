@@ -51,10 +51,6 @@ def root(version: Annotated[bool, typer.Option("--version", help="Show the versi
         raise typer.Exit
 
 
-app.command()(project.adapt)
-app.command()(project.init)
-
-
 def _name(model: str) -> None:
     """Log which model is used, and warn if it is from an earlier run, as after a run that stopped early."""
     typer.echo(f"model: {model}", err=True)
@@ -391,6 +387,10 @@ def serve(
         section = _register_section()
         model = f"models:/{section.name}@{section.champion}"
     start(model, host, port, workers, max_body_mb)
+
+
+app.command()(project.adapt)
+app.command()(project.init)
 
 
 def main() -> None:
