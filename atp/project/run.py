@@ -34,13 +34,11 @@ def adapt(out: Path, request: Request, tell: Tell) -> None:
         InputError: something is missing, wrong or differs, or a stage failed.
     """
     if is_project(out):
-        made = read_origin(out)
-        if lines := differences(made, request):
+        if lines := differences(read_origin(out), request):
             raise InputError(*(f"{out}: {line}; change it there, or choose another --out" for line in lines))
         tell(f"{out}: goes on with this project")
     else:
         make_project(out, request, tell)
-        made = read_origin(out)
     with chdir(out):
         errors = [finding.text for finding in examine(Path("params.yaml"), CHECKED) if finding.level == "error"]
         if errors:
@@ -52,13 +50,8 @@ def adapt(out: Path, request: Request, tell: Tell) -> None:
         for name, line in warnings(RUNS, list(params.rounds)).items():
             tell(f"{name}: {line}")
         best = PROPAGATE
-        images = Path(made["images"]) if "images" in made else params.data.target.images
         written, refused = write_predictions(
-            images / "images" if (images / "images").is_dir() else images,
-            Path(),
-            str(best),
-            tell=tell,
-            device=params.runtime.device,
+            params.data.target.images, Path(), str(best), tell=tell, device=params.runtime.device
         )
     for line in refused:
         tell(f"warning: {line}")
@@ -80,6 +73,12 @@ def _reproduce(out: Path) -> None:
     """
     # Stages are started as `python`, which must be this one even if its environment is not activated.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro"], env={**os.environ, "PATH": path}, check=False)
-    if done.returncode:
+    process = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], env={**os.environ, "PATH": path})
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        # It has got the signal too, and its stage saves its state.
+        process.wait()
+        raise
+    if code:
         raise InputError(f"{out}: a stage failed, see above; the same command goes on from there")
