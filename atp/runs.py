@@ -20,6 +20,9 @@ REGISTER = RUNS / "register"
 CODE = RUNS / "code.json"
 """In a project outside this repository: digests of the code behind its stages."""
 
+ORIGIN = Path("origin.json")
+"""In such a project: what it was made from."""
+
 RANKING = SPLIT / "ranking.json"
 SPLIT_LABELS = SPLIT / "labels"
 """Pseudo labels of all images, from the model that ranks them."""

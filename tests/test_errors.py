@@ -206,7 +206,7 @@ MISTAKES: dict[str, Spoil] = {
     "a setting without a value": lambda: None,
     "a setting that does not exist": lambda: None,
     "other options than before": both(lambda: Path("made").mkdir(), text("made/origin.json", '{"options": {}}')),
-    "a study in an own project": lambda: None,
+    "a study in an own project": text("origin.json", "{}"),
     # commands
     "images that are not there": lambda: None,
     "a file that is no image": text("notes.txt", "a note"),

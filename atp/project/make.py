@@ -26,9 +26,7 @@ from atp.project.pipeline import project_pipeline
 from atp.project.readme import readme
 from atp.project.request import Part, Request
 from atp.registry.origin import git
-
-ORIGIN = Path("origin.json")
-"""In a project: what it was made from."""
+from atp.runs import ORIGIN
 
 GIVEN, TRAINED = (Path(__file__).with_name(f"{name}.yaml") for name in ("given-model", "streets"))
 """The parameters for a model that is given and for one that is trained; in the repository, links to its presets."""

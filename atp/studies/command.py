@@ -11,7 +11,7 @@ from atp.errors import InputError
 from atp.files import atomic_path
 from atp.params import Params, load_params
 from atp.runner.project import project_root
-from atp.runs import RUNS
+from atp.runs import ORIGIN, RUNS
 from atp.selection.grid import Cell
 from atp.selection.queue import enqueue, withdraw, work
 from atp.studies import as_printed
@@ -29,9 +29,6 @@ from atp.training.progress import share_done
 logger = logging.getLogger(__name__)
 
 FOLDER = RUNS / "studies"
-
-PAPER = Path("paper/dvc.yaml")
-"""The stages that a study's cells add to the pipeline."""
 
 ALIKE = 3
 """Stop if this many cells, the first to end, all fail for the same reason."""
@@ -108,8 +105,8 @@ def make(name: str, what: Opened, seeds: Sequence[int], jobs: int, *, run: bool)
     """
     if Path.cwd() != project_root():
         raise InputError(f"studies run in the root of the project: cd {project_root()}")
-    if not PAPER.is_file():
-        raise InputError(f"{PAPER}: no such file; studies and the paper's tables need a clone of ATP's repository")
+    if ORIGIN.is_file():
+        raise InputError(f"{ORIGIN}: of a project of atp init; studies and the paper's tables need a clone of ATP")
     bring_in()
     table, params = what()
     on, measured = table.on, params.data.test
