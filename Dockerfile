@@ -103,6 +103,8 @@ COPY black_box/dvc.yaml black_box/params.yaml /opt/atp/black_box/
 COPY paper/dvc.yaml paper/params.yaml /opt/atp/paper/
 COPY black_box/box/classes.yaml black_box/box/README.md /opt/atp/black_box/box/
 COPY assets /opt/atp/assets
+# Of which atp init has links.
+COPY presets /opt/atp/presets
 COPY flows /opt/atp/flows
 COPY atp /opt/atp/atp
 RUN pip install --no-cache-dir --no-deps --no-build-isolation --no-index --editable /opt/atp && \

@@ -1,4 +1,4 @@
-"""The command line ``atp``: predict, export, doctor, labels, report, select, study, table, figure, promote, serve."""
+"""The command line ``atp``. ``init`` and ``adapt`` are in ``atp.project.command``."""
 
 import json
 import logging
@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 import atp
 from atp.errors import InputError, exit_codes, interruptible
 from atp.evaluation.evidence.record import INDICATORS
+from atp.project import command as project
 from atp.runs import ANSWERS, METRICS, RUNS, is_run, within
 from atp.studies.definitions import HeldOut
 
@@ -419,6 +420,10 @@ def serve(
     elif is_run(Path(model)):
         model = _chosen(model)
     start(model, host, port, workers, max_body_mb)
+
+
+app.command()(project.adapt)
+app.command()(project.init)
 
 
 def main() -> None:

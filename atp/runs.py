@@ -17,6 +17,12 @@ EVALUATE = RUNS / "evaluate"
 REPORT = RUNS / "report"
 REGISTER = RUNS / "register"
 
+CODE = RUNS / "code.json"
+"""In a project outside this repository: digests of the code behind its stages."""
+
+ORIGIN = Path("origin.json")
+"""In such a project: what it was made from."""
+
 RANKING = SPLIT / "ranking.json"
 SPLIT_LABELS = SPLIT / "labels"
 """Pseudo labels of all images, from the model that ranks them."""

@@ -19,10 +19,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
-from ruamel.yaml import YAML
 
 from atp.errors import InputError, exit_codes
 from atp.params import load_params
+from atp.project.request import assignment
 from atp.runner.process import lock
 from atp.runner.tracking import PARENT_VARIABLE, pipeline_run, tracking_uri
 from atp.runs import RUNS
@@ -170,19 +170,12 @@ def main() -> None:
     parser.add_argument("--force", action="store_true", help="run the stages even if nothing changed")
     arguments = parser.parse_args()
     with exit_codes():
-        overrides = dict(_assignment(text) for text in arguments.set)
+        overrides = dict(map(assignment, arguments.set))
         state = adapt(arguments.pipeline, arguments.until, overrides, arguments.force, return_state=True)
     if state.is_completed():
         return
     print(f"error: {state.message}", file=sys.stderr)
     sys.exit(2 if state.name == BAD_INPUT else 1)
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise InputError(f"--set {text}: must be NAME=VALUE, as in teach.epochs=2")
-    return name, YAML(typ="safe", pure=True).load(value)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from atp.errors import InputError, exit_codes
+from atp.project.code import STAGE, write_code
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ def plan(pipeline: Path, until: str | None) -> list[Step]:
     try:
         with Repo(".") as repo:
             graph = repo.index.graph
+            if any(stage.addressing == STAGE for stage in graph):
+                # Without it, DVC would compare the stages with the code of the last run.
+                write_code()
             changes = repo.status()
     except DvcException as error:
         raise InputError(f"{pipeline}: {' '.join(str(error).split())}") from error
@@ -65,7 +69,7 @@ def plan(pipeline: Path, until: str | None) -> list[Step]:
                 add(other)
         after = tuple(other.addressing for other in before)
         changed = changes.get(stage.addressing)  # type: ignore[attr-defined]
-        quiet = all(steps[name].clean for name in after)
+        quiet = all(steps[name].clean for name in after if name != STAGE)
         name = stage.addressing  # type: ignore[attr-defined]
         steps[name] = Step(name, after, quiet and not changed, quiet and changed == ["always changed"])
 

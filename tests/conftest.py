@@ -84,6 +84,7 @@ PROCESSES = (
     "tests/baselines/test_two_processes.py",
     "tests/evaluation/evidence/test_guard.py",
     "tests/flows/",
+    "tests/project/test_run.py",
     "tests/registry/",
     "tests/runner/",
     "tests/selection/",

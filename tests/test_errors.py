@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 from atp.cli import main
 from atp.models.checkpoint import save_checkpoint
 from atp.models.network import build_network
+from tests.models.foreign import Small
 from tests.test_cli import CONFIG, SPACE, write_project
 
 PAGE = Path(__file__).parents[1] / "docs/reference/errors.md"
@@ -121,6 +122,11 @@ def colours() -> None:
     Image.fromarray(pixels).save("colours/1.png")
 
 
+def small() -> None:
+    """The state dict of somebody else's network."""
+    torch.save(Small(3).state_dict(), "small.pth")
+
+
 def damaged_results() -> None:
     Path("runs/evaluate").mkdir(parents=True)
     for name in ("metrics", "images", "confusion"):
@@ -202,6 +208,21 @@ MISTAKES: dict[str, Spoil] = {
     "a folder of transformers without safetensors": both(
         folder_of_five_classes, change(source={"checkpoint": "data/source/net"})
     ),
+    # making a project
+    "no source model": lambda: None,
+    "a source model that is not there": lambda: None,
+    "a checkpoint of an unnamed network": small,
+    "no target images": small,
+    "target images that are not there": small,
+    "a folder without target images": both(small, lambda: Path("none").mkdir()),
+    "a project's folder that is in use": lambda: None,
+    "more classes than the network has": both(small, text("five.yaml", "- a\n- b\n- c\n- d\n- e\n")),
+    "labels of more classes": both(small, picture("data/target/labels/0.png", color=7)),
+    "a size that is not one": lambda: None,
+    "a setting without a value": lambda: None,
+    "a setting that does not exist": lambda: None,
+    "other options than before": both(lambda: Path("made").mkdir(), text("made/origin.json", '{"options": {}}')),
+    "a study in an own project": text("origin.json", "{}"),
     # commands
     "images that are not there": lambda: None,
     "a file that is no image": text("notes.txt", "a note"),

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 ROOMS = (
     ("flows", "cli"),
+    ("project",),
     ("doctor",),
     ("checks", "studies"),
     ("selection",),

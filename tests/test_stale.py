@@ -12,6 +12,59 @@ TRAINED = {"source", "align", "teach", "propagate"}
 LABELLED = {"dump", "split"}
 ALL = TRAINED | LABELLED | {"evaluate"}
 
+DEFAULTS: list[tuple[str, str, str, set[str]]] = [
+    ("training", "momentum: Share = 0.9", "momentum: Share = 0.8", TRAINED),
+    ("training", "weight_decay: NonNegative = 5e-4", "weight_decay: NonNegative = 1e-4", TRAINED),
+    ("training", "power: NonNegative = 0.9", "power: NonNegative = 1.0", TRAINED),
+    ("training", "channels_last: Flag = True", "channels_last: Flag = False", ALL),
+    ("training", "cache_mb: Whole = 2048", "cache_mb: Whole = 1024", set()),
+    ("data", "jitter: Share = 0.0", "jitter: Share = 0.1", TRAINED),
+    ("evaluation", "images: Whole = 64", "images: Whole = 32", TRAINED - {"source"}),
+    ("method", "gamma: NonNegative = 3.0", "gamma: NonNegative = 2.0", {"align"}),
+    ("method", 'diversity_grad: Literal["detach", "full"] = "detach"', 'diversity_grad: str = "full"', {"align"}),
+    ("method", "negative_threshold: Share = 0.05", "negative_threshold: Share = 0.02", {*LABELLED, "teach"}),
+    ("method", "negative_cap: Flag = True", "negative_cap: Flag = False", {*LABELLED, "teach"}),
+    ("method", "] = [1.0]", "] = [1.5]", LABELLED),
+    ("method", "class_mix: Flag = False", "class_mix: Flag = True", {"teach"}),
+    ("method", "rounds_per_schedule: Count = 1", "rounds_per_schedule: Count = 2", {"teach"}),
+    ("method", "easy_ratio: Decay = 0.5", "easy_ratio: Decay = 0.3", {"split"}),
+    ("method", "confidence: Share = 0.968", "confidence: Share = 0.9", {"propagate"}),
+    ("black_box", "] = 4\n", "] = 5\n", set()),
+]
+"""Room, its default, another one, and the stages that use it."""
+
+LINES: list[tuple[str, set[str]]] = [
+    ("method/source.py", {"source"}),
+    ("method/align.py", {"align"}),
+    ("method/dump.py", LABELLED),
+    ("method/teach.py", {"teach"}),
+    ("method/split.py", {"split"}),
+    ("method/propagate.py", {"propagate"}),
+    ("mixing/class_mix.py", {"propagate"}),
+    ("losses/diversity.py", {"align"}),
+    ("losses/pseudo_label.py", {"teach", "propagate"}),
+    # Also of a baseline, mic.
+    ("losses/consistency.py", {"align", "propagate"}),
+    ("stages/teach.py", {"teach"}),
+    ("stages/judged.py", TRAINED - {"source"}),
+    # Has how a stage's seed is derived.
+    ("training/run.py", ALL),
+    ("evaluation/evaluate.py", {"evaluate"}),
+    ("report/page.py", {"report"}),
+    # Of no stage of this pipeline's: other methods, data sets, and what shows, tracks or starts.
+    ("method/distill.py", set()),
+    ("baselines/tent.py", set()),
+    ("datasets/streets/things.py", set()),
+    ("mixing/cut_mix.py", set()),
+    ("doctor.py", set()),
+    ("checks/images.py", set()),
+    ("runner/tracking.py", set()),
+    ("registry/card.py", set()),
+    ("studies/contents.py", set()),
+    ("cli.py", set()),
+]
+"""File, and the stages that run it."""
+
 
 @pytest.fixture(scope="module")
 def clone(reproduced: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -39,28 +92,7 @@ def test_nothing_is_stale_after_a_run(clone: Path) -> None:
     assert stale(clone) == set()
 
 
-@pytest.mark.parametrize(
-    ("file", "old", "new", "expected"),
-    [
-        ("training", "momentum: Share = 0.9", "momentum: Share = 0.8", TRAINED),
-        ("training", "weight_decay: NonNegative = 5e-4", "weight_decay: NonNegative = 1e-4", TRAINED),
-        ("training", "power: NonNegative = 0.9", "power: NonNegative = 1.0", TRAINED),
-        ("training", "channels_last: Flag = True", "channels_last: Flag = False", ALL),
-        ("training", "cache_mb: Whole = 2048", "cache_mb: Whole = 1024", set()),
-        ("data", "jitter: Share = 0.0", "jitter: Share = 0.1", TRAINED),
-        ("evaluation", "images: Whole = 64", "images: Whole = 32", TRAINED - {"source"}),
-        ("method", "gamma: NonNegative = 3.0", "gamma: NonNegative = 2.0", {"align"}),
-        ("method", 'diversity_grad: Literal["detach", "full"] = "detach"', 'diversity_grad: str = "full"', {"align"}),
-        ("method", "negative_threshold: Share = 0.05", "negative_threshold: Share = 0.02", {*LABELLED, "teach"}),
-        ("method", "negative_cap: Flag = True", "negative_cap: Flag = False", {*LABELLED, "teach"}),
-        ("method", "] = [1.0]", "] = [1.5]", LABELLED),
-        ("method", "class_mix: Flag = False", "class_mix: Flag = True", {"teach"}),
-        ("method", "rounds_per_schedule: Count = 1", "rounds_per_schedule: Count = 2", {"teach"}),
-        ("method", "easy_ratio: Decay = 0.5", "easy_ratio: Decay = 0.3", {"split"}),
-        ("method", "confidence: Share = 0.968", "confidence: Share = 0.9", {"propagate"}),
-        ("black_box", "] = 4\n", "] = 5\n", set()),
-    ],
-)
+@pytest.mark.parametrize(("file", "old", "new", "expected"), DEFAULTS)
 def test_a_default_makes_those_stale_that_use_it(
     clone: Path, file: str, old: str, new: str, expected: set[str]
 ) -> None:
@@ -68,39 +100,7 @@ def test_a_default_makes_those_stale_that_use_it(
         assert stale(clone) == expected
 
 
-@pytest.mark.parametrize(
-    ("file", "expected"),
-    [
-        ("method/source.py", {"source"}),
-        ("method/align.py", {"align"}),
-        ("method/dump.py", LABELLED),
-        ("method/teach.py", {"teach"}),
-        ("method/split.py", {"split"}),
-        ("method/propagate.py", {"propagate"}),
-        ("mixing/class_mix.py", {"propagate"}),
-        ("losses/diversity.py", {"align"}),
-        ("losses/pseudo_label.py", {"teach", "propagate"}),
-        # Also of a baseline, mic.
-        ("losses/consistency.py", {"align", "propagate"}),
-        ("stages/teach.py", {"teach"}),
-        ("stages/judged.py", TRAINED - {"source"}),
-        # Has how a stage's seed is derived.
-        ("training/run.py", ALL),
-        ("evaluation/evaluate.py", {"evaluate"}),
-        ("report/page.py", {"report"}),
-        # Of no stage of this pipeline's: other methods, data sets, and what shows, tracks or starts.
-        ("method/distill.py", set()),
-        ("baselines/tent.py", set()),
-        ("datasets/streets/things.py", set()),
-        ("mixing/cut_mix.py", set()),
-        ("doctor.py", set()),
-        ("checks/images.py", set()),
-        ("runner/tracking.py", set()),
-        ("registry/card.py", set()),
-        ("studies/contents.py", set()),
-        ("cli.py", set()),
-    ],
-)
+@pytest.mark.parametrize(("file", "expected"), LINES)
 def test_a_line_of_code_makes_those_stale_that_run_it(clone: Path, file: str, expected: set[str]) -> None:
     path = clone / "atp" / file
     text = path.read_text()

@@ -11,7 +11,7 @@ from atp.errors import InputError
 from atp.files import atomic_path
 from atp.params import Params, load_params
 from atp.runner.project import project_root
-from atp.runs import RUNS
+from atp.runs import ORIGIN, RUNS
 from atp.selection.grid import Cell
 from atp.selection.queue import enqueue, withdraw, work
 from atp.studies import as_printed
@@ -105,6 +105,8 @@ def make(name: str, what: Opened, seeds: Sequence[int], jobs: int, *, run: bool)
     """
     if Path.cwd() != project_root():
         raise InputError(f"studies run in the root of the project: cd {project_root()}")
+    if ORIGIN.is_file():
+        raise InputError(f"{ORIGIN}: of a project of atp init; studies and the paper's tables need a clone of ATP")
     bring_in()
     table, params = what()
     on, measured = table.on, params.data.test
