@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 from atp.data.labels import LabelSpace
 from atp.report.style import FAINT, INK, PAPER, class_names, font
 
-SMALLEST_LETTERS = 13
-"""Height of the legend's letters on small images, pixels; on larger ones, they grow with the image."""
+NARROWEST = 480
+"""Width of an overlay with a legend, pixels, to which narrower images are enlarged by a whole number."""
 
 
 def overlay(
@@ -19,28 +19,33 @@ def overlay(
 ) -> Image.Image:
     """Blend an image half and half with its classes' colours, and put a legend of ``classes`` below it.
 
+    With a legend, small images are enlarged, so that its names can be read.
+
     Args:
         image: RGB.
         ids: class ids at the image's size, (H, W).
         classes: ids that the legend names; none adds no legend, None those that occur.
     """
-    colors = np.frombuffer(space.palette, np.uint8).reshape(256, 3)
-    blended = Image.blend(image, Image.fromarray(colors[ids]), 0.5)
     present = np.flatnonzero(np.bincount(ids.ravel(), minlength=256)[: space.num_classes]).tolist()
     shown = present if classes is None else classes
-    return _with_legend(blended, shown, space) if shown else blended
+    mask = Image.fromarray(np.frombuffer(space.palette, np.uint8).reshape(256, 3)[ids])
+    if not shown:
+        return Image.blend(image, mask, 0.5)
+    times = math.ceil(NARROWEST / image.width)
+    size = (times * image.width, times * image.height)
+    enlarged = image.resize(size, Image.Resampling.BICUBIC), mask.resize(size, Image.Resampling.NEAREST)
+    return _with_legend(Image.blend(*enlarged, 0.5), shown, space)
 
 
 def _with_legend(image: Image.Image, shown: Sequence[int], space: LabelSpace) -> Image.Image:
-    """Add rows of colours and names below an image, which becomes wider if it is narrower than one entry."""
-    letters = max(SMALLEST_LETTERS, image.width // 70)
+    """Add rows of colours and names below an image."""
+    letters = max(13, image.width // 70)
     line, swatch, gap = round(1.7 * letters), round(1.2 * letters), letters // 2
     names, written = class_names(space), font(letters)
     entry = math.ceil(max(written.getlength(names[index]) for index in shown)) + swatch + 4 * gap
-    width = max(image.width, entry + gap)
-    abreast = min(len(shown), (width - gap) // entry)
-    canvas = Image.new("RGB", (width, image.height + math.ceil(len(shown) / abreast) * line + 2 * gap), PAPER)
-    canvas.paste(image, ((width - image.width) // 2, 0))
+    abreast = max(1, (image.width - gap) // entry)
+    canvas = Image.new("RGB", (image.width, image.height + math.ceil(len(shown) / abreast) * line + 2 * gap), PAPER)
+    canvas.paste(image)
     draw = ImageDraw.Draw(canvas)
     for place, index in enumerate(shown):
         left = gap + place % abreast * entry
