@@ -28,8 +28,8 @@ ROOMS = (
     ("losses", "models"),
     ("data",),
     ("code", "settings"),
-    ("reading",),
-    ("errors", "files", "labels", "runs"),
+    ("files", "reading"),
+    ("errors", "labels", "runs"),
 )
 """From the top down. A room imports those below it; settings, labels and how images are read are of the lowest ones."""
 
