@@ -81,13 +81,12 @@ class _Read:
 
 @dataclass(frozen=True)
 class _Predicted:
-    """Class ids at the image's own size, (H, W), mean normalised entropy, and probabilities, float16, (C, H, W)."""
+    """Probabilities at the size at which the network read the image, (C, h, w), and their mean normalised entropy."""
 
     sample: Sample
     image: Image.Image
-    ids: NDArray[np.uint8]
+    probabilities: Tensor
     entropy: float
-    soft: NDArray[np.float16] | None
 
 
 def write_predictions(
@@ -118,7 +117,7 @@ def write_predictions(
         inference: see ``atp.predict``; empty is as the model was adapted.
         batch: number of consecutive images of one size in a forward pass. More than 1 can change the last bits of the
             probabilities, and a GPU needs it to be fast on small images.
-        workers: number of threads that read images ahead and write files.
+        workers: number of threads that read images ahead, and finish and write masks.
         tell: is called with a line that says which size the model takes.
         trust: see ``atp.load_model``.
 
@@ -183,8 +182,8 @@ class _Run:
                 yield self._for_network(Sample(f"{name}/{number:06}", video.path, None), frame.image)
 
         def write(one: _Predicted) -> Image.Image:
-            self._write_arrays(one, mask=self.wanted.frames)
-            return overlay(one.image, one.ids, self.space, legend) if self.wanted.overlays else one.image
+            ids = self._write_arrays(one, mask=self.wanted.frames)
+            return overlay(one.image, ids, self.space, legend) if self.wanted.overlays else one.image
 
         film = video.written(self.out / "overlays" / f"{name}.mp4") if self.wanted.overlays else nullcontext()
         try:
@@ -231,32 +230,32 @@ class _Run:
                 probabilities = self.predictor.probabilities(torch.stack([one.pixels for one in some]))
                 entropies = mean_entropy(probabilities).tolist()
                 for one, own, entropy in zip(some, probabilities, entropies, strict=True):
-                    full = at_size(own, (one.image.height, one.image.width))
-                    ids = full.argmax(0).to("cpu", torch.uint8).numpy()
-                    soft = full.to("cpu", torch.float16).numpy() if self.wanted.soft else None
-                    yield _Predicted(one.sample, one.image, ids, entropy, soft)
+                    yield _Predicted(one.sample, one.image, own, entropy)
 
     def _write(self, one: _Predicted) -> Row:
-        self._write_arrays(one, mask=True)
+        ids = self._write_arrays(one, mask=True)
         if self.wanted.overlays:
-            legend = None if self.wanted.legend else ()
-            write_picture(
-                self.out / "overlays" / f"{one.sample.name}.jpg", overlay(one.image, one.ids, self.space, legend)
-            )
+            picture = overlay(one.image, ids, self.space, None if self.wanted.legend else ())
+            write_picture(self.out / "overlays" / f"{one.sample.name}.jpg", picture)
         image = one.sample.image.absolute()
         return Row(one.sample.name, str(image), one.image.width, one.image.height, round(one.entropy, 6))
 
-    def _write_arrays(self, one: _Predicted, *, mask: bool) -> None:
+    def _write_arrays(self, one: _Predicted, *, mask: bool) -> NDArray[np.uint8]:
+        """Write what is wanted of an image, and return its class ids, (H, W)."""
+        full = at_size(one.probabilities, (one.image.height, one.image.width))
+        # The same as argmax, which takes several times as long on a CPU.
+        ids: NDArray[np.uint8] = full.max(0)[1].to("cpu", torch.uint8).numpy()
         if mask:
-            write_mask(self.out / "masks" / f"{one.sample.name}.png", one.ids, self.space)
-        if one.soft is not None:
+            write_mask(self.out / "masks" / f"{one.sample.name}.png", ids, self.space)
+        if self.wanted.soft:
             with (
                 atomic_path(self.out / "soft" / f"{one.sample.name}.npz") as temporary,
                 # As numpy.savez_compressed, whose higher level takes many times as long.
                 zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
                 archive.open("probabilities.npy", "w") as file,
             ):
-                np.lib.format.write_array(file, one.soft, allow_pickle=False)
+                np.lib.format.write_array(file, full.to("cpu", torch.float16).numpy(), allow_pickle=False)
+        return ids
 
 
 def _ahead(pool: Executor, work: Callable[[_Given], _Made], items: Iterable[_Given], most: int) -> Iterator[_Made]:
