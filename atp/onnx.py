@@ -21,7 +21,7 @@ from atp.errors import InputError
 from atp.files import atomic_path
 from atp.models.checkpoint import Checkpoint, load_checkpoint, restored
 from atp.models.config import NetworkConfig
-from atp.models.own import first_line
+from atp.models.own import COARSEST, first_line
 from atp.models.segmentation import SegmentationNetwork
 from atp.params import load_params
 from atp.registry.package import find_model
@@ -90,13 +90,23 @@ def export_onnx(out: Path, model: str, images: Path | None = None, *, trust: boo
     files, where = _files(images)
     size = checkpoint.reading.window or checkpoint.reading.size
     taken = size or DRAWN
-    program, any_size = _exported(graph, taken, out)
-    program.model.metadata_props.update(_metadata(checkpoint))
-    with atomic_path(out) as temporary:
-        program.save(temporary, external_data=False)
-        largest, other, pixels = _compared(temporary, network, _batches(files, size, any_size=any_size))
-        if not largest <= TOLERANCE:
-            raise InputError(f"{out}: not written, since ONNX Runtime and PyTorch differ by {largest:.1e} on {where}")
+    # A network may compute with its size as with a number: then the graph is for that size alone.
+    for any_size in (True, False):
+        try:
+            program = _exported(graph, taken, any_size=any_size)
+            program.model.metadata_props.update(_metadata(checkpoint))
+            with atomic_path(out) as temporary:
+                program.save(temporary, external_data=False)
+                largest, other, pixels = _compared(temporary, network, _batches(files, size, any_size=any_size))
+                if not largest <= TOLERANCE:
+                    raise InputError(f"{out}: not written; on {where}, it differs from PyTorch by {largest:.1e}")
+            break
+        except (InputError, OSError):
+            raise
+        except Exception as error:  # A network's code, the exporter and ONNX Runtime may raise anything.
+            failure = error
+    else:
+        raise InputError(f"{out}: the network cannot be exported to ONNX ({first_line(failure)})") from failure
     return (
         f"{out}: RGB images, uint8, of {'any size' if any_size else f'{by(taken)} alone'}, to probabilities of "
         f"{network.num_classes} classes; adapted at {checkpoint.reading}; on {where}, probabilities differ from "
@@ -129,35 +139,24 @@ def _batches(files: Sequence[Path], size: tuple[int, int] | None, *, any_size: b
     return batches
 
 
-def _exported(graph: _Graph, size: tuple[int, int], out: Path) -> tuple[Any, bool]:
-    """The graph by PyTorch's exporter, and whether it takes any size; a network may compute with its size as a number.
-
-    Raises:
-        InputError: if it cannot be exported at all.
-    """
+def _exported(graph: _Graph, size: tuple[int, int], *, any_size: bool) -> Any:
+    """The graph by PyTorch's exporter, for images of ``size``, (width, height), or of any."""
     batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
-    images = torch.zeros(2, 3, size[1], size[0], dtype=torch.uint8)
-    failure: Exception | None = None
-    for dimensions in ({0: batch, 2: height, 3: width}, {0: batch}):
-        try:
-            with warnings.catch_warnings():
-                # Of the exporter's own use of PyTorch.
-                warnings.simplefilter("ignore")
-                program = torch.onnx.export(
-                    graph,
-                    (images,),
-                    dynamo=True,
-                    verbose=False,
-                    input_names=["images"],
-                    output_names=["probabilities"],
-                    dynamic_shapes={"images": dimensions},
-                )
-        except Exception as error:  # A network's code may raise anything.
-            failure = error
-        else:
-            return program, len(dimensions) > 1
-    assert failure is not None
-    raise InputError(f"{out}: the network cannot be exported to ONNX ({first_line(failure)})") from failure
+    if any_size:
+        # The exporter fails to generalise from a size that a network rounds.
+        size = (-(-size[0] // COARSEST) * COARSEST, -(-size[1] // COARSEST) * COARSEST)
+    with warnings.catch_warnings():
+        # Of the exporter's own use of PyTorch.
+        warnings.simplefilter("ignore")
+        return torch.onnx.export(
+            graph,
+            (torch.zeros(2, 3, size[1], size[0], dtype=torch.uint8),),
+            dynamo=True,
+            verbose=False,
+            input_names=["images"],
+            output_names=["probabilities"],
+            dynamic_shapes={"images": {0: batch, 2: height, 3: width} if any_size else {0: batch}},
+        )
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
