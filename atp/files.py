@@ -50,8 +50,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     if path.exists():
         raise InputError(f"{path}: exists already; name a new folder")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         yield temporary
         temporary.rename(path)
     except OSError as error:

@@ -34,7 +34,8 @@ from atp.training.prediction import Predictor, at_size, predictor_of
 from atp.training.progress import Progress
 from atp.training.runtime import find_device
 
-_Given, _Made = TypeVar("_Given"), TypeVar("_Made")
+_Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)

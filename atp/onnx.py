@@ -59,7 +59,8 @@ class _Graph(nn.Module):
         rows = torch.arange(height + -height % self.divisor).clamp(max=height - 1)
         columns = torch.arange(width + -width % self.divisor).clamp(max=width - 1)
         logits = self.network(images[:, :, rows][..., columns])
-        return logits.float().softmax(1)[..., :height, :width]
+        probabilities: Tensor = logits.float().softmax(1)
+        return probabilities[..., :height, :width]
 
 
 def export_onnx(out: Path, model: str, images: Path | None = None, *, trust: bool = False) -> str:

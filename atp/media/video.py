@@ -108,7 +108,7 @@ class Video:
                 if not isinstance(error, OSError):
                     raise
                 # In the words of the system, by which commands know a full disk.
-                raise OSError(error.errno, os.strerror(error.errno), str(temporary)) from error
+                raise OSError(error.errno, os.strerror(error.errno or 0), str(temporary)) from error
 
 
 class VideoWriter:
