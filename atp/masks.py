@@ -82,12 +82,11 @@ class _Read:
 
 @dataclass(frozen=True)
 class _Predicted:
-    """Probabilities at the size at which the network read the image, (C, h, w), and their mean normalised entropy."""
+    """Probabilities of an image at the size at which the network read it, (C, h, w)."""
 
     sample: Sample
     image: Image.Image
     probabilities: Tensor
-    entropy: float
 
 
 def write_predictions(
@@ -229,17 +228,17 @@ class _Run:
         for _, alike in groupby(read, lambda one: one.pixels.shape):
             while some := list(islice(alike, self.batch)):
                 probabilities = self.predictor.probabilities(torch.stack([one.pixels for one in some]))
-                entropies = mean_entropy(probabilities).tolist()
-                for one, own, entropy in zip(some, probabilities, entropies, strict=True):
-                    yield _Predicted(one.sample, one.image, own, entropy)
+                for one, own in zip(some, probabilities, strict=True):
+                    yield _Predicted(one.sample, one.image, own)
 
     def _write(self, one: _Predicted) -> Row:
         ids = self._write_arrays(one, mask=True)
         if self.wanted.overlays:
             picture = overlay(one.image, ids, self.space, None if self.wanted.legend else ())
             write_picture(self.out / "overlays" / f"{one.sample.name}.jpg", picture)
+        entropy = float(mean_entropy(one.probabilities[None])[0])
         image = one.sample.image.absolute()
-        return Row(one.sample.name, str(image), one.image.width, one.image.height, round(one.entropy, 6))
+        return Row(one.sample.name, str(image), one.image.width, one.image.height, round(entropy, 6))
 
     def _write_arrays(self, one: _Predicted, *, mask: bool) -> NDArray[np.uint8]:
         """Write what is wanted of an image, and return its class ids, (H, W)."""

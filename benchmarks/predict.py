@@ -3,8 +3,9 @@
     python benchmarks/predict.py --images 1000 --read 1024x512
 
 Images of 2048x1024 are drawn: ten different ones, each under many names. The network has random weights, which changes
-neither time nor memory. ``ratio`` is the time of the bare forward passes over the time of ``atp predict``, which also
-reads and resizes the images, resizes the probabilities, and writes masks and overlays.
+neither time nor memory. A ratio is the time of the bare forward passes over that of ``atp predict``, which also reads
+and resizes the images, resizes the probabilities, and writes masks and overlays. Where other programs run, the ratio of
+the images a second says little about a free machine; that of the CPU's seconds does not depend on them.
 """
 
 import argparse
@@ -77,20 +78,21 @@ class Memory:
         return max(rss for at, rss in self.samples if start <= at <= end) / 2**20
 
 
-def forwards(model: Path, read: tuple[int, int], batch: int, device: str) -> float:
-    """Median seconds an image of the bare network, as ``atp predict`` calls it."""
+def forwards(model: Path, read: tuple[int, int], batch: int, device: str) -> tuple[float, float]:
+    """Median seconds an image of the bare network, as ``atp predict`` calls it, and of its CPU."""
     predictor = predictor_of(load_model(model), find_device(device), None)
     ((network, _),) = predictor.networks
     images = torch.randint(0, 256, (batch, 3, read[1], read[0]), dtype=torch.uint8)
-    seconds = []
+    seconds, busy = [], []
     for _ in range(FORWARDS + 1):
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         with torch.no_grad(), predictor.runtime.autocast():
             network(images.to(predictor.runtime.device, memory_format=predictor.runtime.memory_format))
         if predictor.runtime.device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append((time.perf_counter() - began) / batch)
-    return statistics.median(seconds[1:])
+        busy.append((time.process_time() - cpu) / batch)
+    return statistics.median(seconds[1:]), statistics.median(busy[1:])
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -122,7 +124,8 @@ def main() -> None:
         model = folder / "model.safetensors"
         save_checkpoint(model, network, config, space, {"precision": "fp32"})
         draw(folder / "images", arguments.images, arguments.size)
-        before = forwards(model, arguments.read, arguments.batch, arguments.device)
+        turns = [forwards(model, arguments.read, arguments.batch, arguments.device)]
+        cpu = time.process_time()
         with Memory() as memory:
             write_predictions(
                 folder / "images",
@@ -133,14 +136,17 @@ def main() -> None:
                 workers=arguments.workers,
                 device=arguments.device,
             )
-        bare = statistics.mean([before, forwards(model, arguments.read, arguments.batch, arguments.device)])
+        cpu = (time.process_time() - cpu) / arguments.images
+        turns.append(forwards(model, arguments.read, arguments.batch, arguments.device))
         done = sorted(path.stat().st_mtime for path in (folder / "out/masks").iterdir())
     # Without the first batch and what comes before it, such as loading the model.
     own = (done[-1] - done[0]) / (len(done) - 1)
+    bare, bare_cpu = (statistics.mean(values) for values in zip(*turns, strict=True))
     part = min(PART, len(done) // 2)
     print(f"{machine()}; {os.cpu_count()} cores, {arguments.workers} workers, batch {arguments.batch}")
     print(f"{arguments.backbone} at {arguments.read}, {len(done)} images of {arguments.size}, {CLASSES} classes")
     print(f"bare network {1 / bare:.2f} images/s, atp predict {1 / own:.2f} images/s, ratio {bare / own:.2f}")
+    print(f"CPU seconds an image: bare network {bare_cpu:.2f}, atp predict {cpu:.2f}, ratio {bare_cpu / cpu:.2f}")
     first, last = memory.peak(done[0], done[part]), memory.peak(done[-part], done[-1])
     print(f"peak memory: first {part} images {first:.0f} MiB, last {part} images {last:.0f} MiB")
 
