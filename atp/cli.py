@@ -52,12 +52,13 @@ def root(version: Annotated[bool, typer.Option("--version", help="Show the versi
         raise typer.Exit
 
 
-def _name(model: str) -> None:
-    """Log which model is used, and warn if it is from an earlier run, as after a run that stopped early."""
+def _chosen(model: str) -> str:
+    """The model to use; logs which, and warns if it is from an earlier run, as after a run that stopped early."""
     typer.echo(f"model: {model}", err=True)
     earlier = "" if ":/" in model else _earlier(Path(model))
     if earlier:
         typer.echo(f"warning: {earlier}", err=True)
+    return model
 
 
 def _earlier(result: Path) -> str:
@@ -115,11 +116,10 @@ def predict(
     """Predict the class of every pixel: palette PNGs of class ids at the images' own sizes, and overlays."""
     from atp.masks import Wanted, write_predictions  # torch takes seconds, which --help should not
 
-    _name(model)
-    written = write_predictions(
+    written, refused = write_predictions(
         images,
         out,
-        model,
+        _chosen(model),
         size,
         inference,
         wanted=Wanted(overlay, legend, soft, frames),
@@ -129,12 +129,11 @@ def predict(
         device=device,
         trust=trust,
     )
-    parts = [f"{_count(written.masks, 'mask')} in {out / 'masks'}"] if written.masks else []
+    parts = [f"{_count(written, 'mask')} in {out / 'masks'}"] if written else []
     parts += [f"probabilities in {out / 'soft'}"] if soft else []
     typer.echo(", ".join([*parts, *([f"overlays in {out / 'overlays'}"] if overlay else [])]))
-    if written.refused:
-        what = "inputs could not be predicted in full" if written.videos else "images could not be predicted"
-        raise InputError(f"{len(written.refused)} of the {what}: {written.refused[0]}")
+    if refused:
+        raise InputError(f"{len(refused)} of the inputs could not be predicted in full: {refused[0]}")
 
 
 @app.command()
@@ -148,7 +147,7 @@ def export(
     trust: Trust = False,
 ) -> None:
     """Write the adapted network for use without ATP: a state dict of its own class, or an ONNX graph."""
-    _name(model)
+    model = _chosen(model)
     if out.suffix.lower() == ".onnx":
         from atp.onnx import export_onnx
 

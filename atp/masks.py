@@ -56,22 +56,6 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Written:
-    """What was written.
-
-    Attributes:
-        masks: number of masks.
-        videos: number of videos.
-        refused: an error line for each image that is unreadable or smaller than the windows, and for each video that
-            is unreadable as a whole or in part.
-    """
-
-    masks: int
-    videos: int
-    refused: list[str]
-
-
-@dataclass(frozen=True)
 class _Read:
     """An image as it is, and as the network reads it, uint8, (3, h, w)."""
 
@@ -102,7 +86,7 @@ def write_predictions(
     tell: Callable[[str], None] = lambda line: None,
     device: str = "auto",
     trust: bool = False,
-) -> Written:
+) -> tuple[int, list[str]]:
     """Write ``out/masks/NAME.png`` for every image, and what else is ``wanted``; memory does not grow with the images.
 
     ``out/overlays/NAME.jpg`` are the overlays, ``.mp4`` those of videos, and ``out/soft/NAME.npz`` the probabilities,
@@ -120,6 +104,10 @@ def write_predictions(
         workers: number of threads that read images ahead, and finish and write masks.
         tell: is called with a line that says which size the model takes.
         trust: see ``atp.load_model``.
+
+    Returns:
+        Number of masks, and an error line for each image that is unreadable or smaller than the windows, and each video
+        that is unreadable as a whole or in part.
 
     Raises:
         InputError: if there are no images, the model does not exist, or the size or inference is invalid.
@@ -139,7 +127,7 @@ def write_predictions(
     masks = len(rows) + sum(run.video(name, video) for name, video in videos.items())
     if rows:
         write_record(out, model, network.label_space, rows)
-    return Written(masks, len(videos), run.refused)
+    return masks, run.refused
 
 
 class _Run:

@@ -20,7 +20,7 @@ from atp.data.reading import Reading
 from atp.data.tensors import image_tensor
 from atp.errors import InputError
 from atp.losses.entropy import mean_entropy
-from atp.masks import Wanted, Written, _ahead, write_predictions
+from atp.masks import Wanted, _ahead, write_predictions
 from atp.media.record import read_record
 from atp.media.video import Frame
 from atp.models.checkpoint import save_checkpoint
@@ -54,8 +54,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def write(images: Path, model: Path, tmp_path: Path) -> Callable[..., Written]:
-    def written(**options: Any) -> Written:
+def write(images: Path, model: Path, tmp_path: Path) -> Callable[..., tuple[int, list[str]]]:
+    def written(**options: Any) -> tuple[int, list[str]]:
         return write_predictions(images, tmp_path / "out", str(model), device="cpu", **options)
 
     return written
@@ -68,9 +68,9 @@ def ids(path: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("options", [{}, {"workers": 1}, {"batch": 3, "size": "native"}, {"batch": 4, "workers": 3}])
 def test_masks_do_not_depend_on_batch_and_workers(
-    write: Callable[..., Written], images: Path, model: Path, tmp_path: Path, options: dict[str, Any]
+    write: Callable[..., tuple[int, list[str]]], images: Path, model: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    assert write(**options) == Written(len(SIZES), 0, [])
+    assert write(**options) == (len(SIZES), [])
     size = options.get("size")
     for name, mask in predict(load_model(model), images, device="cpu", size=size):
         assert np.array_equal(ids(tmp_path / f"out/masks/{name}.png"), mask)
@@ -78,7 +78,7 @@ def test_masks_do_not_depend_on_batch_and_workers(
 
 @pytest.mark.parametrize(("batch", "passes"), [(1, 5), (2, 4), (3, 4)])
 def test_images_of_one_size_go_through_the_network_together(
-    write: Callable[..., Written], monkeypatch: pytest.MonkeyPatch, batch: int, passes: int
+    write: Callable[..., tuple[int, list[str]]], monkeypatch: pytest.MonkeyPatch, batch: int, passes: int
 ) -> None:
     """Consecutive ones alone, so that none waits for others: 2, 1, 1 and 1."""
     seen = []
@@ -95,7 +95,7 @@ def test_images_of_one_size_go_through_the_network_together(
 
 
 def test_the_record_has_the_least_certain_first(
-    write: Callable[..., Written], images: Path, model: Path, tmp_path: Path
+    write: Callable[..., tuple[int, list[str]]], images: Path, model: Path, tmp_path: Path
 ) -> None:
     write()
     record = read_record(tmp_path / "out")
@@ -112,7 +112,9 @@ def test_the_record_has_the_least_certain_first(
     assert (second.image, second.width, second.height) == (str(images / "2.png"), 33, 17)
 
 
-def test_soft_masks_are_the_probabilities_of_the_mask(write: Callable[..., Written], tmp_path: Path) -> None:
+def test_soft_masks_are_the_probabilities_of_the_mask(
+    write: Callable[..., tuple[int, list[str]]], tmp_path: Path
+) -> None:
     write(wanted=Wanted(overlays=False, soft=True))
     assert not (tmp_path / "out/overlays").exists()
     for index, (width, height) in enumerate(SIZES):
@@ -123,7 +125,7 @@ def test_soft_masks_are_the_probabilities_of_the_mask(write: Callable[..., Writt
         assert np.take_along_axis(soft, mask[None], 0)[0] == pytest.approx(soft.max(0))
 
 
-def test_the_legend_can_be_left_out(write: Callable[..., Written], tmp_path: Path) -> None:
+def test_the_legend_can_be_left_out(write: Callable[..., tuple[int, list[str]]], tmp_path: Path) -> None:
     write(wanted=Wanted(legend=False))
     with Image.open(tmp_path / "out/overlays/2.jpg") as file:
         assert file.size == (33, 17)
@@ -187,12 +189,12 @@ def test_a_video_becomes_a_video_and_on_request_masks(
 ) -> None:
     out = tmp_path / "out"
     line = f"{film}: parts cannot be read, at 0.5 s: invalid data; the other frames are done"
-    assert write_predictions(film, out, str(model), batch=batch, device="cpu") == Written(0, 1, [line])
+    assert write_predictions(film, out, str(model), batch=batch, device="cpu") == (0, [line])
     assert json.loads((out / "overlays/drive.mp4").read_text()) == [0, 7, 14, 21, 28]
     assert sorted(path.name for path in out.iterdir()) == ["overlays"]
     both = [film, images / "0.png"]
     wanted = Wanted(overlays=False, frames=True)
-    assert write_predictions(both, out, str(model), wanted=wanted, batch=batch, device="cpu") == Written(6, 1, [line])
+    assert write_predictions(both, out, str(model), wanted=wanted, batch=batch, device="cpu") == (6, [line])
     first, third = (ids(out / f"masks/drive/00000{index}.png") for index in (0, 3))
     assert np.array_equal(first, ids(out / "masks/0.png"))
     ((_, mask),) = predict(load_model(model), [picture(3, (40, 24))], device="cpu")
