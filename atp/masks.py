@@ -29,7 +29,7 @@ from atp.losses.entropy import mean_entropy
 from atp.media.inputs import inputs_of, is_video
 from atp.media.overlay import overlay
 from atp.media.record import Row, write_record
-from atp.media.video import Frame, Video
+from atp.media.video import Frame, Video, check_package
 from atp.training.prediction import Predictor, at_size, predictor_of
 from atp.training.progress import Progress
 from atp.training.runtime import find_device
@@ -113,18 +113,18 @@ def write_predictions(
         InputError: if there are no images, the model does not exist, or the size or inference is invalid.
     """
     samples, extent, how = inputs_of([images] if isinstance(images, Path) else images), _size(size), inference or None
-    videos = {sample.name: Video(sample.image) for sample in samples if is_video(sample.image)}
-    if videos and not (wanted.overlays or wanted.frames):
-        raise InputError(
-            f"{next(iter(videos.values())).path}: nothing to write; pass --frames, or leave out --no-overlay"
-        )
+    videos = [sample for sample in samples if is_video(sample.image)]
+    if videos:
+        check_package(videos[0].image)
+        if not (wanted.overlays or wanted.frames):
+            raise InputError(f"{videos[0].image}: nothing to write; pass --frames, or leave out --no-overlay")
     network = load_model(model, trust=trust)
     reading = network.reading.changed(extent, cast("Inference | None", how))
     tell(_taken(reading, network.reading, chosen=bool(size)))
     predictor = predictor_of(network, find_device(device, setting="device"), reading.window)
     run = _Run(predictor, reading, network.label_space, out, wanted, batch, workers)
-    rows = run.images([sample for sample in samples if sample.name not in videos])
-    masks = len(rows) + sum(run.video(name, video) for name, video in videos.items())
+    rows = run.images([sample for sample in samples if not is_video(sample.image)])
+    masks = len(rows) + sum(map(run.video, videos))
     if rows:
         write_record(out, model, network.label_space, rows)
     return masks, run.refused
@@ -157,12 +157,27 @@ class _Run:
                 progress.advance()
         return rows
 
-    def video(self, name: str, video: Video) -> int:
+    def video(self, sample: Sample) -> int:
         """Predict a video's frames, and write them as wanted; returns the number of masks."""
+        masks = 0
+        try:
+            video = Video(sample.image)
+            for _ in self._filmed(sample.name, video):
+                masks += self.wanted.frames
+        except InputError as error:
+            self.refused.append(str(error))
+            return masks
+        if video.unread:
+            first, *others = video.unread
+            more = f" and {len(others)} more" if others else ""
+            self.refused.append(f"{video.path}: parts cannot be read, {first}{more}; the other frames are done")
+        return masks
+
+    def _filmed(self, name: str, video: Video) -> Iterator[Frame]:
+        """Yield each frame when it is done."""
         # Which classes occur is known at its end, and all pictures of a video have one size.
         legend = range(self.space.num_classes) if self.wanted.legend else ()
         frames: deque[Frame] = deque()
-        masks = 0
 
         def read() -> Iterator[_Read]:
             for number, frame in enumerate(video.frames()):
@@ -174,25 +189,17 @@ class _Run:
             return overlay(one.image, ids, self.space, legend) if self.wanted.overlays else one.image
 
         film = video.written(self.out / "overlays" / f"{name}.mp4") if self.wanted.overlays else nullcontext()
-        try:
-            with (
-                Progress(f"predict {name}", video.length) as progress,
-                ThreadPoolExecutor(self.workers) as pool,
-                film as writer,
-            ):
-                for picture in _ahead(pool, write, self._predicted(read()), self.workers):
-                    frame = frames.popleft()
-                    if writer is not None:
-                        writer.add(picture, frame)
-                    masks += self.wanted.frames
-                    progress.advance()
-        except InputError as error:
-            self.refused.append(str(error))
-        if video.unread:
-            first, *others = video.unread
-            more = f" and {len(others)} more" if others else ""
-            self.refused.append(f"{video.path}: parts cannot be read, {first}{more}; the other frames are done")
-        return masks
+        with (
+            Progress(f"predict {name}", video.length) as progress,
+            ThreadPoolExecutor(self.workers) as pool,
+            film as writer,
+        ):
+            for picture in _ahead(pool, write, self._predicted(read()), self.workers):
+                frame = frames.popleft()
+                if writer is not None:
+                    writer.add(picture, frame)
+                yield frame
+                progress.advance()
 
     def _read(self, sample: Sample) -> _Read | InputError:
         try:

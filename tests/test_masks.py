@@ -179,6 +179,7 @@ class Film:
 @pytest.fixture
 def film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(atp.masks, "Video", Film)
+    monkeypatch.setattr(atp.masks, "check_package", lambda video: None)
     (tmp_path / "drive.mp4").touch()
     return tmp_path / "drive.mp4"
 
@@ -199,6 +200,19 @@ def test_a_video_becomes_a_video_and_on_request_masks(
     assert np.array_equal(first, ids(out / "masks/0.png"))
     ((_, mask),) = predict(load_model(model), [picture(3, (40, 24))], device="cpu")
     assert np.array_equal(third, mask)
+
+
+def test_an_unreadable_video_is_named_and_the_others_are_done(
+    film: Path, images: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(path: Path) -> Film:
+        raise InputError(f"{path}: cannot be read as a video")
+
+    monkeypatch.setattr(atp.masks, "Video", opened)
+    both = [film, images / "0.png"]
+    line = f"{film}: cannot be read as a video"
+    assert write_predictions(both, tmp_path / "out", str(model), device="cpu") == (1, [line])
+    assert not (tmp_path / "out/overlays/drive.mp4").exists()
 
 
 def test_a_video_of_which_nothing_would_be_written(film: Path, model: Path, tmp_path: Path) -> None:

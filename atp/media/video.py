@@ -141,13 +141,24 @@ class VideoWriter:
             self._container.mux(self._stream.encode())
 
 
+def check_package(video: Path) -> None:
+    """Check that PyAV is installed, which ``video`` needs.
+
+    Raises:
+        InputError: if it is not.
+    """
+    try:
+        import av  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"{video}: videos need the package av, which is not installed: pip install av") from error
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """PyAV's container and its video stream."""
-    try:
-        import av
-    except ImportError as error:
-        raise InputError(f"{path}: videos need the package av, which is not installed: pip install av") from error
+    check_package(path)
+    import av
+
     try:
         container = av.open(str(path))
     except av.FFmpegError as error:
