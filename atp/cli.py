@@ -1,6 +1,4 @@
-"""The command line ``atp``: predict, export, annotations, doctor, labels, report, select, study, table, figure,
-promote, serve.
-"""
+"""The command line ``atp``: predict, export, doctor, labels, report, select, study, table, figure, promote, serve."""
 
 import json
 import logging
