@@ -14,10 +14,11 @@ from typer.core import TyperGroup
 import atp
 from atp.errors import InputError, exit_codes, interruptible
 from atp.evaluation.evidence.record import INDICATORS
-from atp.runs import METRICS, PROPAGATE, RUNS, within
+from atp.runs import ANSWERS, METRICS, RUNS, is_run, within
 from atp.studies.definitions import HeldOut
 
 if TYPE_CHECKING:
+    from atp.evaluation.recommendation import Recommendation
     from atp.registry.settings import RegisterSettings
 
 
@@ -51,12 +52,35 @@ def root(version: Annotated[bool, typer.Option("--version", help="Show the versi
 
 
 def _chosen(model: str) -> str:
-    """The model to use; logs which, and warns if it is from an earlier run, as after a run that stopped early."""
-    typer.echo(f"model: {model}", err=True)
-    earlier = "" if ":/" in model else _earlier(Path(model))
-    if earlier:
-        typer.echo(f"warning: {earlier}", err=True)
+    """The model to use, the recommended one if a run's folder is given.
+
+    Logs which one it is, and warns if it or what recommends it is from an earlier run, as after a run that stopped
+    early.
+    """
+    runs, told = Path(model), ""
+    earlier = [] if ":/" in model else [runs]
+    if ":/" not in model and is_run(runs):
+        found = _recommended(runs)
+        model, told = str(found.folder), f", recommended: {found.why}"
+        evaluated = within(runs, METRICS).parent
+        earlier = [found.folder, *([evaluated] if evaluated.is_dir() else [])]
+    typer.echo(f"model: {model}{told}", err=True)
+    warning = next(filter(None, map(_earlier, earlier)), "")
+    if warning:
+        typer.echo(f"warning: {warning}", err=True)
     return model
+
+
+def _recommended(runs: Path) -> "Recommendation":
+    """The recommended model of a run, whose parameters lie beside its folder."""
+    from atp.evaluation.recommendation import read_recommendation
+    from atp.params import read_params
+
+    path = runs.absolute().parent / "params.yaml"
+    given = read_params(path).get("rounds") if path.is_file() else None
+    taught = sorted(folder.name for folder in (runs / "teach").glob("*"))
+    rounds = list(given) if isinstance(given, dict) and given else taught or ["r01"]
+    return read_recommendation(runs, rounds, black_box=within(runs, ANSWERS).is_dir())
 
 
 def _earlier(result: Path) -> str:
@@ -68,9 +92,13 @@ def _earlier(result: Path) -> str:
 
 
 Model = Annotated[
-    str, typer.Option("--model", help="A stage's folder, a model.safetensors, or models:/NAME@ALIAS of the registry.")
+    str,
+    typer.Option(
+        help="A run's folder, of which the recommended stage is used; a stage's folder; a model.safetensors; or "
+        "models:/NAME@ALIAS of the registry."
+    ),
 ]
-DEFAULT_MODEL = str(PROPAGATE)
+DEFAULT_MODEL = str(RUNS)
 """The model that a command takes if none is named."""
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Trust = Annotated[
@@ -242,7 +270,7 @@ def report(
     params = load_params()
     earlier = _earlier(metrics.parent)
     try:
-        build_report(params, runs, out)
+        recommended = build_report(params, runs, out)
     except InputError as error:
         # For example, the images of another run are missing.
         raise InputError(earlier or str(error)) from error
@@ -252,6 +280,7 @@ def report(
     typer.echo(f"\n{summary_table(json.loads(metrics.read_text()), verdicts)}\n")
     for name, line in warnings(runs, list(params.rounds)).items():
         typer.echo(f"{name}: {line}")
+    typer.echo(f"recommended: {recommended}")
     typer.echo(f"pictures: {out.resolve()}/*.png\npage:     {(out / 'index.html').resolve()}")
 
 
@@ -418,7 +447,8 @@ def serve(
     model: Annotated[
         str,
         typer.Argument(
-            help="models:/NAME@ALIAS, models:/NAME/VERSION, or a stage's folder; default: the champion of params.yaml."
+            help="models:/NAME@ALIAS, models:/NAME/VERSION, a stage's folder, or a run's, of which the recommended "
+            "stage is used; default: the champion of params.yaml."
         ),
     ] = "",
     host: Annotated[str, typer.Option(help="Address to listen on; by default reachable from this machine only.")] = (
@@ -434,6 +464,8 @@ def serve(
     if not model:
         section = _register_section()
         model = f"models:/{section.name}@{section.champion}"
+    elif is_run(Path(model)):
+        model = _chosen(model)
     start(model, host, port, workers, max_body_mb)
 
 
