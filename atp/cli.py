@@ -99,13 +99,22 @@ Model = Annotated[
         "models:/NAME@ALIAS of the registry."
     ),
 ]
+DEFAULT_MODEL = str(RUNS)
+"""The model that a command takes if none is named."""
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Allow the model's file to name the code that builds its network.")
+]
 
 
 @app.command()
 def predict(
-    images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
-    out: Annotated[Path, typer.Argument(help="Folder for masks/ and overlays/.")],
-    model: Model = str(RUNS),
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="Images, videos, folders of them, or patterns in quotes, such as 'cam*/**/*.png'."),
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder for masks/, overlays/ and predictions.json.")],
+    model: Model = DEFAULT_MODEL,
     size: Annotated[
         str,
         typer.Option(
@@ -121,33 +130,72 @@ def predict(
         ),
     ] = "",
     overlay: Annotated[bool, typer.Option(help="Also write the images overlaid with the classes.")] = True,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Allow the model's file to name the code that builds its network.")
-    ] = False,
+    legend: Annotated[bool, typer.Option(help="Put the names and colours of the classes below an overlay.")] = True,
+    soft: Annotated[bool, typer.Option("--soft", help="Also write the probabilities of all classes: soft/.")] = False,
+    frames: Annotated[bool, typer.Option("--frames", help="Also write a mask for every frame of a video.")] = False,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Images of one size in a forward pass; above 1, last bits can change.")
+    ] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read images ahead and write files.")] = 2,
+    device: Device = "auto",
+    trust: Trust = False,
 ) -> None:
     """Predict the class of every pixel: palette PNGs of class ids at the images' own sizes, and overlays."""
-    from atp.masks import write_predictions  # torch takes seconds, which --help should not
+    from atp.masks import Wanted, write_predictions  # torch takes seconds, which --help should not
 
-    model = _chosen(model)
-    tell = partial(typer.echo, err=True)
     written, refused = write_predictions(
-        images, out, model, size, inference, tell=tell, overlay=overlay, device=device, trust=trust
+        images,
+        out,
+        _chosen(model),
+        size,
+        inference,
+        wanted=Wanted(overlay, legend, soft, frames),
+        batch=batch,
+        workers=workers,
+        tell=partial(typer.echo, err=True),
+        device=device,
+        trust=trust,
     )
-    typer.echo(f"{written} masks in {out / 'masks'}" + (f", overlays in {out / 'overlays'}" if overlay else ""))
+    parts = [f"{_count(written, 'mask')} in {out / 'masks'}"] if written else []
+    parts += [f"probabilities in {out / 'soft'}"] if soft else []
+    typer.echo(", ".join([*parts, *([f"overlays in {out / 'overlays'}"] if overlay else [])]))
     if refused:
-        raise InputError(f"{len(refused)} of the images could not be predicted: {refused[0]}")
+        raise InputError(f"{len(refused)} of the inputs could not be predicted in full: {refused[0]}")
 
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Argument(help="File to write: .safetensors, or .pth by torch.save.")],
-    model: Model = str(RUNS),
+    out: Annotated[Path, typer.Argument(help="File to write: .safetensors, .pth by torch.save, or .onnx.")],
+    model: Model = DEFAULT_MODEL,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Images on which an ONNX file is compared with PyTorch; default: the test images."),
+    ] = None,
+    trust: Trust = False,
 ) -> None:
-    """Write the adapted weights as a state dict of the network's own class, for use without ATP."""
+    """Write the adapted network for use without ATP: a state dict of its own class, or an ONNX graph."""
+    model = _chosen(model)
+    if out.suffix.lower() == ".onnx":
+        from atp.onnx import export_onnx
+
+        typer.echo(export_onnx(out, model, images, trust=trust))
+        return
     from atp.export import export_state
 
-    typer.echo(export_state(out, _chosen(model)))
+    typer.echo(export_state(out, model))
+
+
+@app.command()
+def annotations(
+    predictions: Annotated[Path, typer.Argument(help="Folder that atp predict wrote.")],
+    out: Annotated[Path, typer.Argument(help="New folder to write; for fiftyone, the name of the data set.")],
+    kind: Annotated[str, typer.Option("--format", help="coco, cvat, label-studio, or fiftyone.")],
+    most: Annotated[int, typer.Option(min=0, help="Only this many images, the least certain; 0 is all.")] = 0,
+) -> None:
+    """Turn predicted masks into annotations that people can correct, the least certain images first."""
+    from atp.annotations.write import write_annotations
+
+    typer.echo(write_annotations(predictions, out, kind, most))
 
 
 @app.command()

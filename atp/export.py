@@ -35,7 +35,7 @@ def export_state(out: Path, model: str) -> str:
     """
     kind = out.suffix.lower()
     if kind not in LOADERS:
-        raise InputError(f"{out}: must end in {' or '.join(LOADERS)}")
+        raise InputError(f"{out}: must end in {' or '.join(LOADERS)} or .onnx")
     checkpoint = load_checkpoint(find_model(model))
     with atomic_path(out) as temporary:
         if kind == ".safetensors":

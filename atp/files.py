@@ -1,4 +1,4 @@
-"""Atomic file writes and digests."""
+"""Atomic writes of files and folders, and digests."""
 
 import errno
 import hashlib
@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from atp.errors import InputError
 
 SMALLEST = 2**16
 """A disk with fewer free bytes is full: writes are in blocks."""
@@ -36,6 +38,29 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside ``path``, renamed to ``path`` on success and deleted on failure.
+
+    Raises:
+        InputError: if ``path`` exists.
+    """
+    if path.exists():
+        raise InputError(f"{path}: exists already; name a new folder")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.rename(path)
+    except OSError as error:
+        # Where a library leaves it out, as for a full disk; and of a hidden folder nobody knows.
+        if error.filename is None or str(error.filename).startswith(str(temporary)):
+            error.filename = str(path)
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def digest(path: Path) -> str:

@@ -80,7 +80,7 @@ def test_an_unreadable_image_is_named_and_the_others_are_done(images: Path, mode
     done = warm.run(command, tmp_path, dict(os.environ))
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "1 of the images could not be predicted" in line
+    assert "1 of the inputs could not be predicted in full" in line
     assert "broken.png: cannot be read as an image" in line
     assert "Traceback" not in done.stderr
     assert (tmp_path / "out/masks/a.png").is_file()

@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from atp.cli import main
+from atp.data.masks import write_mask
+from atp.media.record import Row, write_record
 from atp.models.checkpoint import save_checkpoint
 from atp.models.network import build_network
 from tests.models.foreign import Small
@@ -127,6 +129,19 @@ def small() -> None:
     torch.save(Small(3).state_dict(), "small.pth")
 
 
+def predictions(mask: bool = True) -> None:
+    """What atp predict writes for an image."""
+    if mask:
+        write_mask(Path("out/masks/0.png"), np.zeros((8, 12), np.uint8), SPACE)
+    write_record(Path("out"), "adapted", SPACE, [Row("0", "data/test/images/0.png", 12, 8, 0.5)])
+
+
+def lacking(*packages: str) -> None:
+    """Hide packages, if they are installed, until the command has ended."""
+    for package in packages:
+        sys.modules[package] = None  # type: ignore[assignment]
+
+
 def damaged_results() -> None:
     Path("runs/evaluate").mkdir(parents=True)
     for name in ("metrics", "images", "confusion"):
@@ -232,8 +247,19 @@ MISTAKES: dict[str, Spoil] = {
     "a size that is none": lambda: None,
     "a file where a folder is to be": text("taken", ""),
     "a device that does not exist": lambda: None,
+    "two images with the mask of one name": lambda: None,
+    "a pattern that matches nothing": lambda: None,
+    "a video without its package": both(text("drive.mp4", ""), lambda: lacking("av")),
     "weights in another format": lambda: None,
+    "ONNX without its packages": lambda: lacking("onnx", "onnxscript", "onnxruntime"),
     "weights into a folder": lambda: Path("folder.pth").mkdir(),
+    "a tool that is not known": predictions,
+    "annotations of nothing": lambda: None,
+    "a mask that is gone": lambda: predictions(mask=False),
+    "an image that is gone": both(predictions, removed("data/test/images/0.png")),
+    "annotations into a folder that exists": both(predictions, lambda: Path("taken").mkdir()),
+    "a record of another version": both(predictions, text("out/predictions.json", "[]")),
+    "FiftyOne without its package": both(predictions, lambda: lacking("fiftyone")),
     "a report before the run": lambda: None,
     "damaged results": damaged_results,
     "labels that are not there": lambda: None,
@@ -251,6 +277,14 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_checkpoint(folder / "model.safetensors", build_network(CONFIG), CONFIG, SPACE, {})
     (folder / "model.safetensors").rename(folder / "adapted")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def packages() -> Iterator[None]:
+    """Undo ``lacking``."""
+    yield
+    for name in [name for name, module in sys.modules.items() if module is None]:
+        del sys.modules[name]
 
 
 @pytest.fixture
@@ -324,14 +358,18 @@ def test_a_disk_that_cannot_be_written(
     # Pillow compresses an even image too well.
     pixels = np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)
     Image.fromarray(pixels).save("large.png")
+    predictions()
     try:
         for command in (
             "atp predict large.png disk/out --model adapted",
             "atp export disk/weights.safetensors --model adapted",
             "atp export disk/weights.pth --model adapted",
+            "atp annotations out disk/coco --format coco",
+            "atp annotations out disk/cvat --format cvat",
+            "atp annotations out disk/tasks --format label-studio",
             "atp labels convert colours disk/labels --classes data/source/classes.yaml --unlabelled 1,2,3",
         ):
-            if "labels" in command:
+            if "labels" in command or "annotations" in command:
                 # They are so small that they would fit.
                 with suppress(OSError):
                     (project / "disk/filled").write_bytes(bytes(2**13))

@@ -261,7 +261,7 @@ def test_images_smaller_than_the_windows_are_named_and_the_others_are_done(
     options = ["--size", "native", "--inference", "sliding"]
     result = CliRunner().invoke(app, ["predict", str(images), str(out), "--model", str(model), *options])
     small = f"{images / '1.png'}: 32x16: smaller than the windows of 64x32; read it larger, or predict it as a whole"
-    assert str(result.exception) == f"2 of the images could not be predicted: {small}"
+    assert str(result.exception) == f"2 of the inputs could not be predicted in full: {small}"
     assert sorted(from_files(out / "masks")) == ["0", "2", "3", "4"]
     with pytest.raises(Exception, match="image 1, 32x16: smaller than the windows of 64x32"):
         list(predict(load_model(model), images / "1.png", size="native", inference="sliding"))

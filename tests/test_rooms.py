@@ -16,7 +16,8 @@ ROOMS = (
     ("checks", "studies"),
     ("selection",),
     ("stages",),
-    ("export", "masks"),
+    ("annotations", "export", "masks", "onnx"),
+    ("media",),
     ("api", "report"),
     ("registry",),
     ("datasets", "runner"),
@@ -28,8 +29,8 @@ ROOMS = (
     ("losses", "models"),
     ("data",),
     ("code", "settings"),
-    ("reading",),
-    ("errors", "files", "labels", "runs"),
+    ("files", "reading"),
+    ("errors", "labels", "runs"),
 )
 """From the top down. A room imports those below it; settings, labels and how images are read are of the lowest ones."""
 

@@ -1,7 +1,5 @@
 """Labels whose pixels are the classes' colours, converted to class ids."""
 
-import os
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ from atp.data.folder import list_samples, open_image
 from atp.data.labels import IGNORE, LabelSpace
 from atp.data.masks import write_mask
 from atp.errors import InputError, some
+from atp.files import new_folder
 
 Colour = tuple[int, int, int]
 
@@ -34,15 +33,10 @@ def convert_labels(folder: Path, out: Path, space: LabelSpace, unlabelled: Seque
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of labels")
     images = list_samples(folder)
-    if out.exists():
-        raise InputError(f"{out}: exists already; name a new folder")
     if out.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{out}: is below {folder}, whose images would then include it; name another folder")
     unknown: Counter[Colour] = Counter()
-    # Hidden beside it, and renamed when it is whole.
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
-    try:
+    with new_folder(out) as temporary:
         for sample in images:
             converted, strange = _converted(sample.image, ids)
             unknown += strange
@@ -53,9 +47,6 @@ def convert_labels(folder: Path, out: Path, space: LabelSpace, unlabelled: Seque
                 f"{folder}: colours of no class: {some(colours)}; add them to the classes, or if these pixels have no "
                 f"label, pass --unlabelled {colours[0].partition(' ')[0]}"
             )
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return len(images)
 
 
