@@ -26,11 +26,12 @@ from atp.params import load_params
 from atp.runner.process import lock
 from atp.runner.tracking import PARENT_VARIABLE, pipeline_run, tracking_uri
 from atp.runs import RUNS
-from flows.child import put_back
 from flows.elsewhere import run_elsewhere
+from flows.overridden import Copy, overridden
 from flows.plan import Step
 from flows.results import show_results
-from flows.stage import BAD_INPUT, CACHED, child, reproduce
+from flows.stage import BAD_INPUT, CACHED, child, dvc, reproduce
+from flows.ui import FLOW
 
 RETRIES, RETRY_DELAY_S = 2, 10
 HERE = "here"
@@ -42,14 +43,14 @@ class StageFailedError(Exception):
     """Ends the run; the stage's task says why."""
 
 
-def make_plan(pipeline: str, until: str, overrides: Mapping[str, Any]) -> list[Step]:
+def make_plan(pipeline: str, until: str) -> list[Step]:
     """DVC's stages and whether each is out of date.
 
     Raises:
         InputError: no such pipeline or stage; parameters or DVC's files are not valid.
     """
     wanted = ["--until", until] if until else []
-    with child([sys.executable, "-m", "flows.plan", *wanted, pipeline], overrides) as process:
+    with child([sys.executable, "-m", "flows.plan", *wanted, pipeline]) as process:
         assert process.stdout is not None
         output = process.stdout.read()
     last = output.strip().splitlines()[-1] if output.strip() else ""
@@ -83,7 +84,7 @@ def stage(
     try:
         if place != HERE:
             return run_elsewhere(place, name, after, overrides, variables, force=force)
-        return reproduce(name, overrides, variables, force=force)
+        return reproduce(name, variables, force=force)
     except InputError as error:
         return Failed(name=BAD_INPUT, message=str(error))
 
@@ -94,7 +95,7 @@ def unchanged(name: str) -> State[Any]:
     return Completed(name=CACHED, message="unchanged")
 
 
-@flow(name="adapt", persist_result=False)
+@flow(name=FLOW, persist_result=False)
 def adapt(
     pipeline: str = "dvc.yaml",
     until: str = "",
@@ -107,7 +108,7 @@ def adapt(
     Args:
         pipeline: path of the dvc.yaml from the root of the project, also `black_box/dvc.yaml`.
         until: last stage to run, as in `dvc dag`; all stages if empty.
-        overrides: parameters to change for this run only, `{"teach.epochs": 2}`.
+        overrides: parameters to change for this run only, `{"teach.epochs": 2}`; its results become a DVC experiment.
         force: run the stages even if nothing changed.
         places: deployments for stages that run on other machines, `{"teach@r01": "stage/gpu"}`; `*` means all other
             stages, and `here` this machine.
@@ -118,18 +119,24 @@ def adapt(
             raise InputError(f"{pipeline}: no such pipeline; pass the path of a dvc.yaml")
         # A pipeline's parameters, results, lock and states are in its own folder, and DVC names its stages from there.
         with chdir(path.parent), lock("flow"):
-            put_back()
-            return run_stages(path.name, until, overrides, force, places)
+            load_params(overrides=overrides)
+            with overridden(overrides) as copy:
+                return run_stages(path.name, until, overrides, force, places, copy)
     except InputError as error:
         return Failed(name=BAD_INPUT, message=str(error))
 
 
 def run_stages(
-    pipeline: str, until: str, overrides: dict[str, Any], force: bool, places: Mapping[str, str]
+    pipeline: str,
+    until: str,
+    overrides: dict[str, Any],
+    force: bool,
+    places: Mapping[str, str],
+    copy: Copy | None,
 ) -> State[Any]:
     """Run all outdated stages in order; the first failure ends the run."""
-    params = load_params(overrides=overrides)
-    steps = make_plan(pipeline, until, overrides)
+    params = load_params()
+    steps = make_plan(pipeline, until)
     unknown = set(places) - {step.name for step in steps} - {"*"}
     if unknown:
         raise InputError(f"places: no stage {sorted(unknown)[0]} in {pipeline}")
@@ -151,7 +158,25 @@ def run_stages(
             done[step.name] = state
     show_results(RUNS, run)
     cached = sum(state.name == CACHED for state in done.values())
-    return Completed(message=f"{len(done)} stages, {cached} of them unchanged")
+    kept = f"; {keep(copy, list(done))}" if copy else ""
+    return Completed(message=f"{len(done)} stages, {cached} of them unchanged{kept}")
+
+
+def keep(copy: Copy, stages: Sequence[str]) -> str:
+    """Save the results of a run with changed parameters; returns where they are."""
+    if not copy.versioned:
+        return f"results in {Path.cwd() / RUNS}"
+    # Only stages that ran: DVC would take others, which the changed parameters make stale, for up to date.
+    for command in (
+        dvc("exp", "save", "--quiet", "--force", "--name", copy.name, *stages),
+        dvc("exp", "push", "--quiet", "--force", "--no-cache", "origin", copy.name),
+    ):
+        with child(command) as process:
+            assert process.stdout is not None
+            output = process.stdout.read()
+        if process.returncode:
+            raise StageFailedError(f"dvc exp: {output.strip()}")
+    return f"results in the DVC experiment {copy.name}: dvc exp show, dvc exp apply {copy.name}"
 
 
 def known_elsewhere(variables: dict[str, str]) -> dict[str, str]:
