@@ -8,6 +8,7 @@ DVC remains the only graph and the only cache: unchanged stages are shown as Cac
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import chdir, nullcontext
@@ -194,7 +195,9 @@ def main() -> None:
     )
     parser.add_argument("--force", action="store_true", help="run the stages even if nothing changed")
     arguments = parser.parse_args()
-    with exit_codes():
+    # Prefect sends itself a SIGTERM again after it has recorded the crash; its temporary server would outlive us by it.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    with exit_codes(lambda: "flows.adapt: interrupted; the same command continues"):
         overrides = dict(_assignment(text) for text in arguments.set)
         state = adapt(arguments.pipeline, arguments.until, overrides, arguments.force, return_state=True)
     if state.is_completed():

@@ -293,6 +293,8 @@ def open_tracker(stage: str, params: Params, *, enabled: bool) -> Iterator[Track
     where = (client, run.info.experiment_id, tracker.run_id)
     tracker.result = partial(log_result, *where, stage, flatten(wanted), params)
     _sent(tracker, partial(log_data_sets, client, tracker.run_id, params, read_by(stage)))
+    if not (parent.inputs and parent.inputs.dataset_inputs):
+        _sent(tracker, partial(log_data_sets, client, tracker.parent_id, params, ALL))
     try:
         yield tracker
     except BaseException:
@@ -319,7 +321,6 @@ def _pipeline(client: "MlflowClient", params: Params, identity: str, name: str) 
     if Path("params.yaml").exists() and not run.data.params:
         log_params(client, run, {"": params.model_dump(mode="json", by_alias=True)})
         client.log_artifact(run.info.run_id, "params.yaml")
-        log_data_sets(client, run.info.run_id, params, ALL)
     return run
 
 
