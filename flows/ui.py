@@ -150,7 +150,7 @@ def main() -> None:
             for name, server in servers.items():
                 wait_until_ready(name, addresses[name], server, logs / f"{name}.log")
             print(f"Prefect  {flow_page(prefect)}")
-            print(f"MLflow   {mlflow}/#/experiments/{experiment.experiment_id}")
+            print(f"MLflow   {mlflow}/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning")
             print("Ctrl-C stops both.", flush=True)
             while True:
                 for name, server in servers.items():
