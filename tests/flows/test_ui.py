@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.ui import variables
+
 
 def run(folder: Path, module: str, *arguments: str, **variables: str) -> tuple[int, str]:
     """Exit code, and what was said as errors."""
@@ -55,3 +57,14 @@ def test_what_keeps_a_deployment_from_being_served(tmp_path: Path, arguments: tu
     assert code == 2
     assert said.startswith(line)
     assert len(said.splitlines()) == 1
+
+
+def test_the_page_asks_the_server_that_it_is_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of another project, in whose terminal it may be started."""
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
+    monkeypatch.delenv("PREFECT_UI_API_URL", raising=False)
+    found = variables("http://127.0.0.1:4311")
+    assert found["PREFECT_UI_API_URL"] == found["PREFECT_API_URL"] == "http://127.0.0.1:4311/api"
+    # As behind a proxy.
+    monkeypatch.setenv("PREFECT_UI_API_URL", "https://prefect.example.org/api")
+    assert variables("http://127.0.0.1:4311")["PREFECT_UI_API_URL"] == "https://prefect.example.org/api"
