@@ -119,7 +119,7 @@ def test_wrong_parameters_end_with_one_line(project: Path, servers: Servers, mon
     monkeypatch.chdir(project)
     state = adapt.fn(overrides={"teach.epoch": 2})
     assert (state.type, state.name) == ("FAILED", "BadInput")
-    assert "teach.epoch" in state.message
+    assert "teach.epoch" in (state.message or "")
     with (
         temporary_settings({PREFECT_API_URL: servers.prefect.url}),
         pytest.raises(InputError, match="stage/nowhere: no such deployment"),
