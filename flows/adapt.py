@@ -1,6 +1,10 @@
 """The pipeline in Prefect: one task for each stage of DVC's graph, in its order.
 
     python -m flows.adapt [--pipeline black_box/dvc.yaml] [--until STAGE] [--set teach.epochs=2] [--force]
+    python -m flows.adapt --apply NAME
+
+A run with ``--set`` becomes a DVC experiment, which ``--apply`` brings into the workspace: DVC's own ``exp apply`` does
+too, but ends as if it had failed while any pipeline of the project, such as that in ``black_box/``, was never run.
 
 DVC remains the only graph and the only cache: unchanged stages are shown as Cached. Each stage is a child process
 ``dvc repro --single-item``, whose output is the task's log.
@@ -27,6 +31,7 @@ from atp.params import load_params
 from atp.runner.process import lock
 from atp.runner.tracking import PARENT_VARIABLE, pipeline_run, tracking_uri
 from atp.runs import RUNS
+from atp.selection.repository import apply
 from flows.elsewhere import run_elsewhere
 from flows.overridden import Copy, overridden
 from flows.plan import Step
@@ -177,7 +182,7 @@ def keep(copy: Copy, stages: Sequence[str]) -> str:
             output = process.stdout.read()
         if process.returncode:
             raise StageFailedError(f"dvc exp: {output.strip()}")
-    return f"results in the DVC experiment {copy.name}: dvc exp show, dvc exp apply {copy.name}"
+    return f"results in the DVC experiment {copy.name}: dvc exp show, python -m flows.adapt --apply {copy.name}"
 
 
 def known_elsewhere(variables: dict[str, str]) -> dict[str, str]:
@@ -194,7 +199,13 @@ def main() -> None:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter for this run only"
     )
     parser.add_argument("--force", action="store_true", help="run the stages even if nothing changed")
+    parser.add_argument("--apply", metavar="NAME", help="bring an experiment into the workspace, and run nothing")
     arguments = parser.parse_args()
+    if arguments.apply:
+        with exit_codes():
+            apply(arguments.apply)
+        print(f"applied: {arguments.apply}")
+        return
     # Prefect sends itself a SIGTERM again after it has recorded the crash; its temporary server would outlive us by it.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with exit_codes(lambda: "flows.adapt: interrupted; the same command continues"):

@@ -6,7 +6,6 @@ exp apply``). Without git there are no experiments, and the copy is kept.
 """
 
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -25,6 +24,7 @@ from atp.files import atomic_path
 from atp.params import replaced
 from atp.registry.origin import git
 from atp.runner.project import project_root
+from atp.selection.repository import without_warnings
 
 PARAMS = Path("params.yaml")
 
@@ -162,9 +162,7 @@ def make_copy(project: Path, place: Path) -> Copy:
         config["cache"].update(shared)
         # Their paths are relative to the project's.
         config["remote"].update(remotes)
-    # It warns of each stage that has not run yet.
-    for name in ("dvc", "dvc_data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    without_warnings()
     with Repo(str(root)) as repo:
         repo.checkout(allow_missing=True, force=True)
     return Copy(place.name, root, versioned)

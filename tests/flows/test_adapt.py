@@ -139,7 +139,7 @@ def test_a_killed_stage_and_a_killed_dvc_are_retried_and_resume(served: Prefect,
     assert ended["name"] == "Completed", served.lines(run)
     # Its results are an experiment, with the run's parameters; the stages after it wait to be run.
     name = ended["message"].split()[-1]
-    assert f"dvc exp apply {name}" in ended["message"]
+    assert f"--apply {name}" in ended["message"]
     assert name in dvc(project, "exp", "list")
     shown = json.loads(dvc(project, "params", "diff", "--json", "HEAD", name))
     assert shown["params.yaml"]["propagate.lr"]["new"] == 0.011

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from atp.files import digest
+from flows.adapt import main
 from tests.clone import dvc, git
 from tests.flows.conftest import Servers, running
 from tests.flows.prefect_api import Prefect
@@ -52,7 +53,9 @@ def pools(clones: tuple[Path, Path], servers: Servers) -> Iterator[Prefect]:
         yield replace(servers.prefect, deployment="adapt/pool")
 
 
-def test_a_stage_runs_where_it_is_told_and_leaves_its_result_here(clones: tuple[Path, Path], pools: Prefect) -> None:
+def test_a_stage_runs_where_it_is_told_and_leaves_its_result_here(
+    clones: tuple[Path, Path], pools: Prefect, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     here, there = clones
     before = digest(here / MODEL)
     run = pools.start(until="propagate", overrides={"propagate.epochs": 2}, places={"propagate": "stage/gpu"})
@@ -65,7 +68,11 @@ def test_a_stage_runs_where_it_is_told_and_leaves_its_result_here(clones: tuple[
     assert not cached(there, next((here / "data/target/labels").iterdir()))
     # DVC takes the result for its own: with the run's parameters there is nothing to do.
     assert digest(here / MODEL) == before
-    dvc(here, "exp", "apply", ended["message"].split()[-1])
+    monkeypatch.chdir(here)
+    name = ended["message"].split()[-1]
+    monkeypatch.setattr("sys.argv", ["flows.adapt", "--apply", name])
+    main()
+    assert capsys.readouterr().out == f"applied: {name}\n"
     assert digest(here / MODEL) != before
     assert cached(there, here / MODEL)
     again = pools.start(until="propagate")
