@@ -33,10 +33,10 @@ from atp.runner.tracking import PARENT_VARIABLE, pipeline_run, tracking_uri
 from atp.runs import RUNS
 from atp.selection.repository import apply
 from flows.elsewhere import run_elsewhere
-from flows.overridden import Copy, overridden
+from flows.overridden import Copy, keep, overridden
 from flows.plan import Step
 from flows.results import show_results
-from flows.stage import BAD_INPUT, CACHED, child, dvc, reproduce
+from flows.stage import BAD_INPUT, CACHED, child, reproduce
 from flows.ui import FLOW
 
 RETRIES, RETRY_DELAY_S = 2, 10
@@ -164,25 +164,8 @@ def run_stages(
             done[step.name] = state
     show_results(RUNS, run)
     cached = sum(state.name == CACHED for state in done.values())
-    kept = f"; {keep(copy, list(done))}" if copy else ""
+    kept = f"; {keep(copy, pipeline, list(done))}" if copy else ""
     return Completed(message=f"{len(done)} stages, {cached} of them unchanged{kept}")
-
-
-def keep(copy: Copy, stages: Sequence[str]) -> str:
-    """Save the results of a run with changed parameters; returns where they are."""
-    if not copy.versioned:
-        return f"results in {Path.cwd() / RUNS}"
-    # Only stages that ran: DVC would take others, which the changed parameters make stale, for up to date.
-    for command in (
-        dvc("exp", "save", "--quiet", "--force", "--name", copy.name, *stages),
-        dvc("exp", "push", "--quiet", "--force", "--no-cache", "origin", copy.name),
-    ):
-        with child(command) as process:
-            assert process.stdout is not None
-            output = process.stdout.read()
-        if process.returncode:
-            raise StageFailedError(f"dvc exp: {output.strip()}")
-    return f"results in the DVC experiment {copy.name}: dvc exp show, python -m flows.adapt --apply {copy.name}"
 
 
 def known_elsewhere(variables: dict[str, str]) -> dict[str, str]:

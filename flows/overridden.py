@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -24,6 +24,7 @@ from atp.files import atomic_path
 from atp.params import replaced
 from atp.registry.origin import git
 from atp.runner.project import project_root
+from atp.runs import RUNS
 from atp.selection.repository import without_warnings
 
 PARAMS = Path("params.yaml")
@@ -166,6 +167,35 @@ def make_copy(project: Path, place: Path) -> Copy:
     with Repo(str(root)) as repo:
         repo.checkout(allow_missing=True, force=True)
     return Copy(place.name, root, versioned)
+
+
+def keep(copy: Copy, pipeline: str, stages: Sequence[str]) -> str:
+    """Save the results of a run in its copy as an experiment of the project; returns where they are.
+
+    Args:
+        pipeline: name of the dvc.yaml in the working folder.
+        stages: names of those that ran. DVC would take others, which the changed parameters make stale, for up to date.
+
+    Raises:
+        InputError: DVC or git fails.
+    """
+    if not copy.versioned:
+        return f"results in {Path.cwd() / RUNS}"
+    from dvc.repo import Repo
+    from scmrepo.exceptions import SCMError
+
+    folder = Path.cwd().relative_to(copy.root)
+    # `stage` is of this pipeline, `../data.dvc` a file beside it.
+    targets = [
+        os.path.normpath(folder / name) if name.endswith(".dvc") else f"{folder / pipeline}:{name}" for name in stages
+    ]
+    try:
+        with chdir(copy.root), Repo(".") as repo:
+            repo.experiments.save(targets=targets, name=copy.name, force=True)
+            repo.experiments.push("origin", copy.name, force=True)
+    except SCMError as error:
+        raise InputError(f"{copy.root}: {' '.join(str(error).split())}") from error
+    return f"results in the DVC experiment {copy.name}: dvc exp show, python -m flows.adapt --apply {copy.name}"
 
 
 def _mirror(source: Path, target: Path, outs: set[Path]) -> None:
