@@ -1,6 +1,10 @@
 """The pipeline in Prefect: one task for each stage of DVC's graph, in its order.
 
     python -m flows.adapt [--pipeline black_box/dvc.yaml] [--until STAGE] [--set teach.epochs=2] [--force]
+    python -m flows.adapt --apply NAME
+
+A run with ``--set`` becomes a DVC experiment, which ``--apply`` brings into the workspace: DVC's own ``exp apply`` does
+too, but ends as if it had failed while any pipeline of the project, such as that in ``black_box/``, was never run.
 
 DVC remains the only graph and the only cache: unchanged stages are shown as Cached. Each stage is a child process
 ``dvc repro --single-item``, whose output is the task's log.
@@ -8,6 +12,7 @@ DVC remains the only graph and the only cache: unchanged stages are shown as Cac
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import chdir, nullcontext
@@ -26,11 +31,13 @@ from atp.project.request import assignment
 from atp.runner.process import lock
 from atp.runner.tracking import PARENT_VARIABLE, pipeline_run, tracking_uri
 from atp.runs import RUNS
-from flows.child import put_back
+from atp.selection.repository import apply
 from flows.elsewhere import run_elsewhere
+from flows.overridden import Copy, keep, overridden
 from flows.plan import Step
 from flows.results import show_results
 from flows.stage import BAD_INPUT, CACHED, child, reproduce
+from flows.ui import FLOW
 
 RETRIES, RETRY_DELAY_S = 2, 10
 HERE = "here"
@@ -42,14 +49,14 @@ class StageFailedError(Exception):
     """Ends the run; the stage's task says why."""
 
 
-def make_plan(pipeline: str, until: str, overrides: Mapping[str, Any]) -> list[Step]:
+def make_plan(pipeline: str, until: str) -> list[Step]:
     """DVC's stages and whether each is out of date.
 
     Raises:
         InputError: no such pipeline or stage; parameters or DVC's files are not valid.
     """
     wanted = ["--until", until] if until else []
-    with child([sys.executable, "-m", "flows.plan", *wanted, pipeline], overrides) as process:
+    with child([sys.executable, "-m", "flows.plan", *wanted, pipeline]) as process:
         assert process.stdout is not None
         output = process.stdout.read()
     last = output.strip().splitlines()[-1] if output.strip() else ""
@@ -83,7 +90,7 @@ def stage(
     try:
         if place != HERE:
             return run_elsewhere(place, name, after, overrides, variables, force=force)
-        return reproduce(name, overrides, variables, force=force)
+        return reproduce(name, variables, force=force)
     except InputError as error:
         return Failed(name=BAD_INPUT, message=str(error))
 
@@ -94,7 +101,7 @@ def unchanged(name: str) -> State[Any]:
     return Completed(name=CACHED, message="unchanged")
 
 
-@flow(name="adapt", persist_result=False)
+@flow(name=FLOW, persist_result=False)
 def adapt(
     pipeline: str = "dvc.yaml",
     until: str = "",
@@ -107,7 +114,7 @@ def adapt(
     Args:
         pipeline: path of the dvc.yaml from the root of the project, also `black_box/dvc.yaml`.
         until: last stage to run, as in `dvc dag`; all stages if empty.
-        overrides: parameters to change for this run only, `{"teach.epochs": 2}`.
+        overrides: parameters to change for this run only, `{"teach.epochs": 2}`; its results become a DVC experiment.
         force: run the stages even if nothing changed.
         places: deployments for stages that run on other machines, `{"teach@r01": "stage/gpu"}`; `*` means all other
             stages, and `here` this machine.
@@ -118,18 +125,24 @@ def adapt(
             raise InputError(f"{pipeline}: no such pipeline; pass the path of a dvc.yaml")
         # A pipeline's parameters, results, lock and states are in its own folder, and DVC names its stages from there.
         with chdir(path.parent), lock("flow"):
-            put_back()
-            return run_stages(path.name, until, overrides, force, places)
+            load_params(overrides=overrides)
+            with overridden(overrides) as copy:
+                return run_stages(path.name, until, overrides, force, places, copy)
     except InputError as error:
         return Failed(name=BAD_INPUT, message=str(error))
 
 
 def run_stages(
-    pipeline: str, until: str, overrides: dict[str, Any], force: bool, places: Mapping[str, str]
+    pipeline: str,
+    until: str,
+    overrides: dict[str, Any],
+    force: bool,
+    places: Mapping[str, str],
+    copy: Copy | None,
 ) -> State[Any]:
     """Run all outdated stages in order; the first failure ends the run."""
-    params = load_params(overrides=overrides)
-    steps = make_plan(pipeline, until, overrides)
+    params = load_params()
+    steps = make_plan(pipeline, until)
     unknown = set(places) - {step.name for step in steps} - {"*"}
     if unknown:
         raise InputError(f"places: no stage {sorted(unknown)[0]} in {pipeline}")
@@ -151,7 +164,8 @@ def run_stages(
             done[step.name] = state
     show_results(RUNS, run)
     cached = sum(state.name == CACHED for state in done.values())
-    return Completed(message=f"{len(done)} stages, {cached} of them unchanged")
+    kept = f"; {keep(copy, pipeline, list(done))}" if copy else ""
+    return Completed(message=f"{len(done)} stages, {cached} of them unchanged{kept}")
 
 
 def known_elsewhere(variables: dict[str, str]) -> dict[str, str]:
@@ -168,8 +182,16 @@ def main() -> None:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter for this run only"
     )
     parser.add_argument("--force", action="store_true", help="run the stages even if nothing changed")
+    parser.add_argument("--apply", metavar="NAME", help="bring an experiment into the workspace, and run nothing")
     arguments = parser.parse_args()
-    with exit_codes():
+    if arguments.apply:
+        with exit_codes():
+            apply(arguments.apply)
+        print(f"applied: {arguments.apply}")
+        return
+    # Prefect sends itself a SIGTERM again after it has recorded the crash; its temporary server would outlive us by it.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    with exit_codes(lambda: "flows.adapt: interrupted; the same command continues"):
         overrides = dict(map(assignment, arguments.set))
         state = adapt(arguments.pipeline, arguments.until, overrides, arguments.force, return_state=True)
     if state.is_completed():

@@ -25,8 +25,7 @@ from atp.errors import InputError
 from atp.files import atomic_path
 from atp.registry.origin import git
 from atp.runner.process import lock
-from atp.runner.project import project_root
-from flows.child import put_back
+from flows.overridden import overridden
 from flows.stage import BAD_INPUT, Output, child, dvc, reproduce, slug
 
 LOCK = Path("dvc.lock")
@@ -60,10 +59,12 @@ def run_elsewhere(
             raise InputError(f"{deployment}: no such deployment in Prefect; see prefect.yaml") from error
     if after:
         transfer("push", *after)
+    # Not the project's root for a run with changed parameters, which works in a copy.
+    root = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / ".dvc").is_dir())
     wanted = {
         "name": name,
         "commit": commit,
-        "folder": Path.cwd().relative_to(project_root()).as_posix(),
+        "folder": Path.cwd().relative_to(root).as_posix(),
         "lock_text": LOCK.read_text() if LOCK.exists() else "",
         "overrides": dict(overrides),
         "force": force,
@@ -116,25 +117,26 @@ def stage_here(
         commit: the commit that the clone must be at.
         folder: folder of the pipeline, from the root of the clone.
         lock_text: contents of dvc.lock, which identifies the stage's inputs.
-        overrides, force, variables: see ``flows.stage.reproduce``.
+        overrides: see ``overridden``.
+        force, variables: see ``flows.stage.reproduce``.
     """
     try:
         with chdir(folder), lock("flow"):
-            put_back()
             here = git("rev-parse", "HEAD")
             if here != commit:
                 raise InputError(
                     f"{Path.cwd()}: this clone is at {str(here)[:10]}, the run needs {commit[:10]}; "
                     f"git fetch && git checkout {commit[:10]}"
                 )
-            if lock_text:
-                with atomic_path(LOCK) as temporary:
-                    temporary.write_text(lock_text)
-            state = reproduce(name, overrides, variables, force=force, pull=True)
-            if state.is_completed():
-                transfer("push", name)
-                create_markdown_artifact(json.dumps(read_entry(name)), key=_key(name, str(flow_run.id)))
-            return state
+            with overridden(overrides):
+                if lock_text:
+                    with atomic_path(LOCK) as temporary:
+                        temporary.write_text(lock_text)
+                state = reproduce(name, variables, force=force, pull=True)
+                if state.is_completed():
+                    transfer("push", name)
+                    create_markdown_artifact(json.dumps(read_entry(name)), key=_key(name, str(flow_run.id)))
+                return state
     except InputError as error:
         return Failed(name=BAD_INPUT, message=str(error))
 
@@ -150,7 +152,7 @@ def transfer(*arguments: str) -> None:
         InputError: it failed, with the reason.
     """
     output = Output()
-    with child(dvc(*arguments), {}) as process:
+    with child(dvc(*arguments)) as process:
         assert process.stdout is not None
         output.read(process.stdout)
     if process.returncode:

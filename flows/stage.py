@@ -1,6 +1,5 @@
 """One stage as a child process: ``dvc repro --single-item``, its output as log, its progress as an artifact."""
 
-import json
 import os
 import re
 import signal
@@ -19,7 +18,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from atp.training.progress import share_done
-from flows.child import GRACE_S, put_back
+from flows.child import GRACE_S
 
 BAD_INPUT, CACHED = "BadInput", "Cached"
 """Names of states: failures that a retry cannot fix, and cached results."""
@@ -35,11 +34,11 @@ HINTS = ("To track the changes with git", "git add ", "To enable auto staging", 
 
 
 @contextmanager
-def child(command: Sequence[str], overrides: Mapping[str, Any], **variables: str) -> Iterator["subprocess.Popen[str]"]:
-    """Start a command with changed parameters in its own process group; the group ends with this context."""
+def child(command: Sequence[str], **variables: str) -> Iterator["subprocess.Popen[str]"]:
+    """Start a command in its own process group; the group ends with this context."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.child", "--parent", str(os.getpid()), "--set", json.dumps(overrides), *command],
+        [sys.executable, "-m", "flows.child", "--parent", str(os.getpid()), *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
@@ -65,7 +64,6 @@ def _end(process: "subprocess.Popen[str]") -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    put_back()
 
 
 def dvc(*arguments: str) -> list[str]:
@@ -107,21 +105,18 @@ class Output:
                 self.complaint = self.complaint or line.partition(" ")[2]
 
 
-def reproduce(
-    name: str, overrides: Mapping[str, Any], variables: Mapping[str, str], *, force: bool, pull: bool = False
-) -> State[Any]:
+def reproduce(name: str, variables: Mapping[str, str], *, force: bool, pull: bool = False) -> State[Any]:
     """Run one stage if it is out of date.
 
     Args:
         name: DVC's address of the stage.
-        overrides: dotted parameters to change for this run.
         variables: environment variables for the stage.
         force: run it even if it is up to date.
         pull: fetch missing inputs from DVC's remote.
     """
     flags = [*(["--force"] if force else []), *(["--pull"] if pull else [])]
     output = Output(progress=ProgressArtifact(name))
-    with child(dvc("repro", "--single-item", *flags, name), overrides, **variables) as process:
+    with child(dvc("repro", "--single-item", *flags, name), **variables) as process:
         assert process.stdout is not None
         output.read(process.stdout)
     if process.returncode:

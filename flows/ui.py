@@ -4,6 +4,7 @@ python -m flows.ui [--prefect-port 4200] [--mlflow-port 5000]
 """
 
 import argparse
+import json
 import os
 import signal
 import socket
@@ -16,10 +17,11 @@ from pathlib import Path
 
 from atp.errors import InputError, exit_codes
 from atp.runner.parent import die_with_parent
-from atp.runner.tracking import open_client, tracking_uri
+from atp.runner.tracking import EXPERIMENT, open_client, tracking_uri
 
 HOST = "127.0.0.1"
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
+FLOW = "adapt"
 MLFLOW_UI = f"http://{HOST}:{MLFLOW_PORT}"
 READY_S = 180
 GRACE_S = 10
@@ -35,7 +37,20 @@ def mlflow_command(port: int) -> list[str]:
     return [sys.executable, "-m", "mlflow", "server", *where, "--backend-store-uri", tracking_uri()]
 
 
-def start(command: list[str], log: Path) -> "subprocess.Popen[bytes]":
+def variables(prefect: str) -> dict[str, str]:
+    """The servers' environment.
+
+    Args:
+        prefect: the address of Prefect's server, which its page must ask; by default it asks ``PREFECT_API_URL`` or
+            port 4200, whatever port serves the page. A user's own ``PREFECT_UI_API_URL``, as behind a proxy, stands.
+    """
+    api = f"{prefect}/api"
+    # MLflow's job processes, which we do not need, take half a minute to start.
+    ours = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PREFECT_API_URL": api}
+    return {"PREFECT_UI_API_URL": api, **os.environ, **ours}
+
+
+def start(command: list[str], log: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
     """Start a server in its own process group, so that only we handle Ctrl-C; it ends with this process."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
@@ -45,8 +60,7 @@ def start(command: list[str], log: Path) -> "subprocess.Popen[bytes]":
             stderr=subprocess.STDOUT,
             start_new_session=True,
             preexec_fn=die_with_parent,
-            # MLflow's job processes, which we do not need, take half a minute to start.
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            env=environment,
         )
 
 
@@ -88,6 +102,15 @@ def _last_line(log: Path) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
+def flow_page(prefect: str) -> str:
+    """The page of the flow's runs in Prefect, also before the first of them."""
+    request = urllib.request.Request(
+        f"{prefect}/api/flows/", json.dumps({"name": FLOW}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return f"{prefect}/flows/flow/{json.load(answer)['id']}"
+
+
 def stop(process: "subprocess.Popen[bytes]") -> None:
     """Terminate the process group, and kill it if it does not end."""
     with suppress(ProcessLookupError):
@@ -118,13 +141,17 @@ def main() -> None:
         if tracking_uri().startswith(("http://", "https://")):
             raise InputError(f"MLFLOW_TRACKING_URI={tracking_uri()} is already a server; unset it to start one here")
         # Create the database in one process, since concurrent creation breaks it.
-        open_client()
+        experiment = open_client().get_experiment_by_name(EXPERIMENT)
+        assert experiment is not None, "open_client creates it"
+        environment = variables(prefect)
         try:
             for name, command in commands.items():
-                servers[name] = start(command, logs / f"{name}.log")
+                servers[name] = start(command, logs / f"{name}.log", environment)
             for name, server in servers.items():
                 wait_until_ready(name, addresses[name], server, logs / f"{name}.log")
-            print(f"Prefect  {prefect}\nMLflow   {mlflow}\nCtrl-C stops both.", flush=True)
+            print(f"Prefect  {flow_page(prefect)}")
+            print(f"MLflow   {mlflow}/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning")
+            print("Ctrl-C stops both.", flush=True)
             while True:
                 for name, server in servers.items():
                     check_running(name, server, logs / f"{name}.log")

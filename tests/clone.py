@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 TINY = {
     "training": {"precision": "fp32"},
-    "runtime": {"threads": 2, "workers": 0},
+    "runtime": {"threads": 2, "workers": 0, "system_metrics_s": 0},
     "source": {"epochs": 2, "batch_size": 4},
     "align": {"epochs": 1, "batch_size": 4},
     "teach": {"epochs": 1, "batch_size": 4},

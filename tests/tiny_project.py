@@ -38,7 +38,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["data"] |= {"size": [32, 24], "protocols": {"ground": ["road", "car"]}}
     params["model"] |= {"output_stride": 8, "aspp_dilations": [1, 2]}
     params["training"]["precision"] = "fp32"
-    params["runtime"] |= {"threads": 1, "workers": 0, "save_every_s": 0}
+    params["runtime"] |= {"threads": 1, "workers": 0, "save_every_s": 0, "system_metrics_s": 0}
     params["source"] |= {"epochs": 6, "batch_size": 4, "warmup_steps": 2}
     for stage in ("align", "teach"):
         params[stage] |= {"epochs": 3, "batch_size": 4}

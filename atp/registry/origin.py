@@ -15,6 +15,7 @@ from atp.errors import InputError
 from atp.evaluation.recommendation import Recommendation, read_recommendation
 from atp.files import digest
 from atp.params import Params
+from atp.runner.project import dvc_digest
 from atp.runs import ANSWERS, METRICS, MODEL, PROPAGATE, RUNS, SOURCE
 
 MODEL_CODE = Path(__file__).with_name("model.py")
@@ -124,12 +125,8 @@ def read_image_count() -> int | None:
 
 def data_digest(root: Path) -> str:
     """DVC's ``md5:`` of the data, or ``sha256:`` of all files if the data are not in DVC."""
-    described = root.with_name(f"{root.name}.dvc")
-    if described.is_file():
-        known = YAML(typ="safe", pure=True).load(described)["outs"][0].get("md5")
-        if known:
-            return f"md5:{known}"
-    return f"sha256:{digest(root)}"
+    known = dvc_digest(root)
+    return f"md5:{known}" if known else f"sha256:{digest(root)}"
 
 
 def params_digest(params: Params) -> str:

@@ -9,6 +9,7 @@ for 30 of them, it lost those 30, logged 62 lines of errors, and with MLflow's d
 import logging
 import multiprocessing
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
@@ -48,6 +49,9 @@ class TrackerBeside(Tracker):
 
     def tag(self, tags: Mapping[str, str]) -> None:
         self._send("tag", dict(tags))
+
+    def finish(self, folder: Path, fingerprint: str) -> None:
+        self._send("finish", folder, fingerprint)
 
     def _send(self, method: str, *arguments: Any) -> None:
         try:
@@ -94,6 +98,50 @@ def open_stage_tracker(stage: str, params: Params, *, enabled: bool) -> Iterator
     _end(process, connection, None)
 
 
+class Sampler:
+    """Logs the load of the machine, as MLflow's own thread would, whose end waits for a server that does not answer.
+
+    Args:
+        every_s: seconds between two samples; 0 takes none.
+    """
+
+    def __init__(self, tracker: Tracker, every_s: float) -> None:
+        self._tracker, self._every_s, self._taken = tracker, every_s, 0
+        self._due = time.monotonic() + every_s
+        self._monitor: Any = _monitor(tracker.run_id) if every_s else None
+
+    def due_in_s(self) -> float | None:
+        """Seconds until the next sample; None if there is none."""
+        return None if self._monitor is None else max(0.0, self._due - time.monotonic())
+
+    def sample(self) -> None:
+        """Log the load since the last sample: CPU, memory, disk, network, and GPUs if NVIDIA's library is installed."""
+        self._due += self._every_s
+        try:
+            self._monitor.collect_metrics()
+            figures = {f"system/{name}": value for name, value in self._monitor.aggregate_metrics().items()}
+            for part in self._monitor.monitors:
+                part.clear_metrics()
+        except Exception as error:  # A driver may raise anything, and must not end the run.
+            logger.warning("MLflow: no system metrics: %s", error)
+            self._monitor = None
+            return
+        self._tracker.log(self._taken, figures)
+        self._taken += 1
+
+
+def _monitor(run_id: str) -> Any:
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    monitor: Any = SystemMetricsMonitor(run_id)  # type: ignore[no-untyped-call]
+    # The first sample only begins the measurement.
+    monitor.collect_metrics()
+    for part in monitor.monitors:
+        part.clear_metrics()
+    return monitor
+
+
 def _end(process: BaseProcess, connection: Connection, message: object) -> None:
     with suppress(OSError):  # It has already exited.
         connection.send(message)
@@ -115,7 +163,15 @@ def _serve(connection: Connection, others: Connection) -> None:
     try:
         with open_tracker(stage, params, enabled=True) as tracker:
             connection.send(None)
-            for method, arguments in iter(connection.recv, None):
+            sampler = Sampler(tracker, params.runtime.system_metrics_s)
+            while True:
+                # No thread: samples are taken while this process waits.
+                while not connection.poll(sampler.due_in_s()):
+                    sampler.sample()
+                message = connection.recv()
+                if message is None:
+                    break
+                method, arguments = message
                 if method == FAILED:
                     raise StageFailedError
                 getattr(tracker, method)(*arguments)

@@ -2,6 +2,9 @@
 
 import os
 from pathlib import Path
+from typing import Any
+
+from atp.settings import read_yaml
 
 
 def project_root() -> Path:
@@ -26,3 +29,12 @@ def kept() -> Path:
     if name and Path.cwd().is_relative_to(root / ".dvc/tmp"):
         return root / ".atp/experiments" / name
     return Path(".atp")
+
+
+def dvc_digest(data: Path) -> str:
+    """DVC's digest of an imported folder, from the file that describes the import; empty if DVC has not imported it."""
+    described = data.with_name(f"{data.name}.dvc")
+    if not described.is_file():
+        return ""
+    tree: Any = read_yaml(described)
+    return str(tree["outs"][0].get("md5") or "")

@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 
 from atp.errors import InputError
 from atp.params import Params
+from atp.runner.lineage import ALL, FINGERPRINT_TAG, log_data_sets, log_result, read_by
 from atp.runner.project import project_root
 
 if TYPE_CHECKING:
@@ -188,6 +189,7 @@ class Tracker:
     Attributes:
         client: None in processes other than the first.
         run_id, parent_id: the stage's run, and the pipeline's.
+        result: logs the stage's model, or its measurements of models, if it is a stage.
         every_s: seconds between two requests while they succeed.
         failures: failed requests since the last success.
     """
@@ -196,6 +198,7 @@ class Tracker:
     run_id: str = ""
     parent_id: str = ""
     every_s: float = 5.0
+    result: Callable[[], object] | None = None
     _waiting: list[tuple[str, float, int, int]] = field(default_factory=list)
     _sent_at: float = field(default_factory=time.monotonic)
     failures: int = 0
@@ -236,8 +239,10 @@ class Tracker:
                 _sent(self, partial(self.client.set_tag, self.run_id, key, value))
 
     def finish(self, folder: Path, fingerprint: str) -> None:
-        """Record the result's folder and fingerprint."""
-        self.tag({"atp.folder": str(folder), "atp.fingerprint": fingerprint})
+        """Record the result, which is complete, by its folder and fingerprint."""
+        self.tag({"atp.folder": str(folder), FINGERPRINT_TAG: fingerprint})
+        if self.client is not None and self.result is not None:
+            _sent(self, self.result)
 
     def end(self, status: str) -> None:
         """Send the rest and end the stage's run, and the pipeline's run unless its creator ends it.
@@ -282,8 +287,14 @@ def open_tracker(stage: str, params: Params, *, enabled: bool) -> Iterator[Track
         run = _find_or_create(client, {STAGE_TAG: stage, "mlflow.parentRunId": parent.info.run_id}, stage)
         section = params.model_dump(mode="json", by_alias=True)
         names = (stage.split("@")[0], "training", "model")
-        log_params(client, run, {name: section[name] for name in names if name in section})
+        wanted = {name: section[name] for name in names if name in section}
+        log_params(client, run, wanted)
     tracker = Tracker(client, run.info.run_id, parent.info.run_id)
+    where = (client, run.info.experiment_id, tracker.run_id)
+    tracker.result = partial(log_result, *where, stage, flatten(wanted), params)
+    _sent(tracker, partial(log_data_sets, client, tracker.run_id, params, read_by(stage)))
+    if not (parent.inputs and parent.inputs.dataset_inputs):
+        _sent(tracker, partial(log_data_sets, client, tracker.parent_id, params, ALL))
     try:
         yield tracker
     except BaseException:

@@ -3,6 +3,7 @@
 import difflib
 import io
 import json
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir, contextmanager, redirect_stdout, suppress
@@ -283,12 +284,19 @@ def code_changes() -> str:
     )
 
 
+def without_warnings() -> None:
+    """Keep DVC from warning of every stage that never ran, such as those of other pipelines, when it brings results."""
+    for name in ("dvc", "dvc_data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 def apply(name: str) -> None:
     """Bring an experiment's parameters and results into the working folder.
 
     Raises:
         InputError: DVC fails.
     """
+    without_warnings()
     with open_repository() as (repo, _):
         # A grid's experiments end with evaluate, so report and register may be missing.
         repo.experiments.apply(name, allow_missing=True)

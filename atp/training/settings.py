@@ -37,6 +37,7 @@ class RuntimeSettings(Section):
         save_every_s: seconds between saves of the training state; 0 saves after every step.
         save_unjudged: save a model whose evidence could not be measured, without evidence; false fails its stage and
             keeps the training.
+        system_metrics_s: seconds between two samples of the machine's load in MLflow; 0 takes none.
     """
 
     device: str = "auto"
@@ -46,6 +47,7 @@ class RuntimeSettings(Section):
     cache_mb: Whole = 2048
     save_every_s: NonNegative = 30.0
     save_unjudged: Flag = False
+    system_metrics_s: NonNegative = 10.0
 
 
 class Optimisation(Section):

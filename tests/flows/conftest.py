@@ -24,11 +24,13 @@ class Servers:
 
     Attributes:
         environment: in which a command finds both.
+        said: the command's output.
     """
 
     prefect: Prefect
     mlflow: str
     environment: dict[str, str]
+    said: str
 
 
 def free_port() -> int:
@@ -77,8 +79,10 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         "SHELL": "/bin/sh",
     }
     ui = [sys.executable, "-m", "flows.ui", "--prefect-port", str(ports[0]), "--mlflow-port", str(ports[1])]
-    # MLflow's server is told its database in the variable that later names the server.
+    # MLflow's server is told its database in the variable that later names the server, and Prefect's page must find its
+    # own port.
     starting = {**environment, "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db"}
+    del starting["PREFECT_API_URL"]
     log = home / "ui.log"
     with running(ui, home, starting, log) as process:
         prefect = Prefect(environment["PREFECT_API_URL"])
@@ -89,7 +93,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 
         prefect.until(ready, 240, "both servers")
         mlflow = f"http://127.0.0.1:{ports[1]}"
-        yield Servers(prefect, mlflow, {**environment, "PYTHONPATH": "", "MLFLOW_TRACKING_URI": mlflow})
+        yield Servers(
+            prefect, mlflow, {**environment, "PYTHONPATH": "", "MLFLOW_TRACKING_URI": mlflow}, log.read_text()
+        )
 
 
 @pytest.fixture(scope="session")
@@ -100,19 +106,44 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return clone
 
 
-@pytest.fixture(scope="session")
-def served(clone: Path, servers: Servers) -> Iterator[Prefect]:
-    """The clone's flow as a deployment, by the command behind `make serve`."""
-    prefect = servers.prefect
-    log = clone.with_suffix(".log")
-    with running([sys.executable, "-m", "flows.serve"], clone, servers.environment, log) as process:
+class Serving:
+    """The clone's flow as a deployment, by the command behind `make serve`.
+
+    Attributes:
+        process: of the command.
+        log: its output.
+    """
+
+    def __init__(self, clone: Path, servers: Servers) -> None:
+        self.clone, self.servers, self.log = clone, servers, clone.with_suffix(".log")
+        self.start()
+
+    def start(self) -> None:
+        self._running = running([sys.executable, "-m", "flows.serve"], self.clone, self.servers.environment, self.log)
+        self.process = self._running.__enter__()
 
         def ready() -> bool:
-            assert process.poll() is None, log.read_text()
-            return bool(prefect.call("POST", "deployments/filter", deployments={"name": {"any_": ["adapt"]}}))
+            assert self.process.poll() is None, self.log.read_text()
+            return "is served from" in self.log.read_text()
 
-        prefect.until(ready, 120, "the deployment")
-        yield prefect
+        self.servers.prefect.until(ready, 120, "the deployment")
+
+    def end(self) -> int:
+        """End it by Ctrl-C; returns its exit code."""
+        self._running.__exit__(None, None, None)
+        return self.process.returncode
+
+
+@pytest.fixture(scope="session")
+def serving(clone: Path, servers: Servers) -> Iterator[Serving]:
+    serving = Serving(clone, servers)
+    yield serving
+    serving.end()
+
+
+@pytest.fixture(scope="session")
+def served(serving: Serving) -> Prefect:
+    return serving.servers.prefect
 
 
 @pytest.fixture(scope="session")
@@ -138,14 +169,14 @@ def project(clone: Path, full_run: str) -> Path:
 
 
 def processes(project: Path, pattern: str) -> list[int]:
-    """Processes that run in this project and whose command line matches."""
+    """Processes that run in this project or a run's copy of it, and whose command line matches."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            inside = (entry / "cwd").resolve() == project.resolve()
+            inside = (entry / "cwd").resolve().is_relative_to(project.resolve())
         except OSError:
             continue
         if inside and re.search(pattern, command):

@@ -8,14 +8,19 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from atp.errors import InputError
+from flows.adapt import adapt
+from flows.elsewhere import run_elsewhere
 from tests.clone import dvc
-from tests.flows.conftest import Servers, bad_input, processes
+from tests.flows.conftest import Servers, Serving, bad_input, processes
 from tests.flows.prefect_api import Prefect
 
 TRAINING = r"atp\.stages propagate"
@@ -24,17 +29,21 @@ TRAINING = r"atp\.stages propagate"
 def begin(prefect: Prefect, project: Path, lr: float, epochs: int = 30) -> tuple[str, Path]:
     """Start a run and wait until ``propagate`` trains; the run's id and its training state."""
     overrides = {"propagate.lr": lr, "propagate.epochs": epochs, "runtime.save_every_s": 0}
-    states = project / ".atp/state"
-    before = set(states.glob("propagate-*.pt"))
+    states = project / ".atp/experiments"
+    before = set(states.rglob("propagate-*.pt"))
+    locked = (project / "dvc.lock").read_bytes()
     run = prefect.start(overrides=overrides, until="propagate")
     new: set[Path] = set()
 
     def trains() -> bool:
-        new.update(set(states.glob("propagate-*.pt")) - before)
+        new.update(set(states.rglob("propagate-*.pt")) - before)
         return bool(new)
 
     prefect.until(trains, 120, "a training state")
     (state,) = new
+    # While it runs, the user's files are as they were.
+    assert (project / "params.yaml").read_text() == original(project)
+    assert (project / "dvc.lock").read_bytes() == locked
     return run, state
 
 
@@ -70,6 +79,10 @@ def test_a_full_run_shows_its_stages_and_results(
     assert "data:image/jpeg;base64," in artifacts["predictions"]
     assert "propagate" in artifacts["miou"]
     assert "r02: threshold" in artifacts["pseudo-labels"]
+    # The addresses that `make ui` prints are those of the flow's runs and of the experiment.
+    prefect, mlflow = (line.split()[1] for line in servers.said.splitlines()[:2])
+    assert served.run(full_run)["flow_id"] == prefect.rpartition("/")[2]
+    assert artifacts["mlflow"].split("](")[1].startswith(mlflow.partition("?")[0] + "/")
     # The link leads to the run that holds the stages' runs.
     run_id = artifacts["mlflow"].split("/runs/")[1].split(")")[0]
     found = httpx.get(f"{servers.mlflow}/api/2.0/mlflow/runs/get", params={"run_id": run_id}).json()["run"]
@@ -102,20 +115,16 @@ def test_bad_input_is_not_retried_and_says_its_line(served: Prefect, project: Pa
     assert served.tasks(run)["source"] == "Cached"
 
 
-@pytest.mark.parametrize(
-    ("parameters", "said"),
-    [
-        ({"overrides": {"teach.epoch": 2}}, "teach.epoch"),
-        ({"places": {"*": "stage/nowhere"}, "force": True, "until": "source"}, "stage/nowhere: no such deployment"),
-    ],
-)
-def test_wrong_parameters_end_with_one_line(
-    served: Prefect, project: Path, parameters: dict[str, Any], said: str
-) -> None:
-    run = served.start(**parameters)
-    state = served.ended(run)
-    assert state["type"] == "FAILED"
-    assert said in state["message"]
+def test_wrong_parameters_end_with_one_line(project: Path, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    state = adapt.fn(overrides={"teach.epoch": 2})
+    assert (state.type, state.name) == ("FAILED", "BadInput")
+    assert "teach.epoch" in (state.message or "")
+    with (
+        temporary_settings({PREFECT_API_URL: servers.prefect.url}),
+        pytest.raises(InputError, match="stage/nowhere: no such deployment"),
+    ):
+        run_elsewhere("stage/nowhere", "source", (), {}, {}, force=True)
 
 
 def test_a_killed_stage_and_a_killed_dvc_are_retried_and_resume(served: Prefect, project: Path) -> None:
@@ -126,21 +135,41 @@ def test_a_killed_stage_and_a_killed_dvc_are_retried_and_resume(served: Prefect,
     saved = state.stat().st_mtime_ns
     served.until(lambda: state.stat().st_mtime_ns > saved, 60, "the training to continue")
     os.kill(min(processes(project, r"^\S+ -m dvc .*repro .*propagate")), signal.SIGKILL)
-    assert served.ended(run)["name"] == "Completed", served.lines(run)
-    assert sum("propagate: continues at step" in line for line in served.lines(run)) == 2
+    ended = served.ended(run)
+    assert ended["name"] == "Completed", served.lines(run)
+    # Its results are an experiment, with the run's parameters; the stages after it wait to be run.
+    name = ended["message"].split()[-1]
+    assert f"--apply {name}" in ended["message"]
+    assert name in dvc(project, "exp", "list")
+    shown = json.loads(dvc(project, "params", "diff", "--json", "HEAD", name))
+    assert shown["params.yaml"]["propagate.lr"]["new"] == 0.011
+    assert not list((project / ".dvc/tmp/flow").iterdir())
+    assert continued(served, run) == 2
 
 
-def test_a_killed_flow_leaves_nothing_behind_and_can_be_retried(served: Prefect, project: Path) -> None:
-    run, _ = begin(served, project, 0.013)
+def test_ctrl_c_and_a_killed_flow_leave_nothing_behind_and_can_be_retried(
+    served: Prefect, serving: Serving, project: Path
+) -> None:
+    run, state = begin(served, project, 0.013)
+    began = time.monotonic()
+    assert serving.end() == 130
+    assert time.monotonic() - began < 15
+    assert serving.log.read_text().splitlines()[-1].startswith("flows.serve: SIGINT: no longer served; its run has")
+    assert not processes(project, r"atp\.stages|flows\.|dvc ")
+    assert served.run(run)["state"]["type"] == "CRASHED"
+    serving.start()
+    retry(served, run)
+    saved = state.stat().st_mtime_ns
+    served.until(lambda: state.stat().st_mtime_ns > saved, 60, "the training to continue")
     (flow,) = {parent(pid) for pid in processes(project, r"flows\.child")}
     os.kill(flow, signal.SIGKILL)
     served.until(lambda: not processes(project, r"atp\.stages|flows\.child|dvc "), 10, "the training to end")
-    assert (project / "params.yaml").read_text() == original(project)
     assert served.ended(run)["type"] == "CRASHED"
-    served.retry(run)
-    served.until(lambda: served.run(run)["state"]["type"] not in ("CRASHED", "SCHEDULED"), 60, "the retry")
+    # A killed flow may not have sent its last lines.
+    before = continued(served, run)
+    retry(served, run)
     assert served.ended(run)["name"] == "Completed", served.lines(run)
-    assert any("propagate: continues at step" in line for line in served.lines(run))
+    assert continued(served, run) == before + 1
 
 
 def test_one_run_at_a_time_and_cancel_ends_its_children_within_ten_seconds(
@@ -165,6 +194,16 @@ def test_one_run_at_a_time_and_cancel_ends_its_children_within_ten_seconds(
     assert state.exists()
     assert served.ended(first)["type"] == "CANCELLED"
     assert served.ended(second)["name"] == "Completed"
+
+
+def continued(served: Prefect, run: str) -> int:
+    """How often a run's training has continued."""
+    return sum("propagate: continues at step" in line for line in served.lines(run))
+
+
+def retry(served: Prefect, run: str) -> None:
+    served.retry(run)
+    served.until(lambda: served.run(run)["state"]["type"] not in ("CRASHED", "SCHEDULED"), 60, "the retry")
 
 
 def parent(pid: int) -> int:

@@ -5,11 +5,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from hashlib import md5
 from pathlib import Path
 
 import pytest
 
 from atp.files import digest
+from flows.adapt import main
 from tests.clone import dvc, git
 from tests.flows.conftest import Servers, running
 from tests.flows.prefect_api import Prefect
@@ -51,21 +53,37 @@ def pools(clones: tuple[Path, Path], servers: Servers) -> Iterator[Prefect]:
         yield replace(servers.prefect, deployment="adapt/pool")
 
 
-def test_a_stage_runs_where_it_is_told_and_leaves_its_result_here(clones: tuple[Path, Path], pools: Prefect) -> None:
+def test_a_stage_runs_where_it_is_told_and_leaves_its_result_here(
+    clones: tuple[Path, Path], pools: Prefect, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     here, there = clones
     before = digest(here / MODEL)
     run = pools.start(until="propagate", overrides={"propagate.epochs": 2}, places={"propagate": "stage/gpu"})
-    assert pools.ended(run, 300)["name"] == "Completed", pools.lines(run)
+    ended = pools.ended(run, 300)
+    assert ended["name"] == "Completed", pools.lines(run)
     assert pools.tasks(run)["split"] == "Cached"
-    assert digest(here / MODEL) == digest(there / MODEL) != before
     # It got what the stage reads, and nothing of the source or of the labels.
-    assert (there / "data/target/images").is_dir()
-    assert not (there / "data/source").exists()
-    assert not (there / "data/target/labels").exists()
-    # DVC takes the result for its own: the same run again has nothing to do.
-    again = pools.start(until="propagate", overrides={"propagate.epochs": 2})
+    assert cached(there, next((here / "data/target/images").iterdir()))
+    assert not cached(there, next((here / "data/source/images").iterdir()))
+    assert not cached(there, next((here / "data/target/labels").iterdir()))
+    # DVC takes the result for its own: with the run's parameters there is nothing to do.
+    assert digest(here / MODEL) == before
+    monkeypatch.chdir(here)
+    name = ended["message"].split()[-1]
+    monkeypatch.setattr("sys.argv", ["flows.adapt", "--apply", name])
+    main()
+    assert capsys.readouterr().out == f"applied: {name}\n"
+    assert digest(here / MODEL) != before
+    assert cached(there, here / MODEL)
+    again = pools.start(until="propagate")
     assert pools.ended(again)["name"] == "Completed"
     assert pools.tasks(again)["propagate"] == "Cached"
+
+
+def cached(clone: Path, file: Path) -> bool:
+    """Whether a clone's cache has a file's contents."""
+    found = md5(file.read_bytes()).hexdigest()
+    return (clone / ".dvc/cache/files/md5" / found[:2] / found[2:]).is_file()
 
 
 def test_another_commit_is_refused_in_one_line(clones: tuple[Path, Path], pools: Prefect) -> None:

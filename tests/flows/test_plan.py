@@ -8,6 +8,7 @@ import pytest
 
 from atp.errors import InputError
 from flows.adapt import make_plan
+from flows.overridden import overridden
 from flows.plan import plan
 
 PIPELINE = Path("dvc.yaml")
@@ -60,13 +61,16 @@ def test_a_pipeline_in_a_folder_has_its_own_parameters(
     project = make_project()
     monkeypatch.chdir(project / "black_box")
     before = Path("params.yaml").read_bytes(), Path("../params.yaml").read_bytes()
-    steps = {step.name: step for step in make_plan("dvc.yaml", "", {"rounds.r02": {"model": "runs/distill"}})}
+    with overridden({"rounds.r02": {"model": "runs/distill"}}) as copy:
+        assert copy is not None
+        assert copy.name.startswith("black_box-flow-")
+        steps = {step.name: step for step in make_plan("dvc.yaml", "")}
     assert list(steps)[:3] == ["../data.dvc", "query", "distill"]
     assert steps["../data.dvc"].clean
     assert set(steps["teach@r02"].after) == {"../data.dvc", "distill", "dump@r02"}
     assert not steps["propagate"].clean
     assert (Path("params.yaml").read_bytes(), Path("../params.yaml").read_bytes()) == before
-    assert not list(Path(".atp").glob("params*"))
+    assert Path.cwd() == project / "black_box"
     monkeypatch.chdir(project)
     assert {step.name for step in plan(PIPELINE, None)} == {
         "data.dvc", "source", "align", "dump@r01", "teach@r01", "dump@r02", "teach@r02", "split", "propagate",

@@ -9,6 +9,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from atp.runner.beside import Sampler
+from atp.runner.tracking import Tracker
+
 pytestmark = pytest.mark.usefixtures("mlflow_imported")
 
 BEGIN = """
@@ -40,12 +43,21 @@ def tracked(project: Path) -> Run:
     return found
 
 
-def test_what_a_stage_tells_arrives(project: Path) -> None:
-    done = run(project, "    tracker.artifacts(Path('params.yaml'))\n    tracker.finish(Path('runs/align'), 'abc')\n")
+def test_what_a_stage_tells_arrives_with_the_machines_load(project: Path) -> None:
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("system_metrics_s: 0", "system_metrics_s: 0.1"))
+    done = run(
+        project,
+        "    import time; time.sleep(0.5)\n"
+        "    tracker.artifacts(Path('params.yaml'))\n"
+        "    tracker.finish(Path('runs/align'), 'abc')\n",
+    )
     assert done.returncode == 0, done.stderr
     found = tracked(project)
     assert found.info.status == "FINISHED"
-    assert found.data.metrics == {"loss": 0.5}
+    assert found.data.metrics["loss"] == 0.5
+    assert 0 <= found.data.metrics["system/cpu_utilization_percentage"] <= 100
+    assert found.data.metrics["system/system_memory_usage_percentage"] > 0
     assert found.data.tags["atp.fingerprint"] == "abc"
     assert list((project / "mlartifacts").rglob(f"{found.info.run_id}/artifacts/params.yaml"))
 
@@ -72,6 +84,23 @@ def test_training_goes_on_without_mlflow_s_process(project: Path) -> None:
     done = run(project, code)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("going on without") == 1
+    # The parameters here ask for no samples of the machine's load.
+    assert set(tracked(project).data.metrics) <= {"loss"}
+
+
+def test_a_driver_that_fails_costs_the_samples_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken:
+        def collect_metrics(self) -> None:
+            raise OSError("the driver is gone")
+
+    monkeypatch.setattr("atp.runner.beside._monitor", lambda run_id: Broken())
+    sampler = Sampler(Tracker(), 5.0)
+    assert 4.0 < (sampler.due_in_s() or 0) <= 5.0
+    sampler.sample()
+    assert caplog.messages == ["MLflow: no system metrics: the driver is gone"]
+    assert sampler.due_in_s() is None
 
 
 @pytest.mark.parametrize(("arguments", "complaint"), [(["tech"], "no such stage"), ([], "no such stage")])

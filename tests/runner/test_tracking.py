@@ -1,5 +1,6 @@
 """Runs and figures in MLflow: where they hang, what a kill, a wrong address and a dying server do."""
 
+import json
 import logging
 import math
 import os
@@ -13,13 +14,16 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from safetensors.numpy import save_file
 
 from atp.errors import InputError
 from atp.params import Params, load_params
 from atp.runner.tracking import EXPERIMENT, Tracker, flatten, open_client, open_tracker, patience, quotable, store_lock
+from atp.runs import models
 
 OFF = ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")
 
@@ -107,6 +111,79 @@ def test_a_stage_has_its_parameters_figures_and_files(params: Params, tmp_path: 
     assert [(metric.step, metric.value) for metric in history] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["table.txt"]
     assert client.get_run(tracker.parent_id).data.params["align.alpha"] == "1.0"
+
+
+def make_models(folder: Path, params: Params) -> None:
+    """A finished pipeline's models, as far as MLflow is told of them."""
+    for number, (name, path) in enumerate(models(params.rounds, black_box=False).items()):
+        (folder / path).mkdir(parents=True)
+        made_by = json.dumps({"fingerprint": f"print of {name}"})
+        save_file({"weight": np.zeros(1)}, folder / path / "model.safetensors", {"made_by": made_by})
+        (folder / path / "history.csv").write_text(f"step,loss\n1,9\n2,{number}.5\n")
+        (folder / path / "evidence.json").write_text(json.dumps({"after": {"scale_iou": number / 10}}))
+    miou = {"source": 25.0, "align": 45.5, "teach": 49.0, "propagate": 52.0, "batchnorm_only": 43.0}
+    (folder / "runs/evaluate").mkdir()
+    (folder / "runs/evaluate/metrics.json").write_text(json.dumps({"miou": miou}))
+    (folder / "data.dvc").write_text("outs:\n- md5: 0123456789abcdef0123456789abcdef.dir\n  path: data\n")
+
+
+def test_models_are_ranked_by_what_was_measured_of_them(params: Params, tmp_path: Path) -> None:
+    make_models(tmp_path, params)
+    # All but source, which DVC had in its cache; align twice, as by `dvc repro --force`.
+    for stage in ("align", "align", "teach@r01", "propagate", "evaluate"):
+        with open_tracker(stage, params, enabled=True) as tracker:
+            tracker.finish(Path("runs", *stage.split("@")), "")
+    client = open_client()
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    found = client.search_logged_models(
+        [experiment.experiment_id],
+        "metrics.miou > 30",
+        datasets=[{"dataset_name": "test"}],
+        order_by=[{"field_name": "metrics.miou", "ascending": False, "dataset_name": "test"}],
+    )
+    assert [model.name for model in found] == ["propagate", "teach@r01", "align"]
+    assert len(client.search_logged_models([experiment.experiment_id])) == 4
+    digest = "0123456789abcdef0123456789abcdef.dir"
+    figures = {(metric.key, metric.dataset_name): (metric.value, metric.dataset_digest) for metric in found[2].metrics}
+    assert figures == {
+        ("miou", "test"): (45.5, digest),
+        ("loss", "target"): (1.5, digest),
+        ("evidence_scale_iou", "target"): (0.1, digest),
+    }
+    assert found[2].params["align.lr"] == str(params.align.lr if params.align else None)
+    assert found[2].tags["atp.folder"] == "runs/align"
+    (run,) = stage_runs("evaluate")
+    read = {(each.dataset.name, each.tags[0].value, each.dataset.digest) for each in run.inputs.dataset_inputs}
+    assert read == {("target", "target", digest), ("test", "test", digest)}
+    assert len(client.get_run(run.info.run_id).inputs.model_inputs) == 4
+    (made,) = client.get_run(found[0].source_run_id).outputs.model_outputs
+    assert made.model_id == found[0].model_id
+
+
+def test_the_pipelines_run_names_all_data_sets(race: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(race)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (parent,) = runs("tags.`atp.pipeline` != ''")
+    found = {(each.dataset.name, each.dataset.digest) for each in parent.inputs.dataset_inputs}
+    assert found == {("source", "unknown"), ("target", "unknown"), ("test", "unknown")}
+
+
+def test_what_mlflow_cannot_take_ends_no_stage(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise ConnectionError("the server is gone")
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", fails)
+    monkeypatch.setattr(MlflowClient, "search_logged_models", fails)
+    make_models(tmp_path, params)
+    with open_tracker("propagate", params, enabled=True) as tracker:
+        tracker.finish(Path("runs/propagate"), "")
+    assert [line.partition(":")[0] for line in caplog.messages] == [
+        "MLflow does not accept data; continuing without it"
+    ] * 2
+    assert stage_runs("propagate")[0].info.status == "FINISHED"
 
 
 def test_again_a_new_run_below_the_same_parent(params: Params) -> None:

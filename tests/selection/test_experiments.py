@@ -227,14 +227,17 @@ def test_the_picked_one_is_taken(project: Project) -> None:
 
 @pytest.mark.parametrize("folder", ["", "black_box"])
 def test_an_experiment_in_a_fresh_clone_keeps_its_result(folder: str, tmp_path: Path) -> None:
-    """DVC's cache has nothing of what dvc.lock says of a report that the experiment does not come to."""
+    """DVC's cache has nothing of what dvc.lock says of stages that the experiment does not come to."""
     real = YAML(typ="safe").load(ROOT / folder / "dvc.yaml")
     report = {"cmd": "mkdir -p runs/report && touch runs/report/iou.png", "deps": ["runs/evaluate"]}
     report |= {kind: real["stages"]["report"].get(kind, []) for kind in ("outs", "plots")}
     evaluate = {"cmd": "mkdir -p runs/evaluate && touch runs/evaluate/a", "params": ["lr"], "outs": ["runs/evaluate"]}
-    tree = {"stages": {"evaluate": evaluate, "report": report}, "plots": real.get("plots", [])}
+    made = {"cmd": "mkdir -p runs/propagate && touch runs/propagate/history.csv runs/propagate/evidence.json"}
+    propagate = {**made, "deps": ["runs/evaluate"], "outs": ["runs/propagate"]}
+    tree = {"stages": {"evaluate": evaluate, "propagate": propagate, "report": report}}
+    tree |= {kind: real[kind] for kind in ("plots", "metrics", "artifacts")}
     YAML().dump(tree, tmp_path / "dvc.yaml")
-    (tmp_path / "params.yaml").write_text("lr: 1\n")
+    (tmp_path / "params.yaml").write_text("lr: 1\nsplit: {model: runs/propagate}\n")
     (tmp_path / ".gitignore").write_text("/runs/\n")
     git(tmp_path, "init", "-q")
     dvc(tmp_path, "init", "-q")
