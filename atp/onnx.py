@@ -17,11 +17,11 @@ from atp.api import load_model, samples_of
 from atp.data.folder import evenly_spread, open_image, resized
 from atp.data.reading import by
 from atp.data.tensors import image_tensor
-from atp.errors import InputError
+from atp.errors import InputError, first_line
 from atp.files import atomic_path
 from atp.models.checkpoint import Checkpoint, load_checkpoint, restored
 from atp.models.config import NetworkConfig
-from atp.models.own import COARSEST, first_line
+from atp.models.own import COARSEST
 from atp.models.segmentation import SegmentationNetwork
 from atp.params import load_params
 from atp.registry.package import find_model
