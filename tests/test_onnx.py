@@ -15,7 +15,7 @@ from atp.data.reading import Reading
 from atp.errors import InputError
 from atp.models.checkpoint import load_checkpoint, restored, save_checkpoint
 from atp.models.network import NetworkConfig, build_network
-from atp.onnx import PACKAGES, _Graph, export_onnx
+from atp.onnx import _Graph, export_onnx
 from tests.test_cli import CONFIG, SPACE
 
 SMALL = NetworkConfig(factory="tests.models.foreign:Small", classifier="decoder", num_classes=3)
@@ -50,8 +50,6 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for package in PACKAGES:
-        pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "model.safetensors"
 

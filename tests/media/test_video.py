@@ -20,7 +20,8 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.fixture(scope="module")
 def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirty frames of 64x48, ten a second, that become brighter."""
-    av = pytest.importorskip("av")
+    import av
+
     path = tmp_path_factory.mktemp("video") / "drive.mkv"
     generator = np.random.default_rng(0)
     with av.open(str(path), "w") as container:
