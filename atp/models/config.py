@@ -6,8 +6,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from atp.settings import Size
-
 BackboneName = Literal["resnet_small", "resnet18", "resnet50", "resnet101", "vgg16"]
 
 ResNetStyle = Literal["torchvision", "caffe"]
@@ -27,6 +25,7 @@ OURS = ("backbone", "output_stride", "aspp_dilations", "resnet_style")
 Level = Annotated[float, Field(ge=0.0, le=1.0)]
 Spread = Annotated[float, Field(gt=0.0)]
 Dilation = Annotated[int, Field(ge=1, strict=True)]
+Side = Annotated[int, Field(ge=1, strict=True)]
 
 
 HF = "hf:"
@@ -86,7 +85,7 @@ class NetworkConfig(BaseModel):
     arguments: dict[str, Any] = {}
     classifier: DottedName | None = None
     divisor: Annotated[int, Field(ge=1, strict=True)] = 1
-    input_size: Size | None = None
+    input_size: tuple[Side, Side] | None = None
     code: Path = Path("atp/models/own.py")
     class_map: tuple[Annotated[int, Field(ge=0, le=IGNORED, strict=True)], ...] | None = None
     backbone: BackboneName = "resnet101"
