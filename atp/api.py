@@ -20,13 +20,13 @@ from atp.data.folder import SUFFIXES, Sample, as_rgb, list_samples, open_image
 from atp.data.labels import LabelSpace
 from atp.data.loading import ImageCache, Images
 from atp.data.reading import Inference, Native, Reading, Size, by, check_window
-from atp.errors import InputError
+from atp.errors import InputError, first_line
 from atp.files import atomic_path
 from atp.method.adapt import adapt as run_method
 from atp.method.settings import AdaptSettings
 from atp.models.checkpoint import load_checkpoint, restored
 from atp.models.config import NetworkConfig
-from atp.models.own import OwnNetwork, check_classifier, first_line
+from atp.models.own import OwnNetwork, check_classifier
 from atp.models.segmentation import SegmentationNetwork
 from atp.models.trial import classifiers, num_scores
 from atp.registry.package import check_callables, find_model, use_code_of
@@ -121,7 +121,8 @@ def wrap(
 
     Args:
         module: maps normalised images (N, 3, H, W) to logits (N, C, h, w): a tensor, a mapping with ``out``, or an
-            object with ``logits``. It is used, not copied.
+            object with ``logits``, or with ``class_queries_logits`` and ``masks_queries_logits``. It is used, not
+            copied.
         classes: names in the order of their ids, or a label space; if None, numbers for as many as a trial run finds.
         classifier: dotted name of the submodule that turns features into logits, which align freezes; if None, the
             smallest submodule that computes all logits, found by a trial run.

@@ -47,6 +47,12 @@ class InputError(Exception):
         return str(self).splitlines()
 
 
+def first_line(error: Exception) -> str:
+    """Summarise an exception from third-party code in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 def some(names: Sequence[str]) -> str:
     """The first few of many names, and how many more there are."""
     more = len(names) - MOST_NAMED

@@ -15,7 +15,7 @@ from atp.errors import InputError
 from atp.evaluation.settings import EvaluateSettings, EvidenceSettings
 from atp.method.choice import chosen
 from atp.method.settings import AdaptSettings, MethodSections
-from atp.models.config import NetworkConfig
+from atp.models.config import NetworkConfig, hf_folder
 from atp.registry.settings import RegisterSettings
 from atp.runs import ALIGN, DISTILL, taught
 from atp.settings import EMPTY, SectionType, problems, read_yaml
@@ -45,14 +45,17 @@ class Params(MethodSections):
         return DISTILL if self.black_box else ALIGN
 
     def network(self, space: LabelSpace) -> NetworkConfig:
-        """The section ``model``, completed with the data's number of classes and the class map.
+        """The section ``model``, completed with the data's number of classes, the class map and what its name means.
 
         Raises:
-            InputError: if the class map does not fit.
+            InputError: if the class map does not fit, or a named network cannot be found.
         """
         # The predictions of a black box are mapped before they are stored.
         class_map = None if self.black_box else self.data.mapped_ids()
-        return self.model.model_copy(update={"num_classes": space.num_classes, "class_map": class_map})
+        # PyTorch is not needed by every command.
+        from atp.models.named import completed
+
+        return completed(self.model.model_copy(update={"num_classes": space.num_classes, "class_map": class_map}))
 
     def adapt_settings(self) -> AdaptSettings:
         """Settings with which ``atp.adapt`` computes the same as the stages.
@@ -118,6 +121,12 @@ class Params(MethodSections):
         for name, path in given.items():
             if path is not None and not path.is_relative_to(root):
                 yield f"{name} {path} is not below data.source.root {root}; DVC would not see it change"
+        # A student's stage cannot open data.source.root.
+        seen = ({} if self.black_box else {"data.source.root": root}) | {"model.code": self.model.code}
+        named = hf_folder(self.model.network)
+        if named is not None and not any(named.is_relative_to(place) for place in seen.values()):
+            places = " or ".join(f"{name} {place}" for name, place in seen.items())
+            yield f"model.network {named} is not below {places}; DVC would not see it change"
         if self.black_box and weights not in ("none", "imagenet") and not Path(weights).is_relative_to(self.model.code):
             yield (
                 f"model.weights {weights} is not below model.code {self.model.code}: a student's stage cannot open "

@@ -579,6 +579,19 @@ def test_predict_calls_nothing_that_only_a_file_names(own_model: Path, images: P
     assert (tmp_path / "out/masks/a.png").is_file()
 
 
+def test_predict_calls_what_a_name_in_params_yaml_means(own_model: Path, images: Path, tmp_path: Path) -> None:
+    command = ["predict", str(images), str(tmp_path / "out"), "--model", str(own_model)]
+    yaml = YAML(typ="safe")
+    params = yaml.load(tmp_path / "params.yaml")
+    params["model"] = {"network": "hf:data/source/gone"}
+    yaml.dump(params, tmp_path / "params.yaml")
+    why = "which no params.yaml here names (data/source/gone: no such folder; pass one with"
+    assert why in str(CliRunner().invoke(app, command).exception)
+    params["model"] = {"network": "tests.models.foreign:Small?stride=2"}
+    yaml.dump(params, tmp_path / "params.yaml")
+    assert CliRunner().invoke(app, command).exit_code == 0
+
+
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
 def test_export_is_what_the_networks_own_class_loads(own_model: Path, name: str) -> None:
     out = own_model.with_name(name)

@@ -1,5 +1,6 @@
 """docs/reference/errors.md: every mistake on the page gets the line that it shows, and nothing is half-written."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -132,6 +133,13 @@ def damaged_results() -> None:
         Path(f"runs/evaluate/{name}.json").write_text("[]")
 
 
+def folder_of_five_classes() -> None:
+    """A model of transformers, but for its weights."""
+    config = {"architectures": ["SegformerForSemanticSegmentation"], "model_type": "segformer"}
+    Path("data/source/net").mkdir()
+    Path("data/source/net/config.json").write_text(json.dumps(config | {"id2label": dict(enumerate("abcde"))}))
+
+
 CLASSES = "data/source/classes.yaml"
 ALIKE = "- {name: a, color: [1, 1, 1]}\n- {name: b, color: [1, 1, 1]}\n"
 FOREIGN = "tests.models.foreign"
@@ -191,6 +199,14 @@ MISTAKES: dict[str, Spoil] = {
     "a network that fails at a size": own(factory=f"{FOREIGN}:Limited", arguments={"most": 12}, classifier="head"),
     "a network that needs multiples of 32": own(
         factory=f"{FOREIGN}:Skips", arguments={"strict": True}, classifier="head"
+    ),
+    "a name of no network": own(network="deeplab"),
+    "a misspelt network": own(network="torchvision:deeplabv3_resnet5"),
+    "a folder of transformers that is not there": own(network="hf:data/source/nett"),
+    "a folder of transformers elsewhere": own(network="hf:segformer"),
+    "a folder of transformers with other classes": both(folder_of_five_classes, own(network="hf:data/source/net")),
+    "a folder of transformers without safetensors": both(
+        folder_of_five_classes, change(source={"checkpoint": "data/source/net"})
     ),
     # making a project
     "no source model": lambda: None,

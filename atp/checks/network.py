@@ -6,14 +6,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from atp.checks.finding import Finding
 from atp.checks.sizes import Tried, check_sizes
 from atp.data.labels import LabelSpace
-from atp.errors import InputError
+from atp.errors import InputError, first_line
 from atp.models.network import NetworkConfig, build_network
-from atp.models.own import as_scores, call_factory, check_classifier, check_code, first_line
+from atp.models.own import as_scores, call_factory, check_classifier, check_code
 from atp.models.trial import Part, classifiers, part, scores_size
 from atp.params import Params
 
@@ -32,6 +33,8 @@ def check_network(params: Params, space: LabelSpace) -> Iterator[Finding]:
         model = call_factory(config)
     check_code(config)
     name = config.factory
+    # Others do not reach a network that takes one size only.
+    trial = F.interpolate(TRIAL, config.input_size[::-1]) if config.input_size else TRIAL
     if loaded:
         yield Finding(
             "warning",
@@ -40,23 +43,25 @@ def check_network(params: Params, space: LabelSpace) -> Iterator[Finding]:
             "and the weights as source.checkpoint",
         )
     try:
-        stride = 64 / scores_size(model, (64, 64), config.num_scores, name)[0]
+        height, width = trial.shape[-2:]
+        stride = height / scores_size(model, (height, width), config.num_scores, name)[0]
         # Some networks return something else in training mode.
-        as_scores(model.train()(TRIAL), name, config.num_scores)
+        as_scores(model.train()(trial), name, config.num_scores)
     except InputError:
         raise
     except Exception as error:  # A user's code may raise anything.
-        raise InputError(f"model.factory: {name} fails on images of 64x64 ({first_line(error)})") from error
+        raise InputError(f"model.factory: {name} fails on images of {width}x{height} ({first_line(error)})") from error
     whole = part(model)
     yield Finding("ok", f"model.factory: {name}: {_millions(whole.parameters)} parameters, output stride {stride:g}")
     tried = Tried(f"model.factory: {name}", model, config.divisor, config.num_scores, stride)
-    yield from check_sizes(params, tried)
-    yield from _check_classifier(config, model, whole)
+    if config.input_size is None:
+        yield from check_sizes(params, tried)
+    yield from _check_classifier(config, model, whole, trial)
 
 
-def _check_classifier(config: NetworkConfig, model: nn.Module, whole: Part) -> Iterator[Finding]:
+def _check_classifier(config: NetworkConfig, model: nn.Module, whole: Part, trial: Tensor) -> Iterator[Finding]:
     """Report what the setting ``classifier`` would freeze, or suggest a value."""
-    held = classifiers(model, TRIAL[:1], config.num_scores, str(config.factory))
+    held = classifiers(model, trial[:1], config.num_scores, str(config.factory))
 
     def described(one: Part) -> str:
         numbers = f"{_millions(one.parameters)} of {_millions(whole.parameters)} parameters"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from atp.checks.finding import Finding
-from atp.models.own import first_line
+from atp.errors import first_line
 from atp.params import Params, read_params, setting
 
 

@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from atp.checks.finding import Finding
 from atp.data.folder import evenly_spread, image_size, list_samples
-from atp.errors import InputError
+from atp.errors import InputError, first_line
 from atp.evaluation.evidence.measure import SCALES
-from atp.models.own import COARSEST, as_scores, first_line
+from atp.models.own import COARSEST, as_scores
 from atp.params import Params
 
 MOST_SIZES = 8

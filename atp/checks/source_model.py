@@ -99,7 +99,7 @@ def check_source_model(
     miou, swapped = (100 * scores[name].mean_iou() for name in ("straight", "swapped"))
     text = f"{path}: mIoU {miou:.1f} on {len(samples)} of its own source images"
     if swapped > miou + 5:
-        other = "rgb" if params.model.channels == "bgr" else "bgr"
+        other = "rgb" if network.channels == "bgr" else "bgr"
         text += f", but {swapped:.1f} with red and blue swapped; set model.channels: {other}"
         yield Finding("warning", text)
     elif miou < max(15.0, 200 / network.num_classes):

@@ -23,7 +23,7 @@ class EvaluateSettings(Section):
 
     Attributes:
         batchnorm_only: also evaluate the source model with only its BatchNorm statistics re-estimated on the target;
-            ignored for a black box.
+            ignored for a black box, and for a network without BatchNorm.
         flip: for every model, average the prediction with that of the mirrored image.
     """
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from atp.settings import Size
+
 BackboneName = Literal["resnet_small", "resnet18", "resnet50", "resnet101", "vgg16"]
 
 ResNetStyle = Literal["torchvision", "caffe"]
@@ -27,6 +29,16 @@ Spread = Annotated[float, Field(gt=0.0)]
 Dilation = Annotated[int, Field(ge=1, strict=True)]
 
 
+HF = "hf:"
+"""Prefix of a network's name before the folder of a model of transformers."""
+
+
+def hf_folder(network: str | None) -> Path | None:
+    """The folder in the name of a network, if it is a model of transformers."""
+    named = network is not None and network.startswith(HF)
+    return Path(str(network).removeprefix(HF).partition("?")[0]) if named else None
+
+
 DottedName = Annotated[str, Field(pattern=r"^\w+(\.\w+)*$")]
 IGNORED = 255
 """Target id of a class that the target domain lacks."""
@@ -36,6 +48,10 @@ class NetworkConfig(BaseModel):
     """DeepLabV2 on a backbone, or the user's own network; contains everything needed to build it again.
 
     Attributes:
+        network: name of the user's own network in one line: ``hf:FOLDER`` (transformers), ``torchvision:NAME``,
+            ``smp:NAME`` (segmentation_models_pytorch) or ``package.module:callable``, with ``?argument=value&...``. It
+            stands for ``factory`` and ``arguments``; what the name brings along fills in ``classifier``, ``mean``,
+            ``std``, ``channels``, ``divisor`` and ``input_size`` where they are not set.
         factory: ``package.module:callable`` that returns the user's own network, which maps images to logits at any
             stride: a tensor, a mapping with ``out``, or an object with ``logits``. Settings of ATP's own networks are
             then rejected.
@@ -65,10 +81,12 @@ class NetworkConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    network: str | None = None
     factory: Annotated[str, Field(pattern=r"^\w+(\.\w+)*:\w+$")] | None = None
     arguments: dict[str, Any] = {}
     classifier: DottedName | None = None
     divisor: Annotated[int, Field(ge=1, strict=True)] = 1
+    input_size: Size | None = None
     code: Path = Path("atp/models/own.py")
     class_map: tuple[Annotated[int, Field(ge=0, le=IGNORED, strict=True)], ...] | None = None
     backbone: BackboneName = "resnet101"
@@ -82,9 +100,14 @@ class NetworkConfig(BaseModel):
     num_classes: Annotated[int, Field(ge=0, le=255, strict=True)] = 0
 
     @property
+    def ours(self) -> bool:
+        """Whether it is one of ATP's own networks."""
+        return self.factory is None and self.network is None
+
+    @property
     def own_code(self) -> tuple[Path, ...]:
         """``code`` if it affects results and exists; an installed package has none."""
-        return (self.code,) if self.factory is not None and self.code.exists() else ()
+        return (self.code,) if not self.ours and self.code.exists() else ()
 
     @property
     def callables(self) -> tuple[str, ...]:
@@ -99,15 +122,18 @@ class NetworkConfig(BaseModel):
     @model_validator(mode="after")
     def _own_or_ours(self) -> Self:
         defaults = NetworkConfig.model_fields
-        if self.factory is None:
-            for name in ("arguments", "classifier", "divisor"):
+        if self.network is not None and self.factory is not None:
+            raise ValueError("network names the factory too; set one of them")
+        if self.ours:
+            for name in ("arguments", "classifier", "divisor", "input_size"):
                 if getattr(self, name) != defaults[name].default:
-                    raise ValueError(f"{name} is only for your own network; set factory too, or leave {name} out")
+                    raise ValueError(f"{name} is only for your own network; set network too, or leave {name} out")
             return self
         for name in OURS:
             if getattr(self, name) != defaults[name].default:
                 raise ValueError(
-                    f"{name} is only for ATP's own networks; with factory, leave it out or put it in arguments"
+                    f"{name} is only for ATP's own networks; beside network or factory, leave it out or put it in "
+                    "arguments"
                 )
         if self.weights == "imagenet":
             raise ValueError("weights: imagenet is only for ATP's own backbones; set it in the factory's arguments")

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atp.errors import InputError
+from atp.errors import InputError, first_line
 from atp.models.config import NetworkConfig, is_made
+from atp.models.queries import query_scores
 from atp.models.segmentation import SegmentationNetwork
 from atp.models.state import copy_state, load_user_state, tell
 
@@ -24,8 +25,7 @@ class OwnNetwork(SegmentationNetwork):
     """Wraps any module that maps normalised images to logits.
 
     Args:
-        model: maps normalised images (N, 3, H, W) to a tensor (N, C', h, w), a mapping with the tensor as ``out``, or
-            an object with it as ``logits``.
+        model: maps normalised images (N, 3, H, W) to one of the outputs of ``as_scores``.
         config: configuration that names the classifier.
     """
 
@@ -39,12 +39,15 @@ class OwnNetwork(SegmentationNetwork):
         self.head_name = config.classifier
         self._factory = config.factory
         self._divisor = config.divisor
+        self._input_size = config.input_size
 
     @property
     def given(self) -> nn.Module:
         return self.model
 
     def scores(self, images: Tensor) -> Tensor:
+        if self._input_size is not None:
+            images = F.interpolate(images, self._input_size[::-1], mode="bilinear", align_corners=False)
         height, width = images.shape[-2:]
         down, right = -height % self._divisor, -width % self._divisor
         if not (down or right):
@@ -71,9 +74,11 @@ class OwnNetwork(SegmentationNetwork):
 
 
 def as_scores(output: object, name: str, num_scores: int | None) -> Tensor:
-    """Extract the logits from a network's output: a tensor, a mapping's ``out``, or an object's ``logits``.
+    """Extract the logits from a network's output.
 
     Args:
+        output: a tensor, a mapping with it as ``out``, an object with it as ``logits``, or an object with
+            ``class_queries_logits`` and ``masks_queries_logits``: see ``query_scores``.
         name: name of the network's factory, for error messages.
         num_scores: C', the expected number of classes; None accepts any number.
 
@@ -84,6 +89,8 @@ def as_scores(output: object, name: str, num_scores: int | None) -> Tensor:
         output = output["out"]
     elif not isinstance(output, Tensor) and hasattr(output, "logits"):
         output = output.logits
+    elif (queries := as_queries(output)) is not None:
+        output = query_scores(*queries)
     if not isinstance(output, Tensor):
         raise InputError(
             f"model.factory: {name} returns {type(output).__name__}, not a tensor of logits, a mapping with out, or "
@@ -95,6 +102,12 @@ def as_scores(output: object, name: str, num_scores: int | None) -> Tensor:
             "check model.arguments, data.classes and data.class_map"
         )
     return output
+
+
+def as_queries(output: object) -> tuple[Tensor, Tensor] | None:
+    """The queries' logits of classes and masks, as in ``query_scores``, if the network classifies masks."""
+    classes, masks = (getattr(output, f"{name}_queries_logits", None) for name in ("class", "masks"))
+    return (classes, masks) if isinstance(classes, Tensor) and isinstance(masks, Tensor) else None
 
 
 def make_own(config: NetworkConfig) -> nn.Module:
@@ -151,12 +164,6 @@ def _argument(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_argument(part) for part in value]
     return value
-
-
-def first_line(error: Exception) -> str:
-    """Summarise an exception from third-party code in one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def import_callable(address: str, setting: str) -> Any:

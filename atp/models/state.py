@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from atp.errors import InputError
+from atp.models.hugging_face import WEIGHTS, is_model, load_weights
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Keys under which training code commonly stores the state dict, beside epoch and optimiser."""
@@ -24,12 +25,16 @@ def load_user_state(path: Path) -> dict[str, Tensor]:
     """Read the state dict in a safetensors or PyTorch file, on the CPU.
 
     Unwraps ``{"state_dict": ...}`` and similar, and removes the prefixes ``module.`` of DataParallel and
-    ``_orig_mod.`` of ``torch.compile``.
+    ``_orig_mod.`` of ``torch.compile``. A folder of transformers, or its model.safetensors, is read as its class does.
 
     Raises:
         InputError: if the file does not exist, is incomplete or of another format, requires unpickling (which could
             execute arbitrary code), or has no state dict.
     """
+    # Its file alone may have names of another version of transformers.
+    model = path.parent if path.name == WEIGHTS else path
+    if is_model(model):
+        return load_weights(model)
     try:
         with path.open("rb") as stream:
             start = stream.read(9)

@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from atp.models.own import as_scores
+from atp.models.own import as_queries, as_scores
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ def classifiers(model: nn.Module, images: Tensor, num_scores: int, name: str) ->
 
     A layer computes logits if it has one output per class, and each class's logit depends only on that output. This
     excludes auxiliary classifiers, on which no logit depends, and inner layers that happen to have as many channels.
+    If the network classifies masks, the logits are those of the queries' classes.
 
     Args:
         images: normalised images, (N, 3, H, W).
@@ -53,7 +54,8 @@ def classifiers(model: nn.Module, images: Tensor, num_scores: int, name: str) ->
         def hook(module: nn.Module, inputs: object, output: object) -> None:
             if not isinstance(output, Tensor) or not output.requires_grad:
                 return
-            if num_scores in (output.shape[1:2] + output.shape[-1:]):
+            # One more where queries have a class "no object".
+            if {num_scores, num_scores + 1} & {*output.shape[1:2], *output.shape[-1:]}:
                 outputs[path] = output
 
         return hook
@@ -67,15 +69,18 @@ def classifiers(model: nn.Module, images: Tensor, num_scores: int, name: str) ->
     try:
         # An image with gradient gives all activations one, even of frozen layers, except under ``no_grad``.
         with torch.enable_grad():
-            scores = as_scores(model.eval()(images.clone().requires_grad_()), name, num_scores)
+            output = model.eval()(images.clone().requires_grad_())
+            scores, queries = as_scores(output, name, num_scores), as_queries(output)
             if not outputs or not scores.requires_grad:
                 return []
-            first = scores[:, 0].sum()
+            # The scores of pixels depend on all classes of a query, through their softmax.
+            count = num_scores if queries is None else num_scores + 1
+            first = scores[:, 0].sum() if queries is None else queries[0][..., 0].sum()
             gradients = torch.autograd.grad(first, list(outputs.values()), allow_unused=True)
     finally:
         for handle in handles:
             handle.remove()
-    makers = [path for path, slope in zip(outputs, gradients, strict=True) if _first_alone(slope, num_scores)]
+    makers = [path for path, slope in zip(outputs, gradients, strict=True) if _first_alone(slope, count)]
     held = _common(makers)
     parts = [part(model, ".".join(held[:length])) for length in range(len(held), 0, -1)]
     # Of two with the same contents, the outer one has the familiar name.

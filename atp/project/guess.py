@@ -8,7 +8,7 @@ from atp.data.folder import Sample, evenly_spread, image_size, read_ids
 from atp.data.labels import IGNORE
 from atp.data.settings import read_classes
 from atp.errors import InputError, some
-from atp.project.named import NamedNetwork
+from atp.models.named import NamedNetwork
 
 LOOKED_AT = 50
 """Number of images and labels that are read, at even intervals."""

@@ -18,10 +18,10 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 import atp
 from atp.data.folder import Sample, evenly_spread
 from atp.errors import InputError
+from atp.models.named import NamedNetwork, named_network
 from atp.models.own import project_modules
 from atp.params import load_params
 from atp.project.guess import guess_classes, guess_size
-from atp.project.named import NamedNetwork, named_network
 from atp.project.pipeline import project_pipeline
 from atp.project.readme import readme
 from atp.project.request import Part, Request

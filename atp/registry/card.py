@@ -150,9 +150,10 @@ def _class_map(class_map: Sequence[int] | None) -> list[str]:
 
 def _method(params: Params, class_map: Sequence[int] | None) -> list[str]:
     network = params.model
-    made = f"`{network.factory}`, classifier `{network.classifier}`"
+    classifier = f", classifier `{network.classifier}`" if network.classifier else ""
+    made = f"`{network.network or network.factory}`{classifier}"
     ours = f"{network.backbone}, output stride {network.output_stride}"
-    lines = [f"- network: {made if network.factory else ours}", *_class_map(class_map)]
+    lines = [f"- network: {ours if network.ours else made}", *_class_map(class_map)]
     first: dict[str, Section | None] = {"align": params.align, "distill": params.distill}
     stages: dict[str, Section] = {
         **{name: section for name, section in first.items() if section is not None},

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from atp.code import PACKAGE, needed_by
 from atp.errors import InputError
 from atp.models.config import NetworkConfig
+from atp.models.named import callables
 from atp.params import load_params
 from atp.registry.images import encode_image
 from atp.registry.origin import MODEL_CODE
@@ -191,11 +192,18 @@ def check_callables(config: NetworkConfig, path: Path) -> None:
     """
     if not config.callables:
         return
-    own = load_params().model.callables if Path("params.yaml").is_file() else ()
+    own: tuple[str, ...] = ()
+    why = ""
+    if Path("params.yaml").is_file():
+        model = load_params().model
+        try:
+            own = callables(model)
+        except InputError as error:  # A named network's folder may be gone, or its package.
+            why = f" ({error})"
     unknown = [address for address in config.callables if address not in own]
     if unknown:
         raise InputError(
-            f"{path}: building its network would call {unknown[0]}, which no params.yaml here names; "
+            f"{path}: building its network would call {unknown[0]}, which no params.yaml here names{why}; "
             "name it there, or pass --trust (in Python trust=True) if you trust the file"
         )
 

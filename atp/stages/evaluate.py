@@ -22,6 +22,7 @@ from atp.params import Params
 from atp.pseudo_labels.store import PseudoLabelStore
 from atp.runner.stage import Stage, run_stage, write_json
 from atp.runs import ANSWERS_ON_TEST, METRICS, SOURCE, SPLIT, SPLIT_LABELS, dumped, models
+from atp.training.normalisation import has_batchnorm
 from atp.training.prediction import reestimate_batchnorm
 
 ALONE = True
@@ -64,10 +65,13 @@ def body(stage: Stage) -> None:
         assert space is not None, "there is always a model"
         if params.evaluate.batchnorm_only and not params.black_box:
             network, _ = stage.load(SOURCE)
-            reestimate_batchnorm(network, list_samples(data.target.images), data.size, runtime)
-            results["batchnorm_only"] = evaluate(
-                network, samples, data.size, runtime, window=data.window, flip=params.evaluate.flip
-            )
+            if has_batchnorm(network):
+                reestimate_batchnorm(network, list_samples(data.target.images), data.size, runtime)
+                results["batchnorm_only"] = evaluate(
+                    network, samples, data.size, runtime, window=data.window, flip=params.evaluate.flip
+                )
+            else:
+                logger.info("evaluate: the network has no BatchNorm, so nothing is gained by BatchNorm alone")
         metrics = summary(results, space, protocols)
         metrics["pseudo_labels"] = rounds_summary(params, space)
         metrics["precision"] = runtime.precision

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from atp.data.folder import Sample, evenly_spread, list_samples
-from atp.errors import InputError
+from atp.errors import InputError, first_line
 from atp.evaluation.evidence.guard import Beginning, beginning, evidence_of, reverted
 from atp.evaluation.evidence.record import Evidence, Shares, write_evidence
 from atp.evaluation.evidence.vanished import warning
 from atp.models.network import SegmentationNetwork
-from atp.models.own import first_line
 from atp.runner.process import STATE
 from atp.runner.stage import Stage
 from atp.training.loop import History

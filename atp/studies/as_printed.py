@@ -147,8 +147,8 @@ def _mixes(params: Params) -> Iterator[Row]:
 
 def _vgg16(params: Params) -> Iterator[Row]:
     """Table 7: with another network in params.yaml, the same settings with VGG-16, which has other output strides."""
-    if params.model.factory is not None:
-        raise InputError("table 7: needs VGG-16, unlike model.factory in params.yaml; use presets/paper-vgg16.yaml")
+    if not params.model.ours:
+        raise InputError("table 7: needs VGG-16, unlike your own network in params.yaml; use presets/paper-vgg16.yaml")
     values: dict[str, Any] = {} if params.model.backbone == "vgg16" else {"model.backbone": "vgg16"}
     if params.model.output_stride not in OUTPUT_STRIDES["vgg16"]:
         values["model.output_stride"] = OUTPUT_STRIDES["vgg16"][0]

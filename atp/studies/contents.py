@@ -36,7 +36,7 @@ def taught(params: Params) -> str:
 
 def has_batchnorm(params: Params) -> bool:
     """False for VGG-16, our only network without BatchNorm; a user's own network is checked at run time."""
-    return params.model.factory is not None or params.model.backbone != "vgg16"
+    return not params.model.ours or params.model.backbone != "vgg16"
 
 
 def baselines(params: Params) -> dict[str, type[BaselineSettings]]:

@@ -5,6 +5,11 @@ from atp.models.network import SegmentationNetwork
 from atp.models.segmentation import BatchNorm
 
 
+def has_batchnorm(network: SegmentationNetwork) -> bool:
+    """Whether the network has BatchNorm layers, unlike VGG-16 and many transformers."""
+    return any(isinstance(module, BatchNorm) for module in network.modules())
+
+
 def batchnorm_layers(
     network: SegmentationNetwork, setting: str = "align.method", remedy: str = "choose another method"
 ) -> list[BatchNorm]:
@@ -15,9 +20,8 @@ def batchnorm_layers(
         remedy: what to do if there are none, for the error message.
 
     Raises:
-        InputError: if there are none, as in VGG-16 and in transformers.
+        InputError: if there are none.
     """
-    layers = [module for module in network.modules() if isinstance(module, BatchNorm)]
-    if not layers:
+    if not has_batchnorm(network):
         raise InputError(f"params.yaml: {setting}: needs BatchNorm layers, which the network lacks; {remedy}")
-    return layers
+    return [module for module in network.modules() if isinstance(module, BatchNorm)]

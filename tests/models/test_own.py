@@ -220,9 +220,9 @@ def test_an_argument_can_be_an_object():
     ("changes", "message"),
     [
         ({"factory": "torchvision.models"}, "factory"),
-        ({"backbone": "resnet18"}, "backbone is only for ATP's own networks; with factory, leave it out"),
+        ({"backbone": "resnet18"}, "backbone is only for ATP's own networks; beside network or factory, leave it"),
         ({"weights": "imagenet"}, "imagenet is only for ATP's own backbones"),
-        ({"factory": None}, "classifier is only for your own network; set factory too"),
+        ({"factory": None}, "classifier is only for your own network; set network too"),
         ({"divisor": 0}, "divisor"),
     ],
 )

@@ -88,7 +88,7 @@ def forkserver() -> ForkServerContext:
     stages = {"query", "distill", *(stage for stage, *_ in ORDER)}
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # With the packages of networks that some tests take.
-    slow = ("mlflow", *STORES, "segmentation_models_pytorch", "transformers.models.segformer")
+    slow = ("mlflow", *STORES, "segmentation_models_pytorch", "transformers.models.mask2former")
     context.set_forkserver_preload([__name__, *slow, *(f"atp.stages.{stage}" for stage in sorted(stages))])
     return context
 
