@@ -66,7 +66,8 @@ def adapt(
 ) -> SegmentationNetwork:
     """Adapt a trained segmentation network to a new domain with unlabelled images of that domain (Algorithm 1).
 
-    The result equals that of the pipeline's stages with the same settings, bit for bit on the CPU.
+    The result equals that of the pipeline's stages with the same settings, bit for bit on the CPU, unless one of them
+    is reverted by ``evidence.on_collapse``: here no stage is judged.
 
     Args:
         network: a plain module that ``wrap`` accepts, or a network from ``load_model``, ``wrap`` or ``adapt``. A copy

@@ -15,10 +15,11 @@ import atp
 from atp.errors import InputError, exit_codes, interruptible
 from atp.evaluation.evidence.record import INDICATORS
 from atp.project import command as project
-from atp.runs import METRICS, PROPAGATE, RUNS, within
+from atp.runs import ANSWERS, METRICS, RUNS, is_run, within
 from atp.studies.definitions import HeldOut
 
 if TYPE_CHECKING:
+    from atp.evaluation.recommendation import Recommendation
     from atp.registry.settings import RegisterSettings
 
 
@@ -51,12 +52,36 @@ def root(version: Annotated[bool, typer.Option("--version", help="Show the versi
         raise typer.Exit
 
 
-def _name(model: str) -> None:
-    """Log which model is used, and warn if it is from an earlier run, as after a run that stopped early."""
-    typer.echo(f"model: {model}", err=True)
-    earlier = "" if ":/" in model else _earlier(Path(model))
-    if earlier:
-        typer.echo(f"warning: {earlier}", err=True)
+def _chosen(model: str) -> str:
+    """The model to use, the recommended one if a run's folder is given.
+
+    Logs which one it is, and warns if it or what recommends it is from an earlier run, as after a run that stopped
+    early.
+    """
+    runs, told = Path(model), ""
+    earlier = [] if ":/" in model else [runs]
+    if ":/" not in model and is_run(runs):
+        found = _recommended(runs)
+        model, told = str(found.folder), f", recommended: {found.why}"
+        evaluated = within(runs, METRICS).parent
+        earlier = [found.folder, *([evaluated] if evaluated.is_dir() else [])]
+    typer.echo(f"model: {model}{told}", err=True)
+    warning = next(filter(None, map(_earlier, earlier)), "")
+    if warning:
+        typer.echo(f"warning: {warning}", err=True)
+    return model
+
+
+def _recommended(runs: Path) -> "Recommendation":
+    """The recommended model of a run, whose parameters lie beside its folder."""
+    from atp.evaluation.recommendation import read_recommendation
+    from atp.params import read_params
+
+    path = runs.absolute().parent / "params.yaml"
+    given = read_params(path).get("rounds") if path.is_file() else None
+    taught = sorted(folder.name for folder in (runs / "teach").glob("*"))
+    rounds = list(given) if isinstance(given, dict) and given else taught or ["r01"]
+    return read_recommendation(runs, rounds, black_box=within(runs, ANSWERS).is_dir())
 
 
 def _earlier(result: Path) -> str:
@@ -67,13 +92,20 @@ def _earlier(result: Path) -> str:
     return f"{result} is from an earlier run: {why}; run dvc repro to update it" if why else ""
 
 
+Model = Annotated[
+    str,
+    typer.Option(
+        help="A run's folder, of which the recommended stage is used; a stage's folder; a model.safetensors; or "
+        "models:/NAME@ALIAS of the registry."
+    ),
+]
+
+
 @app.command()
 def predict(
     images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
     out: Annotated[Path, typer.Argument(help="Folder for masks/ and overlays/.")],
-    model: Annotated[
-        str, typer.Option(help="A stage's folder, a model.safetensors, or models:/NAME@ALIAS of the registry.")
-    ] = str(PROPAGATE),
+    model: Model = str(RUNS),
     size: Annotated[
         str,
         typer.Option(
@@ -97,7 +129,7 @@ def predict(
     """Predict the class of every pixel: palette PNGs of class ids at the images' own sizes, and overlays."""
     from atp.masks import write_predictions  # torch takes seconds, which --help should not
 
-    _name(model)
+    model = _chosen(model)
     tell = partial(typer.echo, err=True)
     written, refused = write_predictions(
         images, out, model, size, inference, tell=tell, overlay=overlay, device=device, trust=trust
@@ -110,15 +142,12 @@ def predict(
 @app.command()
 def export(
     out: Annotated[Path, typer.Argument(help="File to write: .safetensors, or .pth by torch.save.")],
-    model: Annotated[
-        str, typer.Option(help="A stage's folder, a model.safetensors, or models:/NAME@ALIAS of the registry.")
-    ] = str(PROPAGATE),
+    model: Model = str(RUNS),
 ) -> None:
     """Write the adapted weights as a state dict of the network's own class, for use without ATP."""
     from atp.export import export_state
 
-    _name(model)
-    typer.echo(export_state(out, model))
+    typer.echo(export_state(out, _chosen(model)))
 
 
 @app.command()
@@ -194,7 +223,7 @@ def report(
     params = load_params()
     earlier = _earlier(metrics.parent)
     try:
-        build_report(params, runs, out)
+        recommended = build_report(params, runs, out)
     except InputError as error:
         # For example, the images of another run are missing.
         raise InputError(earlier or str(error)) from error
@@ -204,6 +233,7 @@ def report(
     typer.echo(f"\n{summary_table(json.loads(metrics.read_text()), verdicts)}\n")
     for name, line in warnings(runs, list(params.rounds)).items():
         typer.echo(f"{name}: {line}")
+    typer.echo(f"recommended: {recommended}")
     typer.echo(f"pictures: {out.resolve()}/*.png\npage:     {(out / 'index.html').resolve()}")
 
 
@@ -370,7 +400,8 @@ def serve(
     model: Annotated[
         str,
         typer.Argument(
-            help="models:/NAME@ALIAS, models:/NAME/VERSION, or a stage's folder; default: the champion of params.yaml."
+            help="models:/NAME@ALIAS, models:/NAME/VERSION, a stage's folder, or a run's, of which the recommended "
+            "stage is used; default: the champion of params.yaml."
         ),
     ] = "",
     host: Annotated[str, typer.Option(help="Address to listen on; by default reachable from this machine only.")] = (
@@ -386,6 +417,8 @@ def serve(
     if not model:
         section = _register_section()
         model = f"models:/{section.name}@{section.champion}"
+    elif is_run(Path(model)):
+        model = _chosen(model)
     start(model, host, port, workers, max_body_mb)
 
 

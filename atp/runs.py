@@ -32,6 +32,9 @@ ANSWERS_ON_TEST = RUNS / "query/test"
 """Its predictions for the test images, from which its own mIoU is computed."""
 METRICS = EVALUATE / "metrics.json"
 
+BATCHNORM_ONLY = "batchnorm_only"
+"""Name in the metrics of the source model with re-estimated BatchNorm statistics, which no stage saves."""
+
 MODEL = "model.safetensors"
 """File name of a training stage's model."""
 OPTIMIZER = "optimizer.safetensors"
@@ -74,3 +77,8 @@ def models(rounds: Iterable[str], *, black_box: bool) -> dict[str, Path]:
     *earlier, last = rounds
     first = {"distill": DISTILL} if black_box else {"source": SOURCE, "align": ALIGN}
     return {**first, **{f"teach_{key}": taught(key) for key in earlier}, "teach": taught(last), "propagate": PROPAGATE}
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder contains the results of a pipeline's stages."""
+    return any((within(folder, path) / MODEL).is_file() for path in (SOURCE, ALIGN, DISTILL, PROPAGATE))

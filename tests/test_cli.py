@@ -1,5 +1,6 @@
 """The command line: what it writes, and one line for what is wrong."""
 
+import json
 import os
 import shutil
 import socket
@@ -95,14 +96,40 @@ def test_a_model_of_an_earlier_run_is_told(
     Path("params.yaml").write_text("propagate: {lr: 0.1}\n")
     Path("dvc.lock").write_text("stages: {propagate: {params: {params.yaml: {propagate: {lr: 0.1}}}}}\n")
     arguments = [command, *([str(images), "out"] if command == "predict" else ["out.pth"])]
+    told = (
+        "model: runs/propagate, recommended: the last stage; no stage was judged; nothing was measured with labels, so "
+        "look at predictions"
+    )
     size = ["size: each image's own; the model's file states no other"] if command == "predict" else []
-    assert CliRunner().invoke(app, arguments).stderr.splitlines() == ["model: runs/propagate", *size]
+    assert CliRunner().invoke(app, arguments).stderr.splitlines() == [told, *size]
     Path("params.yaml").write_text("propagate: {lr: 0.2}\n")
     assert CliRunner().invoke(app, arguments).stderr.splitlines()[1:] == [
         "warning: runs/propagate is from an earlier run: propagate.lr in params.yaml was changed since; run "
         "dvc repro to update it",
         *size,
     ]
+
+
+def test_the_recommended_stage_is_used(
+    images: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("source", "align", "teach/first", "teach/later", "propagate"):
+        Path("runs", folder).mkdir(parents=True)
+        shutil.copy(model, Path("runs", folder, "model.safetensors"))
+    Path("params.yaml").write_text("rounds: {later: {model: runs/align}, first: {model: runs/teach/later}}\n")
+    Path("runs/evaluate").mkdir()
+    miou = {"source": 40.0, "align": 41.0, "teach_later": 43.0, "teach": 45.0, "propagate": 44.0}
+    Path("runs/evaluate/metrics.json").write_text(json.dumps({"miou": {}, "validation": {"miou": miou}}))
+    told = "model: runs/teach/first, recommended: 45.00 % mIoU on the validation images, propagate 44.00 %"
+    assert CliRunner().invoke(app, ["predict", str(images), "out"]).stderr.splitlines()[0] == told
+    assert CliRunner().invoke(app, ["export", "out.pth"]).stderr.splitlines() == [told]
+    served: list[str] = []
+    monkeypatch.setattr("atp.registry.server.serve", lambda model, *rest: served.append(model))
+    assert CliRunner().invoke(app, ["serve", "runs"]).stderr.splitlines() == [told]
+    assert CliRunner().invoke(app, ["serve", "runs/align"]).stderr == ""
+    assert served == ["runs/teach/first", "runs/align"]
+    assert CliRunner().invoke(app, ["export", "out.pth", "--model", "runs/align"]).stderr == "model: runs/align\n"
 
 
 @pytest.mark.parametrize(

@@ -85,8 +85,8 @@ def test_only_the_first_stage_reads_the_source(dag: Dag) -> None:
 
 
 @pytest.mark.parametrize("folder", ["", "black_box", "paper"])
-def test_no_stage_reads_the_validation_images(folder: str) -> None:
-    """A study has them measured in the test images' place: a result cannot depend on both."""
+def test_no_stage_names_the_validation_images(folder: str) -> None:
+    """A study has them measured in the test images' place; ``evaluate`` reads them with all data, after adaptation."""
     assert "validation" not in (ROOT / folder / "dvc.yaml").read_text()
 
 

@@ -80,8 +80,8 @@ class DataSettings(Section):
         source: labelled source images; read only by the stage ``source``.
         target: unlabelled target images; their labels, if any, are read only by ``evaluate``.
         test: held-out target images with labels; without labels, only label-free metrics are reported.
-        validation: other held-out target images with labels, to choose settings on; read only by ``atp study --on
-            validation``. None if there are none.
+        validation: other held-out target images with labels, on which settings and the recommended stage are chosen;
+            read only by ``evaluate`` and ``atp study --on validation``. None if there are none.
         classes: a YAML file below ``source.root`` with a list of ``{name, color: [r, g, b]}`` or of names, or that list
             itself.
         class_map: maps the classes of a given model to the target's: a YAML list, or a file below ``source.root`` with

@@ -10,12 +10,13 @@ class EvidenceSettings(Section):
 
     Attributes:
         images: number of target images to measure, at even intervals; 0 uses all.
-        on_collapse: ``stop`` fails the stage with the measurements and saves nothing, ``revert`` keeps the model from
-            which the stage started, ``warn`` logs a warning and continues.
+        on_collapse: reaction to a model that has collapsed: ``revert`` hands on the model from which the stage
+            started, also if the new one is judged worse than that; ``stop`` fails the stage with the measurements and
+            saves nothing, ``warn`` logs a warning and continues.
     """
 
     images: Whole = 64
-    on_collapse: Literal["stop", "revert", "warn"] = "warn"
+    on_collapse: Literal["stop", "revert", "warn"] = "revert"
 
 
 class EvaluateSettings(Section):

@@ -11,12 +11,13 @@ from atp.doctor import examine
 from atp.errors import InputError
 from atp.evaluation.evidence.record import read_all
 from atp.evaluation.evidence.vanished import warnings
+from atp.evaluation.recommendation import read_recommendation
 from atp.masks import write_predictions
 from atp.params import load_params
 from atp.project.make import Tell, is_project, make_project, read_origin
 from atp.project.request import Request, differences
 from atp.report.summary import summary_table
-from atp.runs import METRICS, PROPAGATE, REPORT, RUNS
+from atp.runs import METRICS, REPORT, RUNS
 
 CHECKED = 20
 """Number of images read per folder before the training; a damaged one later ends its stage with a line."""
@@ -49,16 +50,17 @@ def adapt(out: Path, request: Request, tell: Tell) -> None:
         tell(f"\n{summary_table(json.loads(METRICS.read_text()), verdicts)}\n")
         for name, line in warnings(RUNS, list(params.rounds)).items():
             tell(f"{name}: {line}")
-        best = PROPAGATE
+        best = read_recommendation(RUNS, list(params.rounds), black_box=False)
+        tell(f"{best}\n")
         written, refused = write_predictions(
-            params.data.target.images, Path(), str(best), tell=tell, device=params.runtime.device
+            params.data.target.images, Path(), str(best.folder), tell=tell, device=params.runtime.device
         )
     for line in refused:
         tell(f"warning: {line}")
     tell(
         f"masks:    {out / 'masks'} ({written}, class ids), pictures of them: {out / 'overlays'}\n"
         f"report:   {out / REPORT / 'index.html'}\n"
-        f"model:    {out / best}\n"
+        f"model:    {out / best.folder}\n"
         f"next:     cd {out} && atp predict IMAGES OUT    # other images\n"
         f"          cd {out} && atp export adapted.pth    # the weights, for use without ATP\n"
         f"          change {out / 'params.yaml'}, and give the same command again"

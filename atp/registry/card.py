@@ -1,5 +1,6 @@
 """The model card: a version's description in the registry, in the Markdown that MLflow's page renders."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
@@ -8,6 +9,7 @@ from atp.data.reading import by
 from atp.evaluation.evidence.record import Evidence
 from atp.models.config import IGNORED
 from atp.params import Params
+from atp.registry.origin import STAGE_TAG
 from atp.settings import Section
 from atp.training.settings import Optimisation
 
@@ -27,6 +29,7 @@ def model_card(
     images: int | None = None,
     picture: str = "",
     class_map: Sequence[int] | None = None,
+    recommended: str = "",
     evidence: Evidence | None = None,
     vanished: str = "",
 ) -> str:
@@ -38,6 +41,7 @@ def model_card(
         images: number of test images.
         picture: address of a picture; omitted if empty.
         class_map: the network's class map.
+        recommended: why it is this stage's model.
         evidence: indicators and verdict without labels.
         vanished: one line on the classes that the model hardly predicts any more.
 
@@ -45,14 +49,15 @@ def model_card(
         At most ``LIMIT`` characters; with very many classes the table shows those that changed most.
     """
     iou = metrics.get("iou", {})
-    source, adapted = iou.get("source", {}), iou.get("propagate", {})
+    source, adapted = iou.get("source", {}), iou.get(_stage(tags), {})
     names = list(adapted)
     # Classes that changed most are dropped last.
     order = sorted(names, key=lambda name: abs(_change(source.get(name), adapted[name])))
     for left_out in range(len(order) + 1):
         shown = set(order[left_out:])
         table = _table({name: (source.get(name), adapted[name]) for name in names if name in shown}, left_out)
-        card = "\n\n".join(_parts(params, tags, metrics, images, picture, class_map, _seen(evidence, vanished), table))
+        seen = [*([f"Recommended: {recommended}."] if recommended else []), *_seen(evidence, vanished)]
+        card = "\n\n".join(_parts(params, tags, metrics, images, picture, class_map, seen, table))
         if len(card) <= LIMIT:
             return card
     return card[: LIMIT - 2] + "\n…"
@@ -77,7 +82,7 @@ def _parts(
     table: list[str],
 ) -> list[str]:
     return [
-        _summary(metrics.get("miou", {})),
+        _summary(metrics.get("miou", {}), _stage(tags)),
         *seen,
         *([f"![Target images, labels where there are any, and predictions]({picture})"] if picture else []),
         "### Data",
@@ -88,15 +93,22 @@ def _parts(
         "All settings are in the run's parameters.",
         *(["### IoU per class, percent", "\n".join(table)] if table else []),
         "### Limits",
-        "\n".join(_limits(params, metrics)),
+        "\n".join(_limits(params, metrics, _stage(tags))),
         "### Licence and intended use",
         "Unknown to ATP, which has not seen the licence of the data or of the source model: to be filled in by "
         "the user of this model.",
     ]
 
 
-def _summary(miou: Mapping[str, float | None]) -> str:
-    source, adapted = miou.get("source"), miou.get("propagate")
+def _stage(tags: Mapping[str, str]) -> str:
+    return tags.get(STAGE_TAG, "propagate")
+
+
+def _summary(miou: Mapping[str, float | None], stage: str) -> str:
+    source, adapted = miou.get("source"), miou.get(stage)
+    if stage == "source":
+        figure = "" if adapted is None else f", with **{adapted:.2f} % mIoU** on held-out images"
+        return f"The source model of an adaptation, of which no stage was recommended{figure}."
     if adapted is None:
         return "A segmentation model adapted to new images. **Its quality was not measured: there were no labels.**"
     than = "" if source is None else f", its source model **{source:.2f} %**"
@@ -110,7 +122,7 @@ def _seen(evidence: Evidence | None, vanished: str) -> list[str]:
     return [
         f"Judged without labels, on {evidence['images']} target images: **{evidence['verdict']}**; {evidence['why']}. "
         "This is an estimate from indicators that correlated with mIoU elsewhere, not a measurement."
-        + (f" Look at the {vanished} of the pixels." if vanished else "")
+        + (f" Look at the {_cell(vanished)} of the pixels." if vanished else "")
     ]
 
 
@@ -190,9 +202,9 @@ def _table(iou: Mapping[str, tuple[float | None, float | None]], left_out: int) 
     return lines + ([f"| and {left_out} more that changed less | | | |"] if left_out else [])
 
 
-def _limits(params: Params, metrics: Mapping[str, Any]) -> list[str]:
+def _limits(params: Params, metrics: Mapping[str, Any], stage: str) -> list[str]:
     iou = metrics.get("iou", {})
-    source, adapted = iou.get("source", {}), iou.get("propagate", {})
+    source, adapted = iou.get("source", {}), iou.get(stage, {})
     lines = []
     if adapted:
         worse = [name for name in adapted if _change(source.get(name), adapted[name]) < 0]
@@ -220,5 +232,5 @@ def _number(value: float | None) -> str:
 
 
 def _cell(text: str) -> str:
-    """A class's name, escaped for a table."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+    """A class's name as text of Markdown, of HTML and of a table's cell."""
+    return re.sub(r"([\\`*_\[\]!|~#])", r"\\\1", " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;"))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from atp.errors import InputError
 from atp.registry.comparison import Again
-from atp.registry.origin import EVALUATION_TAG
+from atp.registry.origin import EVALUATION_TAG, STAGE_TAG, miou_tag
 from atp.registry.settings import RegisterSettings
 from atp.runner.tracking import quotable
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 VERDICT_TAG = "atp.gate"
 RULE_TAG = "atp.gate_rule"
 PROMOTED_TAG = "atp.promoted_at"
-MIOU_TAG = "atp.miou_propagate"
-SOURCE_MIOU_TAG = "atp.miou_source"
 
 JUDGEMENT = ("atp.gate", "atp.promoted")
 """Prefix of the tags that are set after a version is created."""
@@ -100,7 +98,7 @@ def pass_gate(
     """
     if judged(version.tags, section):
         return None
-    own, source = _figure(version.tags, MIOU_TAG), _figure(version.tags, SOURCE_MIOU_TAG)
+    own, source = _own(version.tags), _figure(version.tags, miou_tag("source"))
     while True:
         champion = holder(client, version.name, section.champion)
         if champion is not None and str(champion.version) == version.number:
@@ -130,7 +128,7 @@ def _in_the_same_evaluation(champion: "ModelVersion", version: Version, evaluate
     """The champion's mIoU: from its tags if measured in the same way, else measured now."""
     from atp.registry.package import download_model, find_checkpoint
 
-    recorded = _figure(champion.tags, MIOU_TAG)
+    recorded = _own(champion.tags)
     if recorded is not None and champion.tags.get(EVALUATION_TAG) == version.tags.get(EVALUATION_TAG) is not None:
         return Again(recorded)
     address = f"models:/{champion.name}/{champion.version}"
@@ -140,6 +138,11 @@ def _in_the_same_evaluation(champion: "ModelVersion", version: Version, evaluate
         except InputError as error:
             return Again(None, str(error))
         return evaluate(checkpoint)
+
+
+def _own(tags: Mapping[str, str]) -> float | None:
+    """mIoU of the registered model, in percent; None without labels."""
+    return _figure(tags, miou_tag(tags.get(STAGE_TAG, "propagate")))
 
 
 def _figure(tags: Mapping[str, str], name: str) -> float | None:
@@ -222,7 +225,7 @@ def promote_by_hand(client: "MlflowClient", name: str, number: str, alias: str, 
 
 
 def _named(version: "ModelVersion") -> str:
-    miou = _figure(version.tags, MIOU_TAG)
+    miou = _own(version.tags)
     return f"{version.name} version {version.version}" + ("" if miou is None else f" ({miou:.2f} % mIoU)")
 
 

@@ -12,9 +12,10 @@ from ruamel.yaml import YAML
 
 import atp
 from atp.errors import InputError
+from atp.evaluation.recommendation import Recommendation, read_recommendation
 from atp.files import digest
 from atp.params import Params
-from atp.runs import ANSWERS, METRICS, MODEL, PROPAGATE, SOURCE
+from atp.runs import ANSWERS, METRICS, MODEL, PROPAGATE, RUNS, SOURCE
 
 MODEL_CODE = Path(__file__).with_name("model.py")
 """The code that MLflow runs to load a registered model."""
@@ -30,7 +31,11 @@ SERVED_CODE = (
 FINGERPRINT_TAG = "atp.fingerprint"
 EVALUATION_TAG = "atp.evaluation"
 
+STAGE_TAG = "atp.stage"
+"""The stage that made the registered model: the recommended one. Older versions lack it: they are propagate's."""
+
 ADAPTED = PROPAGATE / MODEL
+"""The model of the last stage."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,17 @@ class Identity:
     Attributes:
         model: digest of the weights' file, which also names the code that trained them.
         data, params: digests, as the functions below make them.
+        recommended: the stage that made it, and why it is that one; not part of the fingerprint.
     """
 
     model: str
     data: str
     params: str
+    recommended: Recommendation
+
+    @property
+    def file(self) -> Path:
+        return self.recommended.folder / MODEL
 
     @property
     def fingerprint(self) -> str:
@@ -56,19 +67,22 @@ class Identity:
 
 
 def identify(params: Params) -> Identity:
-    """The identity of the adapted model on disk.
+    """The identity of the recommended model on disk.
 
     Raises:
-        InputError: there is no adapted model.
+        InputError: the last stage has made no model.
     """
     if not ADAPTED.is_file():
         raise InputError(f"{ADAPTED}: no such file; run the stage that makes it: dvc repro propagate")
-    return Identity(f"sha256:{digest(ADAPTED)}", data_digest(params.data.root), params_digest(params))
+    recommended = read_recommendation(RUNS, list(params.rounds), black_box=params.black_box)
+    model = digest(recommended.folder / MODEL)
+    return Identity(f"sha256:{model}", data_digest(params.data.root), params_digest(params), recommended)
 
 
 def origin_tags(identity: Identity) -> dict[str, str]:
     """Tags for the model's origin, and mIoU in percent if the target has labels."""
     miou = read_metrics().get("miou", {})
+    measured = [name for name in ("source", identity.recommended.model) if miou.get(name) is not None]
     return {
         FINGERPRINT_TAG: identity.fingerprint,
         "atp.version": atp.__version__,
@@ -79,8 +93,14 @@ def origin_tags(identity: Identity) -> dict[str, str]:
         "atp.dvc_lock": lock_digest(),
         **_source_tag(),
         "atp.adapted_model": identity.model,
-        **{f"atp.miou_{name}": str(miou[name]) for name in ("source", "propagate") if miou.get(name) is not None},
+        STAGE_TAG: identity.recommended.model,
+        **{miou_tag(name): str(miou[name]) for name in measured},
     }
+
+
+def miou_tag(model: str) -> str:
+    """The tag with a model's mIoU in percent."""
+    return f"atp.miou_{model}"
 
 
 def _source_tag() -> dict[str, str]:
@@ -99,7 +119,7 @@ def read_metrics() -> dict[str, Any]:
 def read_image_count() -> int | None:
     """Number of test images in ``evaluate``; None if it did not run."""
     path = METRICS.with_name("images.json")
-    return len(json.loads(path.read_text())["propagate"]["entropy"]) if path.is_file() else None
+    return len(next(iter(json.loads(path.read_text()).values()))["entropy"]) if path.is_file() else None
 
 
 def data_digest(root: Path) -> str:

@@ -35,6 +35,15 @@ WIDTH = 9.0
 """Width of every chart, inches."""
 _BLUES = LinearSegmentedColormap.from_list("atp", ["#ffffff", MODELS["align"], MODELS["teach"], MODELS["propagate"]])
 _BETTER, _WORSE = "#1a7f4b", "#b3361f"
+UP, DOWN = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"
+BETTER = {
+    "augmentation_iou": UP,
+    "flip_iou": UP,
+    "scale_iou": UP,
+    "photometric_iou": UP,
+    "marginal_kl": DOWN,
+}
+"""Which way is better, of the evidence's indicators of which docs/explanation/evidence.md shows that one way is."""
 _FEW_CLASSES = 16
 """Largest number of classes for which confusion matrices show numbers and stand side by side."""
 _THUMBNAIL = 1.6
@@ -58,7 +67,7 @@ def iou_bars(results: Results) -> Figure:
     models = [name for name in results.shown if name in results.iou]
     names, labels, changes = results.space.names, class_names(results.space), results.changes
     shown = foremost([abs(changes.get(name, 0.0)) for name in names])
-    title = "IoU per class"
+    title = f"IoU per class {UP}"
     if len(shown) < len(names):
         shown.sort(key=lambda index: -changes.get(names[index], 0.0))
         title += f": the {len(shown)} of {len(names)} that changed most"
@@ -72,7 +81,7 @@ def iou_bars(results: Results) -> Figure:
         axes.barh(places, values, thick * 0.94, label=display_name(model), color=model_color(model))
     # The final change, to the right of a class's bars.
     look: dict[str, Any] = {"va": "center", "clip_on": False, "fontsize": 8}
-    heading = f"{display_name(models[0])} → {display_name(models[-1])}"
+    heading = f"{display_name(models[0])} → {display_name(results.adapted)}"
     axes.text(122, -0.62, heading, ha="right", va="bottom", fontsize=8, color=FAINT)
     for place, name in enumerate(names[i] for i in shown):
         if name not in changes:
@@ -80,7 +89,7 @@ def iou_bars(results: Results) -> Figure:
             continue
         change = changes[name]
         color = FAINT if round(change, 1) == 0 else _BETTER if change > 0 else _WORSE
-        both = f"{results.iou[models[0]][name]:.1f} → {results.iou[models[-1]][name]:.1f}"
+        both = f"{results.iou[models[0]][name]:.1f} → {results.iou[results.adapted][name]:.1f}"
         axes.text(101.5, place, both, color=INK, **look)
         axes.text(122, place, signed(change), color=color, ha="right", weight="bold", **look)
     axes.set_yticks(range(len(shown)), [labels[i] for i in shown])
@@ -100,7 +109,7 @@ def label_quality(rounds: Mapping[str, LabelRound], names: Sequence[str]) -> Fig
     panels = {"least confidence that keeps a label": ({key: row.thresholds for key, row in rounds.items()}, 1.0)}
     worst = "lowest thresholds"
     if any(value is not None for row in accuracies.values() for value in row):
-        panels["labels of the class that are right, %"] = (accuracies, 100.0)
+        panels[f"labels of the class that are right, % {UP}"] = (accuracies, 100.0)
         worst = "least accurate"
     # With many classes, those with the least accurate or else least confident labels in the last round.
     last = list(list(panels.values())[-1][0].values())[-1]
@@ -127,8 +136,8 @@ def label_quality(rounds: Mapping[str, LabelRound], names: Sequence[str]) -> Fig
 def _overall(axes: Axes, rounds: Mapping[str, LabelRound]) -> None:
     bars: dict[str, tuple[str, list[float | None]]] = {
         "pixels with a label": (MODELS["align"], [row.coverage for row in rounds.values()]),
-        "labels that are right": (MODELS["propagate"], [row.accuracy for row in rounds.values()]),
-        "negative labels that are right": (ACCENT, [row.negative_accuracy for row in rounds.values()]),
+        f"labels that are right {UP}": (MODELS["propagate"], [row.accuracy for row in rounds.values()]),
+        f"negative labels that are right {UP}": (ACCENT, [row.negative_accuracy for row in rounds.values()]),
     }
     known = {name: (color, row) for name, (color, row) in bars.items() if any(value is not None for value in row)}
     width = min(0.8 / len(known), 0.26)
@@ -191,8 +200,8 @@ def _curve(axes: Axes, ranking: Ranking) -> None:
 
 
 def confusion(results: Results) -> Figure:
-    """For each true class, the share predicted as each class, by the source and by the last model."""
-    models = list(dict.fromkeys((results.shown[0], results.shown[-1])))
+    """For each true class, the share predicted as each class, by the first and by the adapted model."""
+    models = list(dict.fromkeys((results.shown[0], results.adapted)))
     counts, names = [results.confusion[model] for model in models], class_names(results.space)
     if len(names) > MANY_CLASSES:
         counts, names = _largest_classes(counts, names)
@@ -255,10 +264,10 @@ def evidence_lines(indicators: Mapping[str, Figures]) -> Figure:
         values = [figures[f"{kind}_iou"] for figures in indicators.values()]
         left.plot(range(len(values)), values, "o-", color=MODELS[model], label=kind)
     left.legend(title="class-IoU under", fontsize=8)
-    left.set(ylim=(0, 1), title="agreement with itself")
+    left.set(ylim=(0, 1), title=f"agreement with itself {UP}")
     shares = [figures["marginal_kl"] for figures in indicators.values()]
     right.bar(range(len(shares)), shares, 0.55, color=ACCENT)
-    right.set(ylim=(0, max(0.5, 1.1 * max(shares))), title="class shares' distance from the source's (KL, nats)")
+    right.set(ylim=(0, max(0.5, 1.1 * max(shares))), title=f"distance of class shares from the source's (KL) {DOWN}")
     for axes in (left, right):
         axes.set_xticks(range(len(indicators)), map(display_name, indicators), rotation=20, ha="right")
         axes.grid(axis="x", visible=False)
@@ -271,24 +280,21 @@ def histories(curves: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]])
     quantities = {stage: [name for name in names if name != "step"] for stage, names in quantities.items()}
     figure = Figure(figsize=(WIDTH, 1.75 * len(curves)), layout="constrained")
     grid = figure.add_gridspec(len(curves), max(map(len, quantities.values())))
-    first: list[Axes] = []
     for row, (stage, rounds) in enumerate(curves.items()):
         for column, quantity in enumerate(quantities[stage]):
             axes = figure.add_subplot(grid[row, column])
             for index, (key, curve) in enumerate(rounds.items()):
                 shade = _shade(index, len(rounds)) if len(rounds) > 1 else MODELS["teach"]
                 axes.plot(curve["step"], curve[quantity], lw=1.4, color=shade, label=key)
-            axes.set_title(quantity.replace("_", " "), weight="normal", fontsize=9)
+            # All others are losses.
+            way = "" if quantity == "rising_entropy" else f" {DOWN}"
+            axes.set_title(f"{stage}: {quantity.replace('_', ' ')}{way}", weight="normal", fontsize=9)
             axes.tick_params(labelsize=7)
             axes.locator_params(nbins=4)
-            if column == 0:
-                first.append(axes)
-                axes.set_ylabel(stage, weight="bold", fontsize=10, color=INK)
-                if len(rounds) > 1:
-                    axes.legend(fontsize=7, handlelength=1.2, borderaxespad=0)
+            if column == 0 and len(rounds) > 1:
+                axes.legend(fontsize=7, handlelength=1.2, borderaxespad=0)
             if row == len(curves) - 1:
                 axes.set_xlabel("step", fontsize=8)
-    figure.align_ylabels(first)
     return figure
 
 

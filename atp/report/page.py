@@ -4,6 +4,7 @@ import base64
 import io
 import platform
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,25 +12,29 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from ruamel.yaml import YAML
 
+from atp.evaluation.recommendation import Recommendation
 from atp.files import atomic_path, digest
 from atp.params import Params
 from atp.report import figures
-from atp.report.pictures import predictions
+from atp.report.pictures import overlays, predictions
 from atp.report.results import Results, read_results
 from atp.report.style import MANY_CLASSES, charts, class_names, display_name, model_color
 from atp.report.summary import verdict
-from atp.runs import MODEL, folder, within
+from atp.runs import METRICS, MODEL, within
 
 LIBRARIES = ("atp", "torch", "torchvision", "numpy", "pillow", "matplotlib")
 
 
-def build_report(params: Params, runs: Path, out: Path) -> None:
+def build_report(params: Params, runs: Path, out: Path) -> Recommendation:
     """Write the pictures and ``index.html`` of a finished run.
 
     Args:
         params: the run's parameters.
         runs: its results, from ``source`` to ``evaluate``.
         out: an existing folder.
+
+    Returns:
+        The model to use, and why.
 
     Raises:
         InputError: the run is not finished, or one of its images is missing.
@@ -41,13 +46,13 @@ def build_report(params: Params, runs: Path, out: Path) -> None:
         # Written next to the old file and then renamed: the old file may be a link into DVC's cache.
         with atomic_path(out / name) as temporary:
             temporary.write_bytes(data)
+    return results.recommendation
 
 
 def draw(results: Results) -> dict[str, bytes]:
     """All pictures available for this run, as PNG, by name and in the page's order."""
     rounds, ranking, curves = results.label_rounds(), results.ranking(), results.histories()
-    buffer = io.BytesIO()
-    predictions(results).save(buffer, "PNG")
+    sheets = {"predictions": _png(predictions(results)), "overlays": _png(overlays(results))}
     with charts():
         drawn = {
             "iou": figures.iou_bars(results) if results.labelled else None,
@@ -58,7 +63,13 @@ def draw(results: Results) -> dict[str, bytes]:
             "history": figures.histories(curves) if curves else None,
         }
         charted = {name: figures.to_png(figure) for name, figure in drawn.items() if figure}
-    return {"predictions": buffer.getvalue(), **charted}
+    return {"predictions": sheets["predictions"], "overlays": sheets["overlays"], **charted}
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def page(results: Results, pictures: Mapping[str, bytes]) -> str:
@@ -70,8 +81,10 @@ def page(results: Results, pictures: Mapping[str, bytes]) -> str:
     environment.filters |= {"display_name": display_name, "signed": figures.signed, "model_color": model_color}
     return environment.get_template("page.html").render(
         results=results,
-        last=results.shown[-1],
-        verdict=verdict(results.miou, results.shown[-1]),
+        recommendation=results.recommendation,
+        verdict=verdict(results.miou, results.adapted),
+        header=_header(results),
+        better=figures.BETTER,
         pictures={name: _embedded(data) for name, data in pictures.items()},
         many=results.space.num_classes > MANY_CLASSES,
         provenance=_provenance(results),
@@ -86,12 +99,29 @@ def _embedded(data: bytes) -> dict[str, str | int]:
     return {"width": width, "height": height, "src": f"data:image/png;base64,{base64.b64encode(data).decode()}"}
 
 
+def _header(results: Results) -> dict[str, str]:
+    """What was adapted to what, when and by which command, in words."""
+    params, data = results.params, results.params.data
+    network = params.model.factory or f"{params.model.backbone}, output stride {params.model.output_stride}"
+    labels = ", with labels" if results.labelled else ", without labels"
+    held_out = f", {data.validation.images} to choose on" if results.validation and data.validation else ""
+    evaluated = datetime.fromtimestamp(within(results.runs, METRICS).stat().st_mtime, tz=UTC)
+    return {
+        "data": f"adapted to {data.target.images}, {len(results.ranking().samples)} images; tested on "
+        f"{data.test.images}, {len(results.test_samples)} images{labels}{held_out}",
+        "network": f"{network}; {results.space.num_classes} classes" + ("; from a black box" * params.black_box),
+        "size": str(data.reading),
+        "date": f"{evaluated:%Y-%m-%d}, when the models were evaluated",
+        "command": f"dvc repro{' black_box/dvc.yaml' * params.black_box}",
+    }
+
+
 def _provenance(results: Results) -> dict[str, str]:
     """The data, model and libraries behind the run, as far as known; only reproducible values."""
-    params, model = results.params, within(results.runs, folder(results.shown[-1]) / MODEL)
+    params, model = results.params, results.recommendation.folder / MODEL
     facts = {
         "data": _data_digest(params),
-        "adapted model": f"{model} sha256 {digest(model)}" if model.is_file() else "",
+        "recommended model": f"{model} sha256 {digest(model)}" if model.is_file() else "",
         "class map": _class_map(params),
         "Python": platform.python_version(),
     }

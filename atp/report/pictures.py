@@ -17,6 +17,8 @@ from atp.report.style import FAINT, INK, MANY_CLASSES, PAPER, class_names, displ
 UNLABELLED = (255, 255, 255)
 CELL, TALLEST = 256, 1.2
 """Width of a picture in the sheet, pixels, and maximum height in widths; portraits are narrower than their column."""
+LARGE = 384
+"""The same in the sheet of overlays."""
 _GAP, _BAND, _LINE, _TOP = 12, 40, 26, 40
 _FRAME = "#c9d0d6"
 _FONT, _BOLD, _SMALL = font(18), font(18, bold=True), font(15)
@@ -44,12 +46,20 @@ class Example:
 
 def predictions(results: Results) -> Image.Image:
     """Target image | ground truth if any | prediction of each stage, for the best, median and worst images."""
-    return sheet(examples(results), results.space)
+    return sheet(examples(results, results.shown), results.space)
 
 
-def examples(results: Results) -> list[Example]:
-    """Images selected by the last model's mIoU, or without labels by its entropy."""
-    last, scores, groups = results.shown[-1], results.image_miou, ("best", "median", "worst")
+def overlays(results: Results) -> Image.Image:
+    """One image of each group, large: as it is | under its ground truth if any | under the first and the adapted
+    model's predictions."""
+    first = results.shown[0]
+    rows = {row.group: row for row in examples(results, [first, results.adapted])}
+    return sheet(list(rows.values()), results.space, cell=LARGE, over=True)
+
+
+def examples(results: Results, models: Sequence[str]) -> list[Example]:
+    """Images selected by the adapted model's mIoU, or without labels by its entropy, with the models' predictions."""
+    last, scores, groups = results.adapted, results.image_miou, ("best", "median", "worst")
     if not results.labelled:
         groups = ("surest", "median", "least sure")
         scores = {model: {name: -value for name, value in of.items()} for model, of in results.image_entropy.items()}
@@ -57,7 +67,7 @@ def examples(results: Results) -> list[Example]:
     for group, name in chosen(scores[last], 2, groups):
         sample = results.test_samples[name]
         masks = {"ground truth": (read_ids(sample.label, results.space.num_classes), "")} if sample.label else {}
-        for model in results.shown:
+        for model in models:
             # The reference for all other columns.
             title = "source only" if model == "source" else display_name(model)
             score, caption = scores[model].get(name), ""
@@ -101,33 +111,40 @@ def legend(space: LabelSpace, pixels: NDArray[np.int64]) -> list[Entry]:
     return [*entries, (f"and {left_out} more on fewer pixels", None)] if left_out > 0 else entries
 
 
-def sheet(rows: Sequence[Example], space: LabelSpace) -> Image.Image:
-    """Images with their masks in titled columns, captions below them, and a legend at the bottom."""
+def sheet(rows: Sequence[Example], space: LabelSpace, *, cell: int = CELL, over: bool = False) -> Image.Image:
+    """Images with their masks in titled columns, captions below them, and a legend at the bottom.
+
+    Args:
+        cell: width of a picture, pixels.
+        over: blend each mask with its image.
+    """
     titles = ["target image", *rows[0].masks]
-    images = [fitted(open_image(row.image), CELL, TALLEST) for row in rows]
+    images = [fitted(open_image(row.image), cell, TALLEST) for row in rows]
     pixels = sum(np.bincount(ids.ravel(), minlength=256) for row in rows for ids, _ in row.masks.values())
     entries = legend(space, np.asarray(pixels))
-    width = _BAND + len(titles) * (CELL + _GAP)
+    width = _BAND + len(titles) * (cell + _GAP)
     # The legend's columns are as wide as the widest entry.
     room = width - _BAND - _GAP
     abreast = max(1, min(len(entries), int(room // max(_FONT.getlength(name) + 44 for name, _ in entries))))
     foot = _TOP + sum(image.height + _LINE + _GAP for image in images) + 8
     canvas = Image.new("RGB", (width, foot + math.ceil(len(entries) / abreast) * 30 + 10), PAPER)
     draw = ImageDraw.Draw(canvas)
-    lefts = range(_BAND, width, CELL + _GAP)
+    lefts = range(_BAND, width, cell + _GAP)
     for left, title in zip(lefts, titles, strict=True):
-        draw.text((left + CELL / 2, 20), title, INK, _BOLD, "mm")
+        draw.text((left + cell / 2, 20), title, INK, _BOLD, "mm")
     top = _TOP
     groups: dict[str, tuple[int, int]] = {}
     for row, image, name in zip(rows, images, image_names([row.name for row in rows]), strict=True):
         bottom = top + image.height
         masks = [(mask_picture(ids, space, image.size), caption) for ids, caption in row.masks.values()]
+        if over:
+            masks = [(Image.blend(image, mask, 0.5), caption) for mask, caption in masks]
         for left, (picture, caption) in zip(lefts, [(image, name), *masks], strict=True):
-            x = left + (CELL - picture.width) // 2
+            x = left + (cell - picture.width) // 2
             canvas.paste(picture, (x, top))
             draw.rectangle((x - 1, top - 1, x + picture.width, bottom), outline=_FRAME)
             color = FAINT if picture is image else INK
-            draw.text((left + CELL / 2, bottom + _LINE / 2 + 1), caption, color, _SMALL, "mm")
+            draw.text((left + cell / 2, bottom + _LINE / 2 + 1), caption, color, _SMALL, "mm")
         first, _ = groups.get(row.group, (top, bottom))
         groups[row.group] = (first, bottom + _LINE)
         top = bottom + _LINE + _GAP

@@ -18,10 +18,9 @@ from atp.data.labels import LabelSpace
 from atp.errors import InputError
 from atp.evaluation.evidence.record import Evidence, Figures, read_all
 from atp.evaluation.evidence.vanished import warnings
+from atp.evaluation.recommendation import Recommendation, recommend
 from atp.params import Params
-from atp.runs import within
-
-BATCHNORM_ONLY = "batchnorm_only"
+from atp.runs import BATCHNORM_ONLY, within
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,7 @@ class Results:
         space: the classes.
         entropy: mean normalised entropy on the test images, 0-1, by model in the pipeline's order.
         miou: percent, by model; empty without labels.
+        validation: mIoU on the validation images, percent, by model; empty without labels.
         protocols: percent, by protocol of ``data.protocols`` and model.
         iou: percent, by model and class; None for a class that the test images do not show.
         image_miou: percent, by model and image; empty without labels.
@@ -80,6 +80,7 @@ class Results:
     space: LabelSpace
     entropy: Mapping[str, float]
     miou: Mapping[str, float]
+    validation: Mapping[str, float]
     protocols: Mapping[str, Mapping[str, float]]
     iou: Mapping[str, Mapping[str, float | None]]
     image_miou: Mapping[str, Mapping[str, float]]
@@ -92,15 +93,28 @@ class Results:
 
     @property
     def shown(self) -> list[str]:
-        """The models whose predictions the pictures compare, with the last round only."""
-        rounds = {f"teach_{key}" for key in self.params.rounds}
+        """The models whose predictions the pictures compare: of the rounds, the last and the recommended one."""
+        rounds = {f"teach_{key}" for key in self.params.rounds} - {self.recommendation.model}
         return [name for name in self.entropy if name != BATCHNORM_ONLY and name not in rounds]
+
+    @cached_property
+    def recommendation(self) -> Recommendation:
+        """The model to use, and why."""
+        folders = layout.models(self.params.rounds, black_box=self.params.black_box)
+        known = {name: within(self.runs, path) for name, path in folders.items() if name in self.entropy}
+        measured = {"miou": self.miou, "validation": {"miou": self.validation}}
+        return recommend(known, measured, self.evidence)
+
+    @property
+    def adapted(self) -> str:
+        """The model that is compared with the first one: the recommended one, or the last if that is the first."""
+        first, *_, last = self.shown
+        return last if self.recommendation.model == first else self.recommendation.model
 
     @property
     def changes(self) -> dict[str, float]:
-        """Gain in IoU from the first to the last model, percentage points, per class present in the test images."""
-        models = list(self.iou.values())
-        first, last = models[0], models[-1]
+        """Gain in IoU from the first to the adapted model, percentage points, per class present in the test images."""
+        first, last = next(iter(self.iou.values())), self.iou[self.adapted]
         pairs = ((name, first[name], last[name]) for name in self.space.names)
         return {name: after - before for name, before, after in pairs if before is not None and after is not None}
 
@@ -111,7 +125,7 @@ class Results:
         Raises:
             InputError: an image no longer exists.
         """
-        names, data = self.image_entropy[self.shown[-1]], self.params.data.test
+        names, data = self.image_entropy[self.adapted], self.params.data.test
         return _present(names, within(self.runs, layout.EVALUATE), data.images, data.labels)
 
     def prediction(self, model: str, name: str) -> Path:
@@ -196,6 +210,7 @@ def _results(params: Params, runs: Path, metrics: Any, images: Any, confusion: A
         space=_label_space(params, runs),
         entropy={name: metrics["entropy"][name] for name in order},
         miou={name: miou[name] for name in order if name in miou},
+        validation=known(metrics.get("validation", {}).get("miou", {})),
         protocols={protocol: known(values) for protocol, values in metrics.get("protocols", {}).items()},
         iou={name: metrics["iou"][name] for name in order if name in miou},
         image_miou={name: known(images[name]["miou"]) for name in order if name in miou},

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from atp.report.results import BATCHNORM_ONLY, in_order, known
+from atp.report.results import in_order, known
+from atp.runs import BATCHNORM_ONLY
 
 
 def summary_table(metrics: Mapping[str, Any], verdicts: Mapping[str, str] = MappingProxyType({})) -> str:

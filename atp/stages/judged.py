@@ -11,6 +11,7 @@ from atp.errors import InputError, first_line
 from atp.evaluation.evidence.guard import Beginning, beginning, evidence_of, reverted
 from atp.evaluation.evidence.record import Evidence, Shares, write_evidence
 from atp.evaluation.evidence.vanished import warning
+from atp.evaluation.evidence.verdict import worse
 from atp.models.network import SegmentationNetwork
 from atp.runner.process import STATE
 from atp.runner.stage import Stage
@@ -91,6 +92,7 @@ def _judge(stage: Stage, network: SegmentationNetwork, begun: Beginning) -> _Jud
     lost = warning(shares)
     stage.tracker.tag({"atp.verdict": evidence["verdict"], "atp.vanished": lost or "none"})
     collapsed, guard = evidence["verdict"] == "collapsed", stage.params.evidence.on_collapse
+    bad = collapsed or worse(evidence["before"], evidence["after"]) != ""
     # If the first model collapsed, there is no earlier one to revert to.
     if collapsed and (guard == "stop" or (guard == "revert" and begun.folder is None)):
         stop = (
@@ -98,9 +100,9 @@ def _judge(stage: Stage, network: SegmentationNetwork, begun: Beginning) -> _Jud
             "evidence.on_collapse to revert or warn, which does not repeat the training"
         )
         return _Judged(evidence, shares, stop)
-    if collapsed and guard == "revert":
+    if bad and guard == "revert":
         evidence, shares = reverted(evidence, shares, begun)
-    level = logging.WARNING if collapsed else logging.INFO
+    level = logging.WARNING if bad else logging.INFO
     logger.log(level, "%s: %s, judged without labels: %s", stage.label, evidence["verdict"], evidence["why"])
     if lost:
         logger.warning("%s: %s", stage.label, lost)

@@ -1,4 +1,4 @@
-"""Stage ``register``: register the adapted model in MLflow once and pass it through the gate; writes
+"""Stage ``register``: register the recommended model in MLflow once and pass it through the gate; writes
 ``runs/register/version.json``.
 
 DVC always runs it, because the registry may differ from last time. An existing version is found by its tags, without
@@ -19,7 +19,6 @@ from atp.registry.card import artifact_address, model_card
 from atp.registry.comparison import evaluation_digest
 from atp.registry.gate import JUDGEMENT, Version, pass_gate
 from atp.registry.origin import (
-    ADAPTED,
     EVALUATION_TAG,
     FINGERPRINT_TAG,
     Identity,
@@ -46,7 +45,7 @@ PICTURE = REPORT / "predictions.png"
 
 
 def register(params: Params, identity: Identity, evaluation: str | None) -> Version:
-    """Give the alias to the version with the adapted model, which is created if missing, and return it.
+    """Give the alias to the version with the recommended model, which is created if missing, and return it.
 
     Args:
         evaluation: digest of the evaluation behind this run's metrics; None without labels.
@@ -62,11 +61,12 @@ def register(params: Params, identity: Identity, evaluation: str | None) -> Vers
             found = find_version(client, section.name, identity.fingerprint)
         said = "already holds this model" if found else "is new"
         tags = origin_tags(identity) | ({EVALUATION_TAG: evaluation} if evaluation else {})
-        version = found or add_version(client, params, tags)
+        version = found or add_version(client, params, identity, tags)
         with told():
             client.set_registered_model_alias(section.name, section.alias, version.number)
             verdict = pass_gate(client, version, section, evaluate_again)
     logger.info("register: %s version %s (%s) %s", section.name, version.number, section.alias, said)
+    logger.info("register: %s", identity.recommended)
     if verdict:
         logger.info("register: %s version %s %s", section.name, version.number, verdict)
     return version
@@ -79,7 +79,7 @@ def find_version(client: "MlflowClient", name: str, fingerprint: str) -> Version
     return _version(found[0]) if found else None
 
 
-def add_version(client: "MlflowClient", params: Params, tags: dict[str, str]) -> Version:
+def add_version(client: "MlflowClient", params: Params, identity: Identity, tags: dict[str, str]) -> Version:
     """Log the model and its summary metrics in the pipeline's run, and create a version of it."""
     from mlflow.entities import Metric
 
@@ -87,7 +87,7 @@ def add_version(client: "MlflowClient", params: Params, tags: dict[str, str]) ->
     from atp.registry.package import log_registered_model
     from atp.runner.tracking import open_tracker
 
-    name, adapted = params.register_.name, load_checkpoint(ADAPTED)
+    name, adapted, folder = params.register_.name, load_checkpoint(identity.file), identity.recommended.folder
     with open_tracker("register", params, enabled=True) as tracker:
         now, miou = int(time.time() * 1000), read_metrics().get("miou", {})
         metrics = [Metric(f"miou_{stage}", value, now, 0) for stage, value in miou.items() if value is not None]
@@ -100,7 +100,7 @@ def add_version(client: "MlflowClient", params: Params, tags: dict[str, str]) ->
             "window": list(reading.window or ()),
         }
         run = client.get_run(tracker.parent_id)
-        number = log_registered_model(client, run, ADAPTED, name, tags, metadata)
+        number = log_registered_model(client, run, identity.file, name, tags, metadata)
         for path in filter(Path.is_file, (Path("dvc.lock"), METRICS)):
             tracker.artifacts(path)
         # The precision that auto resolved to.
@@ -114,8 +114,9 @@ def add_version(client: "MlflowClient", params: Params, tags: dict[str, str]) ->
             images=read_image_count(),
             picture=upload_picture(tracker),
             class_map=adapted.config.class_map,
-            evidence=read_evidence(ADAPTED.parent) if (ADAPTED.parent / EVIDENCE).is_file() else None,
-            vanished=warning(read_shares(ADAPTED.parent)) if (ADAPTED.parent / SHARES).is_file() else "",
+            recommended=str(identity.recommended),
+            evidence=read_evidence(folder) if (folder / EVIDENCE).is_file() else None,
+            vanished=warning(read_shares(folder)) if (folder / SHARES).is_file() else "",
         )
         client.update_model_version(name, number, card)
         tracker.finish(REGISTER, tags[FINGERPRINT_TAG])

@@ -63,9 +63,11 @@ def make_cell(setting: Setting, seed: int) -> tuple[Cell, int]:
     Raises:
         InputError: the setting is invalid for these parameters.
     """
-    values: dict[str, dict[str, Any]] = {".": {SEED: seed}, str(PIPELINE): {"cell.model": setting.model}}
+    # A study measures what its rows train, also where it collapses.
+    shared = {SEED: seed, "evidence.on_collapse": "warn"}
+    values: dict[str, dict[str, Any]] = {".": dict(shared), str(PIPELINE): {"cell.model": setting.model}}
     if setting.model.startswith("black_box/"):
-        values["black_box"] = {SEED: seed}
+        values["black_box"] = dict(shared)
     for name, value in setting.values.items():
         file, _, dotted = name.rpartition(":")
         values[str(Path(file).parent)][dotted] = value

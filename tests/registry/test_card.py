@@ -111,6 +111,23 @@ def test_many_classes_fit_and_keep_those_that_changed_most(params: Params, lengt
     assert card.endswith("the user of this model.")
 
 
+def test_the_card_is_of_the_stage_that_was_recommended(params: Params) -> None:
+    metrics = {"miou": {"source": 40.5, "teach": 44.0, "propagate": 39.0}, "iou": {"teach": {"sky": 44.0}}}
+    card = model_card(params, TAGS | {"atp.stage": "teach"}, metrics, recommended="use teach: propagate 39.00 %")
+    assert "**44.00 % mIoU** on held-out ones, its source model **40.50 %**" in card
+    assert "Recommended: use teach: propagate 39.00 %." in card
+    card = model_card(params, TAGS | {"atp.stage": "source"}, metrics)
+    assert "The source model of an adaptation, of which no stage was recommended, with **40.50 % mIoU**" in card
+
+
+def test_names_of_classes_are_text(params: Params) -> None:
+    name = "![y](http://x) <img onerror=a> `b` *c*"
+    iou = {"source": {name: 60.0}, "propagate": {name: 50.0}}
+    card = model_card(params, TAGS, METRICS | {"iou": iou}, evidence=EVIDENCE, vanished=name)
+    assert card.count(r"\!\[y\](http://x) &lt;img onerror=a> \`b\` \*c\*") == 3
+    assert "<img" not in card
+
+
 def test_a_picture_is_addressed_relative_to_mlflows_page() -> None:
     assert artifact_address("ab", "card/x y.jpg") == "get-artifact?path=card%2Fx+y.jpg&run_uuid=ab"
 

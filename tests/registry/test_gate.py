@@ -65,8 +65,8 @@ class Registry:
         self.source = folder.as_uri()
         client.create_registered_model("empty")
 
-    def add(self, miou: float | None, evaluation: str | None = "e", source: float = 40.0) -> Version:
-        tags = {"atp.evaluation": evaluation, "atp.miou_propagate": miou, "atp.miou_source": source}
+    def add(self, miou: float | None, evaluation: str | None = "e", source: float = 40.0, **more: str) -> Version:
+        tags = {"atp.evaluation": evaluation, "atp.miou_propagate": miou, "atp.miou_source": source, **more}
         known = {key: str(value) for key, value in tags.items() if value is not None}
         made = self.client.create_model_version("empty", self.source, tags=known)
         return Version("empty", str(made.version), "", known)
@@ -101,6 +101,14 @@ def test_of_several_the_best_is_champion(registry: Registry) -> None:
     assert tags["atp.promoted_at"].endswith("+00:00")
     assert tags["atp.gate"] == "promoted: 47.50 % mIoU against 45.00 % of version 1"
     assert registry.tags("4")["atp.gate"] == "not promoted: 46.00 % mIoU against 47.50 % of version 3"
+
+
+def test_the_figure_is_of_the_stage_that_is_registered(registry: Registry) -> None:
+    """Versions of before say none: they are propagate's."""
+    pass_gate(registry.client, registry.add(45.0), AUTO, no_evaluation)
+    teach = registry.add(30.0, **{"atp.stage": "teach", "atp.miou_teach": "47.0"})
+    said = pass_gate(registry.client, teach, AUTO, no_evaluation)
+    assert said == "promoted: 47.00 % mIoU against 45.00 % of version 1"
 
 
 @pytest.mark.parametrize(("anew", "expected"), [(48.0, "1"), (44.0, "2")])

@@ -20,7 +20,7 @@ RUNS = Path("runs")
 MARKUP = "<img src=x onerror=alert(1)>"
 """In the finished run the name of a class, of an image and of a protocol, and part of a verdict."""
 ESCAPED = html.escape(MARKUP)
-LABELLED = {"predictions", "iou", "labels", "ranking", "confusion", "evidence", "history"}
+LABELLED = {"predictions", "overlays", "iou", "labels", "ranking", "confusion", "evidence", "history"}
 Finished = Callable[..., Params]
 
 
@@ -61,8 +61,18 @@ def test_page_holds_everything_and_needs_nothing(reports: tuple[Path, Path], pag
     assert not re.search(r"https?://|url\(|@import", page)
 
 
-def test_page_begins_with_the_figures_and_what_they_mean(page: str) -> None:
+def test_page_begins_with_what_was_done_and_what_to_use_and_then_pictures(page: str) -> None:
     start = page[: page.index("data:image")]
+    assert "adapted to data/target/images, 8 images; tested on data/test/images, 8 images, with labels" in start
+    for fact in ("resnet_small, output stride 4; 4 classes", "160x80", "<td>dvc repro</td>"):
+        assert fact in start
+    assert re.search(r"<td>\d{4}-\d\d-\d\d, when the models were evaluated</td>", start)
+    assert "Use propagate: 52.30 % mIoU on the test images, more than any other stage. The labels that" in start
+    assert page.index('id="predictions"') < page.index('id="overlays"') < page.index("<h2>Results</h2>")
+
+
+def test_figures_and_what_they_mean(page: str) -> None:
+    start = page[page.index("<h2>Results</h2>") : page.index('id="iou"')]
     assert all(figure in start for figure in ("40.0", "45.2", "52.3", "+12.3"))
     assert "propagate is 12.3 points of mIoU above the source model, and 7.1 above" in start
     # The class that gained, the one that the test images do not show, and the one that is markup.
@@ -82,10 +92,36 @@ def test_names_are_text_whatever_they_contain(page: str) -> None:
 
 
 def test_page_gives_the_means_of_protocols_beside(page: str) -> None:
-    table = page[page.index("<table>") : page.index("</table>")]
-    assert f"<th>{ESCAPED}</th>" in table
+    table = page[page.index("<h2>Results</h2>") : page.index("<h2>Without labels</h2>")]
+    assert f"<th>{ESCAPED} ↑</th>" in table
     assert "31.2" in table
     assert "43.8" in table
+
+
+def test_the_recommended_model_is_the_one_that_is_compared(finished: Finished) -> None:
+    params = finished()
+    metrics = json.loads((RUNS / "evaluate/metrics.json").read_text())
+    chosen = dict.fromkeys(metrics["miou"], 40.0) | {"teach_r01": 47.0, "batchnorm_only": 45.0}
+    (RUNS / "evaluate/metrics.json").write_text(json.dumps(metrics | {"validation": {"miou": chosen}}))
+    page = built(params)[1]
+    told = "Use teach r01: 47.00 % mIoU on the validation images, propagate 40.00 %, which is below BatchNorm alone"
+    assert told in page
+    assert "highest, median and lowest mIoU of teach r01" in page
+    assert "From source to teach r01" in page
+    table = page[page.index("<h2>Results</h2>") : page.index("<h2>Without labels</h2>")]
+    assert [row.count("recommended") for row in table.split("<tr>")][2:] == [0, 0, 0, 1, 0, 0]
+    assert "validation mIoU, % ↑" in table
+
+
+def test_arrows_say_which_way_is_better_where_one_is(page: str) -> None:
+    rows = dict(re.findall(r"<tr><td>([a-z ]+) ([↑↓]?)</td>", page))
+    assert (rows["scale iou"], rows["marginal kl"]) == ("↑", "↓")
+    assert "mIoU, % ↑" in page
+
+
+def test_a_click_shows_a_picture_at_full_size_without_a_script(page: str) -> None:
+    assert page.count('<label><input type="checkbox" aria-label="full size"><img') == len(LABELLED)
+    assert re.search(r"input:checked \+ img { max-width: none", page)
 
 
 def test_page_says_what_made_it_but_not_what_changes_nothing(page: str) -> None:
@@ -110,6 +146,7 @@ def test_without_labels_nothing_is_said_about_being_right(finished: Finished) ->
     out, page = built(finished(labels=False))
     assert {path.stem for path in out.glob("*.png")} == LABELLED - {"iou", "confusion"}
     assert "cannot say whether adaptation helped" in page
+    assert "Use propagate: judged improved without labels; nothing was measured with labels, so look" in page
     assert "mean entropy of propagate" in page
     assert "mIoU, %" not in page
 
@@ -186,7 +223,9 @@ def test_classes_that_almost_vanished_stand_beside_the_verdict(finished: Finishe
     said = f"classes that almost vanished: {MARKUP} 5.0 % -> 0.1 %"
     reasons = re.findall("<li>(.*?)</li>", built(params)[1])
     assert [f"; <strong>{html.escape(said)}</strong>" in reason for reason in reasons] == [False, False, False, True]
-    assert f"\npropagate: {said}\n" in CliRunner().invoke(app, ["report"]).stdout
+    printed = CliRunner().invoke(app, ["report"]).stdout
+    assert f"\npropagate: {said}\n" in printed
+    assert "\nrecommended: use propagate: 52.30 % mIoU on the test images, more than any other stage." in printed
 
 
 def test_a_run_without_evidence_has_a_report(finished: Finished) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 from atp.data.labels import LabelSpace
 from atp.params import Params
 from atp.report.figures import signed
-from atp.report.pictures import CELL, chosen, examples, fitted, legend, mask_picture, predictions
+from atp.report.pictures import CELL, Example, chosen, examples, fitted, legend, mask_picture, predictions
 from atp.report.results import read_results
 from atp.report.style import class_names, image_names
 
@@ -16,8 +16,13 @@ Finished = Callable[..., Params]
 SPACE = LabelSpace(("sky", "road"), ((10, 20, 200), (90, 80, 70)))
 
 
+def shown_in(params: Params) -> list[Example]:
+    results = read_results(params, Path("runs"))
+    return examples(results, results.shown)
+
+
 def test_best_median_and_worst_by_the_last_models_miou(finished: Finished) -> None:
-    shown = examples(read_results(finished(), Path("runs")))
+    shown = shown_in(finished())
     assert [(example.group, example.name) for example in shown] == [
         ("best", "a/1"),
         ("best", "a/2"),
@@ -29,7 +34,7 @@ def test_best_median_and_worst_by_the_last_models_miou(finished: Finished) -> No
 
 
 def test_by_entropy_without_labels(finished: Finished) -> None:
-    shown = examples(read_results(finished(labels=False), Path("runs")))
+    shown = shown_in(finished(labels=False))
     assert [(example.group, example.name) for example in (shown[0], shown[-1])] == [
         ("surest", "a/1"),
         ("least sure", "b/<img src=x onerror=alert(1)>"),

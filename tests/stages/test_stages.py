@@ -144,6 +144,8 @@ def test_metrics_have_every_model(adapted: Path) -> None:
     assert set(metrics["iou"]["teach"]) == {"sky", "road", "car"}
     means = {name: (iou["road"] + iou["car"]) / 2 for name, iou in metrics["iou"].items()}
     assert metrics["protocols"]["ground"] == pytest.approx(means, abs=0.02)
+    assert metrics["validation"]["miou"].keys() == metrics["miou"].keys()
+    assert metrics["validation"]["miou"] != metrics["miou"]
     assert metrics["pseudo_labels"]["r01"]["accuracy"] > 50
     with Image.open(adapted / "runs/evaluate/predictions/propagate/00.png") as mask:
         assert (mask.mode, mask.size) == ("P", (32, 24))

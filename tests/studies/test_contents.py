@@ -277,3 +277,9 @@ def test_a_cell_is_known_by_what_made_it_and_by_nothing_else(project: Path) -> N
     imported = project / "data.dvc"
     imported.write_text(imported.read_text().replace("outs:\n- md5: ", "outs:\n- md5: 0"))
     assert name() != first
+
+
+def test_a_cell_measures_what_collapses() -> None:
+    cell, _ = make_cell(Setting("runs/align", {}), 0)
+    assert cell.values["evidence.on_collapse"] == "warn"
+    assert make_cell(Setting("runs/align", {"evidence.on_collapse": "revert"}), 0)[0].name != cell.name

@@ -12,7 +12,7 @@ from atp.data.reading import Reading
 from atp.errors import InputError
 from atp.evaluation.evidence.measure import Measurement, indicators, measure
 from atp.evaluation.evidence.record import FILE, Evidence, Shares, read_evidence, read_shares
-from atp.evaluation.evidence.verdict import judge
+from atp.evaluation.evidence.verdict import judge, worse
 from atp.models.checkpoint import Checkpoint
 from atp.models.network import SegmentationNetwork
 from atp.runs import SOURCE
@@ -101,6 +101,8 @@ def evidence_of(
         source = before = indicators(first, of_source)
     after = indicators(own, of_source)
     verdict, why = judge(source, after, len(names))
+    if verdict != "collapsed" and (fallen := worse(before, after)):
+        why += f", but {fallen}"
     evidence = Evidence(
         images=len(samples), verdict=verdict, why=why, reverted=False, source=source, before=before, after=after
     )

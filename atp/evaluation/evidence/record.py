@@ -43,7 +43,8 @@ class Evidence(TypedDict):
         images: number of images.
         verdict: verdict on the stage's model.
         why: reason in one sentence.
-        reverted: True if the stage's model collapsed and the stage kept the model from which it started.
+        reverted: True if the stage's model collapsed, or was judged worse than the model from which the stage started,
+            and the stage handed on that one.
         source: indicators of the source model; for a black box, of the distilled student.
         before: indicators of the model from which the stage started.
         after: indicators of the model that the stage saved.

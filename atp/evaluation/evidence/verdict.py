@@ -18,7 +18,8 @@ class Thresholds:
     Attributes:
         divergence: divergence of the class marginal in nats above which a model has collapsed, unless its agreement
             across scales rises by more than ``rise``.
-        fall: decrease of the agreement across scales above which a model has collapsed.
+        fall: decrease of the agreement across scales above which a model has collapsed, or, from the model from which
+            its stage started, is worse than that.
         rise: increase of the agreement across scales above which a model has improved.
         few: share of the classes; if the source model's effective number of classes is lower, its marginal is ignored.
     """
@@ -61,3 +62,17 @@ def judge(source: Figures, after: Figures, num_classes: int, at: Thresholds = TH
     if rise > at.rise:
         return "improved", f"its agreement across scales is higher {told}{doubt}"
     return "unclear", f"its agreement across scales is not clearly higher or lower {told}{doubt}"
+
+
+def worse(before: Figures, after: Figures, at: Thresholds = THRESHOLDS) -> str:
+    """Why a model is judged worse than the one from which its stage started; empty if it is not.
+
+    Args:
+        before, after: indicators of the model from which the stage started and of its own.
+    """
+    if before["scale_iou"] - after["scale_iou"] <= at.fall:
+        return ""
+    return (
+        "its agreement across scales is lower than that of the model from which the stage started "
+        f"(class-IoU {before['scale_iou']:.2f} to {after['scale_iou']:.2f})"
+    )

@@ -70,6 +70,27 @@ def test_a_collapsed_model_is_taken_back(collapsing: Path, run_stage: RunStage) 
     assert evidence(collapsing, "teach/r01")["before"] == told["source"]
 
 
+@pytest.mark.parametrize("guard", ["revert", "warn"])
+def test_a_model_judged_worse_than_the_one_before_is_taken_back(
+    adapted: Path, tmp_path: Path, run_stage: RunStage, guard: str
+) -> None:
+    """As align's model agrees perfectly with itself here, no other can be as good."""
+    project = guarded(Path(shutil.copytree(adapted, tmp_path / "project")), guard)
+    tree = evidence(project, "align")
+    tree["source"]["scale_iou"], tree["after"]["scale_iou"] = 0.0, 1.0
+    (project / "runs/align/evidence.json").write_text(json.dumps(tree))
+    ended = run_stage(project, "teach", "--round", "r01")
+    assert ended.code == 0
+    why = "but its agreement across scales is lower than that of the model from which the stage started (class-IoU 1.00"
+    assert why in ended.output
+    told = evidence(project, "teach/r01")
+    assert told["verdict"] != "collapsed"
+    assert why in told["why"]
+    assert (told["reverted"], told["after"] == told["before"]) == (guard == "revert", guard == "revert")
+    before, after = state(project, "align"), state(project, "teach/r01")
+    assert all(torch.equal(value, after[name]) for name, value in before.items()) == (guard == "revert")
+
+
 def test_a_model_that_is_taken_back_leaves_no_momentum(adapted: Path, tmp_path: Path, run_stage: RunStage) -> None:
     project = guarded(Path(shutil.copytree(adapted, tmp_path / "project")), "revert")
     for lr, kept in ((0.001, True), (200.0, False)):

@@ -3,7 +3,7 @@
 import pytest
 
 from atp.evaluation.evidence.record import Figures
-from atp.evaluation.evidence.verdict import THRESHOLDS, judge
+from atp.evaluation.evidence.verdict import THRESHOLDS, judge, worse
 
 SOURCE: Figures = {"scale_iou": 0.45, "marginal_kl": 0.0, "classes": 6.0}
 
@@ -61,3 +61,9 @@ def test_thresholds_are_no_hair() -> None:
     assert said(0.45 + at.rise - 1e-6, at.divergence + 1e-6)[0] == "collapsed"
     assert said(0.45 - at.fall + 1e-6, 0.0)[0] == "unclear"
     assert said(0.45 - at.fall - 1e-6, 0.0)[0] == "collapsed"
+
+
+def test_worse_than_the_model_before_is_what_falls_clearly() -> None:
+    before: Figures = {"scale_iou": 0.63}
+    assert not worse(before, {"scale_iou": 0.63 - THRESHOLDS.fall + 1e-6})
+    assert "(class-IoU 0.63 to 0.55)" in worse(before, {"scale_iou": 0.55})
