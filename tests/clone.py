@@ -22,8 +22,8 @@ TINY = {
     "teach": {"epochs": 1, "batch_size": 4},
     "propagate": {"epochs": 1, "batch_size": 2},
     "dump": {"scales": [1.0]},
-    # Six views of every image and of every stage's model.
-    "evidence": {"images": 2},
+    # Six views of every image and of every stage's model. So short a training may collapse.
+    "evidence": {"images": 2, "on_collapse": "warn"},
     "rounds": {"r02": {"model": "runs/teach/r01"}},
     "split": {"model": "runs/teach/r02"},
 }
