@@ -1,7 +1,7 @@
 """Which model of a run to use, and why, in words.
 
 Labels decide if there are any: those of the validation images, else those of the test images. Without labels the
-evidence decides, and a model that is not judged better than the first one is not recommended.
+evidence decides: a stage that is judged improved, else the first one that is not judged collapsed.
 """
 
 import json
@@ -109,8 +109,11 @@ def _by_labels(
 
 
 def _by_evidence(names: Sequence[str], evidence: Mapping[str, Evidence]) -> tuple[str, str]:
-    """The last model that is judged improved, unless an earlier one agrees clearly better with itself; else the first
-    model."""
+    """The last model that is judged improved, unless an earlier one agrees clearly better with itself.
+
+    If there is none, the first stage that is unclear, since such models gained more often than they lost, and by more
+    (docs/explanation/evidence.md); if there is none of these either, the first model.
+    """
     unmeasured = "; nothing was measured with labels, so look at predictions"
     if not evidence:
         return names[-1], f"the last stage; no stage was judged{unmeasured}"
@@ -126,7 +129,9 @@ def _by_evidence(names: Sequence[str], evidence: Mapping[str, Evidence]) -> tupl
     if best:
         return best, "judged improved without labels" + (f"; {others}" if others else "") + unmeasured
     told = f"no stage is judged improved without labels ({others})" if others else "no later stage is judged"
-    return names[0], told + unmeasured
+    judged = ((name, evidence[name]) for name in names if name in evidence)
+    careful = (name for name, found in judged if found["verdict"] == "unclear" and not found["reverted"])
+    return next(careful, names[0]), told + unmeasured
 
 
 def _word(found: Evidence) -> str:

@@ -113,10 +113,14 @@ def test_without_labels_the_last_that_is_judged_improved(last: Evidence, model: 
     assert "look at predictions" in found.why
 
 
-def test_without_labels_and_without_an_improvement_the_first_model() -> None:
+def test_without_labels_and_without_an_improvement_the_first_that_is_unclear() -> None:
     found = told({}, {"align": evidence("unclear", 0.51), "teach": evidence("collapsed", 0.2)})
-    assert found.model == "source"
+    assert found.model == "align"
     assert "no stage is judged improved without labels (align is unclear, teach is collapsed)" in found.why
+    found = told({}, {"align": evidence("unclear", 0.51, reverted=True), "teach": evidence("unclear", 0.5)})
+    assert found.model == "teach"
+    found = told({}, {name: evidence("collapsed", 0.2) for name in WHITE if name != "source"})
+    assert found.model == "source"
     found = told({}, {name: evidence("unclear", 0.51) for name in BLACK}, BLACK)
     assert found.model == "distill"
 
