@@ -131,7 +131,7 @@ class VideoWriter:
             self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
             self._stream.codec_context.time_base = frame.time_base
         padded = image.crop((0, 0, width, height)) if (width, height) != image.size else image
-        own = av.VideoFrame.from_image(padded)
+        own = av.VideoFrame.from_image(padded)  # type: ignore[no-untyped-call]
         own.pts, own.time_base = frame.pts, frame.time_base
         self._container.mux(self._stream.encode(own))
 
