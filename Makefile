@@ -12,7 +12,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help demo ui serve check test mutants lint docs setup clean
+.PHONY: help demo ui serve check test tests mutants lint docs setup clean
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
 
@@ -45,8 +45,12 @@ lint: setup ## Check style and types
 check: lint ## Check style, types and the tests without servers and stages, in about a minute
 	OMP_NUM_THREADS=1 pytest --numprocesses 2 --quiet -m "not processes"
 
+test: setup ## Check style and types, and run all tests
+	@# At the same time: mypy uses one core.
+	@+$(MAKE) --no-print-directory --jobs 2 lint tests
+
 # Three processes for two cores, since many tests wait for servers; each uses one core.
-test: lint ## Check style and types, and run all tests
+tests: setup
 	OMP_NUM_THREADS=1 pytest --numprocesses 3 --no-loadscope-reorder
 
 docs: $(VENV)/.docs-ready ## Build the documentation: site/index.html

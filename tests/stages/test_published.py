@@ -47,8 +47,8 @@ def shown(classes: int) -> list[int]:
 @pytest.mark.parametrize(
     ("preset", "source", "target", "classes", "backbone"),
     [
-        # All three presets have this network; here it takes twice as long as all of the others, so once is enough.
-        pytest.param("paper", GTA5, CITYSCAPES, 19, "resnet101", id="gta5-cityscapes"),
+        # All three presets have ResNet-101, which takes a CPU too long.
+        pytest.param("paper", GTA5, CITYSCAPES, 19, "resnet18", id="gta5-cityscapes"),
         pytest.param("paper-synthia", SYNTHIA, CITYSCAPES, 16, "resnet_small", id="synthia-cityscapes"),
         pytest.param("paper-cross-city", CITYSCAPES, CROSS_CITY, 13, "resnet_small", id="cityscapes-cross-city"),
     ],
