@@ -179,7 +179,10 @@ def _compared(file: Path, network: SegmentationNetwork, batches: Sequence[Tensor
     """Largest difference between probabilities, and number of pixels with another class, of all pixels."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    # What fails is raised as well, and may be the graph for any size, after which another is tried.
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     largest, other, pixels = 0.0, 0, 0
     for images in batches:
         with torch.no_grad():
