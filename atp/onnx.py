@@ -91,14 +91,18 @@ def export_onnx(out: Path, model: str, images: Path | None = None, *, trust: boo
     files, where = _files(images)
     size = checkpoint.reading.window or checkpoint.reading.size
     taken = size or DRAWN
-    # A network may compute with its size as with a number: then the graph is for that size alone.
-    for any_size in (True, False):
+    # A network may compute with its size as with a number, or with the batch's: then the graph is for that size, or for
+    # one image of it.
+    for varying in ("size", "batch", "none"):
+        any_size = varying == "size"
         try:
-            program = _exported(graph, taken, any_size=any_size)
+            program = _exported(graph, taken, varying)
             program.model.metadata_props.update(_metadata(checkpoint))
             with atomic_path(out) as temporary:
                 program.save(temporary, external_data=False)
-                largest, other, pixels = _compared(temporary, network, _batches(files, size, any_size=any_size))
+                largest, other, pixels = _compared(
+                    temporary, network, _batches(files, size if any_size else taken, any_size=any_size)
+                )
                 if not largest <= TOLERANCE:
                     raise InputError(f"{out}: not written; on {where}, it differs from PyTorch by {largest:.1e}")
             break
@@ -108,8 +112,9 @@ def export_onnx(out: Path, model: str, images: Path | None = None, *, trust: boo
             failure = error
     else:
         raise InputError(f"{out}: the network cannot be exported to ONNX ({first_line(failure)})") from failure
+    takes = {"size": "of any size", "batch": f"of {by(taken)} alone", "none": f"of {by(taken)} alone, one at a time"}
     return (
-        f"{out}: RGB images, uint8, of {'any size' if any_size else f'{by(taken)} alone'}, to probabilities of "
+        f"{out}: RGB images, uint8, {takes[varying]}, to probabilities of "
         f"{network.num_classes} classes; adapted at {checkpoint.reading}; on {where}, probabilities differ from "
         f"PyTorch's by at most {largest:.1e}, and the class of {other} of {pixels} pixels"
     )
@@ -140,23 +145,31 @@ def _batches(files: Sequence[Path], size: tuple[int, int] | None, *, any_size: b
     return batches
 
 
-def _exported(graph: _Graph, size: tuple[int, int], *, any_size: bool) -> Any:
-    """The graph by PyTorch's exporter, for images of ``size``, (width, height), or of any."""
+def _exported(graph: _Graph, size: tuple[int, int], varying: str) -> Any:
+    """The graph by PyTorch's exporter.
+
+    Args:
+        size: (width, height) of the images.
+        varying: what may vary: ``size``, with the batch; ``batch``; or ``none``, for one image.
+    """
     batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
-    if any_size:
+    if varying == "size":
         # The exporter fails to generalise from a size that a network rounds.
         size = (-(-size[0] // COARSEST) * COARSEST, -(-size[1] // COARSEST) * COARSEST)
-    with warnings.catch_warnings():
+    # With gradients, attention is traced as another operation, which the exporter cannot always take apart.
+    with torch.no_grad(), warnings.catch_warnings():
         # Of the exporter's own use of PyTorch.
         warnings.simplefilter("ignore")
         return torch.onnx.export(
             graph,
-            (torch.zeros(2, 3, size[1], size[0], dtype=torch.uint8),),
+            (torch.zeros(1 if varying == "none" else 2, 3, size[1], size[0], dtype=torch.uint8),),
             dynamo=True,
             verbose=False,
             input_names=["images"],
             output_names=["probabilities"],
-            dynamic_shapes={"images": {0: batch, 2: height, 3: width} if any_size else {0: batch}},
+            dynamic_shapes={
+                "images": {"size": {0: batch, 2: height, 3: width}, "batch": {0: batch}, "none": {}}[varying]
+            },
         )
 
 

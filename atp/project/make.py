@@ -37,7 +37,10 @@ SHOWN = 20
 SOURCE = Path("data/source")
 """Folder of the source model, and of the source data if it is trained."""
 
-IGNORED = ("/runs/", "/masks/", "/overlays/", "/.atp/", "/mlflow.db*", "/mlruns/", "/mlartifacts/", "__pycache__/")
+IGNORED = (
+    *("/runs/", "/masks/", "/overlays/", "/soft/", "/predictions.json"),
+    *("/.atp/", "/mlflow.db*", "/mlruns/", "/mlartifacts/", "__pycache__/"),
+)
 
 Tell = Callable[[str], None]
 
@@ -174,6 +177,11 @@ def _network(name: str, checkpoint: Path | None, place: Path, tell: Tell) -> Nam
         found.model["code"] = own.name
     for note in found.notes:
         tell(note)
+    if kind != "hf":
+        tell(
+            "normalisation: ImageNet's mean and standard deviation of RGB images, a guess; --set model.mean=[...], "
+            "--set model.std=[...] and --set model.channels=bgr set others"
+        )
     return found
 
 

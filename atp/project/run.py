@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import chdir
@@ -34,7 +35,8 @@ def adapt(out: Path, request: Request, tell: Tell) -> None:
     Raises:
         InputError: something is missing, wrong or differs, or a stage failed.
     """
-    if is_project(out):
+    made = not is_project(out)
+    if not made:
         if lines := differences(read_origin(out), request):
             raise InputError(*(f"{out}: {line}; change it there, or choose another --out" for line in lines))
         tell(f"{out}: goes on with this project")
@@ -42,8 +44,12 @@ def adapt(out: Path, request: Request, tell: Tell) -> None:
         make_project(out, request, tell)
     with chdir(out):
         errors = [finding.text for finding in examine(Path("params.yaml"), CHECKED) if finding.level == "error"]
-        if errors:
-            raise InputError(*errors)
+    if errors:
+        if made:
+            # So that the corrected command makes another.
+            shutil.rmtree(out)
+        raise InputError(*errors)
+    with chdir(out):
         _reproduce(out)
         params = load_params()
         verdicts = {name: told["verdict"] for name, told in read_all(RUNS, list(params.rounds)).items()}

@@ -102,7 +102,8 @@ def _embedded(data: bytes) -> dict[str, str | int]:
 def _header(results: Results) -> dict[str, str]:
     """What was adapted to what, when and by which command, in words."""
     params, data = results.params, results.params.data
-    network = params.model.factory or f"{params.model.backbone}, output stride {params.model.output_stride}"
+    own = params.model.network or params.model.factory
+    network = own or f"{params.model.backbone}, output stride {params.model.output_stride}"
     labels = ", with labels" if results.labelled else ", without labels"
     held_out = f", {data.validation.images} to choose on" if results.validation and data.validation else ""
     evaluated = datetime.fromtimestamp(within(results.runs, METRICS).stat().st_mtime, tz=UTC)

@@ -68,3 +68,17 @@ def test_what_doctor_finds_ends_it_before_the_first_stage(reproduced_here: list[
     assert "data/target/images/00.png: cannot be read as an image" in error
     assert not reproduced_here
     assert json.loads(Path("new/origin.json").read_text())["options"]["size"] == "32x24"
+
+
+def test_what_doctor_finds_in_a_new_project_leaves_none_so_that_the_corrected_command_makes_one(
+    reproduced_here: list[Path], adapted: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(adapted / "data", tmp_path / "data"))
+    (data / "target/images/00.png").write_text("no image")
+    given = ("--data", str(data), "--size", "32x24", "--epochs", "1")
+    _, error = adapt(*given)
+    assert "00.png: cannot be read as an image" in error
+    assert not Path("new").exists()
+    shutil.copyfile(adapted / "data/target/images/00.png", data / "target/images/00.png")
+    _, error = adapt("--data", str(data), "--size", "32x24")
+    assert not error

@@ -304,3 +304,11 @@ def test_page_has_the_class_map(finished: Finished) -> None:
     text = built(params.model_copy(update={"data": data}))[1]
     assert f"class map</td><td><code>a &amp; b, {names[0]} → {names[0]}; " in text
     assert "; odd → ignore</code>" in text
+
+
+def test_a_network_is_named_as_in_the_parameters(finished: Finished) -> None:
+    params = finished()
+    named = params.model.model_copy(update={"network": "smp:Unet?encoder_name=resnet18"})
+    _, page = built(params.model_copy(update={"model": named}))
+    assert "smp:Unet?encoder_name=resnet18; " in page
+    assert "output stride" not in page
