@@ -110,7 +110,11 @@ def check_domains(params: Params) -> Iterator[Finding]:
         both = held.get(one, {}).keys() & held.get(other, {}).keys()
         if both:
             example = held[one][min(both)]
-            yield Finding("warning", f"{example}: one of {len(both)} images in both {one} and {other}; remove them")
+            yield Finding(
+                "warning",
+                f"{example}: one of {len(both)} images in both {one} and {other}, so figures on these are not of held-out "
+                f"images; name others, or remove them from {one}",
+            )
 
 
 def check_colours(params: Params) -> Iterator[Finding]:
