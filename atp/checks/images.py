@@ -112,8 +112,8 @@ def check_domains(params: Params) -> Iterator[Finding]:
             example = held[one][min(both)]
             yield Finding(
                 "warning",
-                f"{example}: one of {len(both)} images in both {one} and {other}, so figures on these are not of held-out "
-                f"images; name others, or remove them from {one}",
+                f"{example}: one of {len(both)} images in both {one} and {other}, so figures on these are not of "
+                f"held-out images; name others, or remove them from {one}",
             )
 
 
