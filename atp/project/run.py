@@ -36,12 +36,12 @@ def adapt(out: Path, request: Request, tell: Tell) -> None:
         InputError: something is missing, wrong or differs, or a stage failed.
     """
     made = not is_project(out)
-    if not made:
-        if lines := differences(read_origin(out), request):
-            raise InputError(*(f"{out}: {line}; change it there, or choose another --out" for line in lines))
-        tell(f"{out}: goes on with this project")
-    else:
+    if made:
         make_project(out, request, tell)
+    elif lines := differences(read_origin(out), request):
+        raise InputError(*(f"{out}: {line}; change it there, or choose another --out" for line in lines))
+    else:
+        tell(f"{out}: goes on with this project")
     with chdir(out):
         errors = [finding.text for finding in examine(Path("params.yaml"), CHECKED) if finding.level == "error"]
     if errors:

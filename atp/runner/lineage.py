@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from atp.evaluation.evidence.record import FILE as EVIDENCE
 from atp.params import Params
 from atp.runner.project import dvc_digest
-from atp.runs import EVALUATE, HISTORY, METRICS, MODEL, models
+from atp.runs import EVALUATE, HISTORY, METRICS, MODEL, RUNS, models
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,7 +65,7 @@ def log_result(
     from mlflow.entities import LoggedModelInput, LoggedModelOutput
 
     name, _, key = stage.partition("@")
-    folder = Path("runs", name, key)
+    folder = RUNS / name / key
     if (folder / MODEL).is_file():
         model_id = _find_or_create(client, experiment_id, folder, stage, params, run_id)
         client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)])
