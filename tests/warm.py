@@ -38,6 +38,8 @@ SLOW = (
     "mlflow.pyfunc",
     "matplotlib.figure",
 )
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+"""A lock that another thread holds while a process is forked stays locked in the new one forever."""
 PYTHON = """#!{python} -IS
 import os, sys
 if sys.argv[1:2] not in (["-m"], ["-c"]):
@@ -79,6 +81,7 @@ def _server() -> Path:
             python.write_text(PYTHON.format(python=sys.executable, script=__file__, address=str(address)))
             python.chmod(0o755)
             environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+            environment |= ONE_THREAD
             # Outside the test run's output, which would otherwise wait for it.
             command = [sys.executable, "-P", __file__, str(address), str(owner)]
             with (folder / "log").open("w") as log, Path(os.devnull).open() as none:
@@ -107,6 +110,7 @@ def _serve(address: str, owner: int) -> None:
         warnings.simplefilter("ignore")
         for name in SLOW:
             importlib.import_module(name)
+    assert len(list(Path("/proc/self/task").glob("*"))) <= 1, "a library started a thread; see ONE_THREAD"
     gc.freeze()
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(f"{address}.new")
@@ -132,8 +136,8 @@ def _run(connection: socket.socket) -> None:
     length, files, _, _ = socket.recv_fds(connection, 4, 3)
     size = int.from_bytes(length, "big")
     message = b""
-    while len(message) < size:
-        message += connection.recv(size - len(message))
+    while len(message) < size and (part := connection.recv(size - len(message))):
+        message += part
     child = os.fork()
     if not child:
         connection.close()

@@ -19,6 +19,7 @@ from atp.pseudo_labels.store import PseudoLabelWriter
 from atp.runner import stage
 from atp.runner.beside import open_stage_tracker
 from atp.training.loop import Training
+from tests import warm
 
 ORDER = (
     ("source",),
@@ -87,6 +88,8 @@ def forkserver() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     stages = {"query", "distill", *(stage for stage, *_ in ORDER)}
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name, value in warm.ONE_THREAD.items():
+        os.environ.setdefault(name, value)
     # With the packages of networks that some tests take.
     slow = ("mlflow", *STORES, "segmentation_models_pytorch", "transformers.models.mask2former")
     context.set_forkserver_preload([__name__, *slow, *(f"atp.stages.{stage}" for stage in sorted(stages))])
