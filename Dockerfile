@@ -16,7 +16,7 @@ WORKDIR /build
 COPY requirements.lock .
 # The lock file without development packages and, on a CPU, without packages that PyTorch needs only on a GPU.
 RUN set -eu; \
-    grep -vE -e '^(ast-serialize|execnet|iniconfig|librt|mypy|mypy-extensions|playwright|pytest|pytest-xdist|ruff)==' \
+    grep -vE -e '^(ast-serialize|execnet|iniconfig|librt|mypy|mypy-extensions|playwright|pytest|pytest-timeout|pytest-xdist|ruff)==' \
         -e '^(hf-xet|httpcore2|httpx2|httpx2-jsfetch|huggingface-hub|segmentation-models-pytorch)==' \
         -e '^(timm|tokenizers|transformers|truststore)==' \
         -e '^(av|flatbuffers|ml-dtypes|onnx|onnx-ir|onnxruntime|onnxscript)==' \

@@ -467,7 +467,7 @@ def serve(
         model = f"models:/{section.name}@{section.champion}"
     elif is_run(Path(model)):
         model = _chosen(model)
-    start(model, host, port, workers, max_body_mb)
+    start(model, host, port, workers, max_body_mb, partial(typer.echo, err=True))
 
 
 app.command()(project.adapt)

@@ -21,7 +21,7 @@ from atp.api import load_model
 from atp.data.folder import Sample, open_image, resized
 from atp.data.labels import LabelSpace
 from atp.data.masks import write_mask
-from atp.data.reading import Inference, Native, Reading, Size, by, check_window
+from atp.data.reading import Inference, Reading, by, check_window, parse_size
 from atp.data.tensors import image_tensor
 from atp.errors import InputError
 from atp.files import atomic_path
@@ -112,7 +112,11 @@ def write_predictions(
     Raises:
         InputError: if there are no images, the model does not exist, or the size or inference is invalid.
     """
-    samples, extent, how = inputs_of([images] if isinstance(images, Path) else images), _size(size), inference or None
+    samples, extent, how = (
+        inputs_of([images] if isinstance(images, Path) else images),
+        parse_size(size, "--size"),
+        inference or None,
+    )
     videos = [sample for sample in samples if is_video(sample.image)]
     if videos:
         check_package(videos[0].image)
@@ -271,17 +275,6 @@ def write_picture(path: Path, picture: Image.Image) -> None:
     picture.save(buffer, "JPEG", quality=92)
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
-
-
-def _size(text: str) -> Size | Native | None:
-    if not text:
-        return None
-    if text == "native":
-        return "native"
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise InputError(f"--size {text}: must be WIDTHxHEIGHT, as in 1024x512, or native")
-    return int(width), int(height)
 
 
 def _taken(reading: Reading, own: Reading, *, chosen: bool) -> str:

@@ -70,6 +70,23 @@ class Reading:
         return type(self)(chosen, window)
 
 
+def parse_size(text: str, name: str) -> Size | Native | None:
+    """A size as it is given on a command line or in a request; None for an empty text.
+
+    Args:
+        name: names it in the error message.
+
+    Raises:
+        InputError: if it is neither ``WIDTHxHEIGHT`` nor ``native``.
+    """
+    if text in ("", "native"):
+        return "native" if text else None
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise InputError(f"{name} {text}: must be WIDTHxHEIGHT, as in 1024x512, or native")
+    return int(width), int(height)
+
+
 def check_window(window: Size | None, size: Size, what: str) -> None:
     """Check that windows fit into an image.
 

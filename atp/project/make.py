@@ -113,6 +113,34 @@ def make_project(folder: Path, request: Request, tell: Tell) -> None:
         _put_under_version_control(place, place.parent, tell)
 
 
+def bring_new_images(folder: Path, tell: Tell) -> None:
+    """Copy images and labels that were added or changed since a project was made from them.
+
+    Raises:
+        InputError: an image has no label, or two have one name.
+    """
+    request = Request.from_json(read_origin(folder))
+    if request.link:
+        return
+    try:
+        parts = request.parts()
+    except InputError as error:
+        tell(f"{error}; goes on with the project's copies")
+        return
+    brought = False
+    for name, part in parts.items():
+        count = len(_copy(part, part.samples(), folder, name))
+        if count:
+            tell(f"{folder / 'data' / name}: {count} new or changed files of {part.images.parent} copied")
+            brought = True
+    if brought:
+        # Slow import, about a second.
+        from dvc.repo import Repo
+
+        with chdir(folder), Repo(".") as repo:
+            repo.add("data")
+
+
 def _check_params() -> None:
     """Check the parameters of the project in the working folder.
 
@@ -203,12 +231,13 @@ def _data(
             labels = str(part.labels.resolve()) if part.labels else None
             values[f"data.{name}"] = {"images": str(part.images.resolve()), "labels": labels}
             continue
-        copied = _copy(part, samples[name], place, name)
+        _copy(part, samples[name], place, name)
         if name != "source":
-            values[f"data.{name}"] = copied
+            values[f"data.{name}"] = _section(part, name)
     if "test" not in parts:
         shown = evenly_spread(samples["target"], SHOWN)
-        values["data.test"] = _copy(parts["target"], shown, place, "test")
+        _copy(parts["target"], shown, place, "test")
+        values["data.test"] = _section(parts["target"], "test")
         tell(
             f"test images: none given; {len(shown)} of the {len(samples['target'])} images stand in to show results, "
             "although adaptation sees them; --test names others"
@@ -216,17 +245,28 @@ def _data(
     return values
 
 
-def _copy(part: Part, samples: Sequence[Sample], place: Path, name: str) -> dict[str, str | None]:
-    """Copy images and labels to ``data/NAME``; returns the section of params.yaml."""
-    to = Path("data") / name
+def _copy(part: Part, samples: Sequence[Sample], place: Path, name: str) -> list[Path]:
+    """Copy images and labels to ``data/NAME``; returns those that were not there yet, or changed since."""
+    to, copied = place / "data" / name, []
     for sample in samples:
         pairs = [(sample.image, to / "images" / sample.image.relative_to(part.images))]
         if sample.label is not None:
             pairs.append((sample.label, to / "labels" / f"{sample.name}.png"))
         for old, new in pairs:
-            (place / new).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(old, place / new)
-    return {"images": str(to / "images"), "labels": str(to / "labels") if part.labels else None}
+            # A copy that was changed here is later than its original.
+            if new.exists() and old.stat().st_mtime <= new.stat().st_mtime:
+                continue
+            new.parent.mkdir(parents=True, exist_ok=True)
+            # It may be a link into DVC's cache.
+            new.unlink(missing_ok=True)
+            shutil.copyfile(old, new)
+            copied.append(new)
+    return copied
+
+
+def _section(part: Part, name: str) -> dict[str, str | None]:
+    """The section of params.yaml about images and labels in ``data/NAME``."""
+    return {"images": f"data/{name}/images", "labels": f"data/{name}/labels" if part.labels else None}
 
 
 def _is_outside(value: object) -> bool:

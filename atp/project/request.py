@@ -74,6 +74,13 @@ class Request:
             if value not in (None, "", (), False)
         }
 
+    @classmethod
+    def from_json(cls, options: Mapping[str, Any]) -> "Request":
+        """The inverse of ``as_json``."""
+        paths = {each.name for each in fields(cls) if each.type == Path | None}
+        given = {name: Path(value) if name in paths else value for name, value in options.items()}
+        return cls(**given | {"set": tuple(options.get("set", ()))})
+
     def parts(self) -> dict[str, Part]:
         """The folders of images by the name of their domain in params.yaml: ``target`` and, if given, the others.
 

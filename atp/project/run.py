@@ -15,7 +15,7 @@ from atp.evaluation.evidence.vanished import warnings
 from atp.evaluation.recommendation import read_recommendation
 from atp.masks import write_predictions
 from atp.params import load_params
-from atp.project.make import Tell, is_project, make_project, read_origin
+from atp.project.make import Tell, bring_new_images, is_project, make_project, read_origin
 from atp.project.request import Request, differences
 from atp.report.summary import summary_table
 from atp.runs import METRICS, REPORT, RUNS
@@ -42,6 +42,7 @@ def adapt(out: Path, request: Request, tell: Tell) -> None:
         raise InputError(*(f"{out}: {line}; change it there, or choose another --out" for line in lines))
     else:
         tell(f"{out}: goes on with this project")
+        bring_new_images(out, tell)
     with chdir(out):
         errors = [finding.text for finding in examine(Path("params.yaml"), CHECKED) if finding.level == "error"]
     if errors:

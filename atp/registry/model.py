@@ -18,6 +18,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from numpy.typing import NDArray
 from PIL import Image
 
+from atp.data.reading import Native, Size, by, parse_size
 from atp.errors import InputError
 from atp.models.checkpoint import network_from_checkpoint
 from atp.registry.images import decode_image, encode_image, encode_mask
@@ -43,17 +44,23 @@ class _Wanted:
     Attributes:
         confidence: whether to return the mask's confidence.
         soft: number of most probable classes to return per pixel.
+        size: size at which the model reads the images; None is its own.
     """
 
     confidence: bool
     soft: int
+    size: Size | Native | None
 
     @classmethod
     def of(cls, params: dict[str, Any]) -> "_Wanted":
         soft = int(params.get("soft") or 0)
         if soft < 0:
             raise WrongInputError(f"soft is {soft}; it must be the number of classes per pixel, or 0")
-        return cls(bool(params.get("confidence")), soft)
+        try:
+            size = parse_size(str(params.get("size") or ""), "size")
+        except InputError as error:
+            raise WrongInputError(str(error)) from error
+        return cls(bool(params.get("confidence")), soft, size)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -90,7 +97,8 @@ class AdaptedModel(PythonModel):
         Args:
             model_input: RGB images, uint8, (N, H, W, 3), any H and W, resized to the size at which the model was
                 adapted; or files, base64 of PNG or JPEG, (N,).
-            params: ``confidence`` adds the probability of that class, 0 to 255. ``soft: k`` adds the k most probable
+            params: ``size`` is another size at which the model reads them, ``WIDTHxHEIGHT`` or ``native``, each image's
+                own. ``confidence`` adds the probability of that class, 0 to 255. ``soft: k`` adds the k most probable
                 classes per pixel, most probable first, and their probabilities, 0 to 255.
 
         Returns:
@@ -119,6 +127,8 @@ class AdaptedModel(PythonModel):
         if len(files) > self.limits["max_images"]:
             raise WrongInputError(f"{len(files)} images in a request; this server accepts {self.limits['max_images']}")
         left = self.limits["max_pixels"]
+        if isinstance(wanted.size, tuple) and wanted.size[0] * wanted.size[1] > left:
+            raise WrongInputError(f"size {by(wanted.size)}: more than the {left} pixels that this server accepts")
         answers = []
         for number, file in enumerate(files):
             with self._lock:
@@ -136,7 +146,8 @@ class AdaptedModel(PythonModel):
     def _maps(self, image: NDArray[np.uint8], wanted: "_Wanted") -> dict[str, NDArray[np.uint8]]:
         """uint8, (H, W, 3), to the maps of the wanted names, uint8, (H, W) or (k, H, W)."""
         try:
-            probabilities = self.predictor.image(Image.fromarray(np.ascontiguousarray(image)), self.reading.size)
+            reading = self.reading.changed(wanted.size)
+            probabilities = self.predictor.image(Image.fromarray(np.ascontiguousarray(image)), reading.size)
         except InputError as error:
             raise WrongInputError(str(error)) from error
         maps = {"mask": probabilities.argmax(0)}

@@ -236,8 +236,9 @@ def signature() -> "ModelSignature":
     from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
     anything = Schema([TensorSpec(np.dtype(object), (-1,))])
-    wanted = [ParamSpec("confidence", DataType.boolean, False), ParamSpec("soft", DataType.long, 0)]
-    return ModelSignature(anything, anything, ParamSchema(wanted))
+    wanted = {"confidence": (DataType.boolean, False), "soft": (DataType.long, 0), "size": (DataType.string, "")}
+    params = ParamSchema([ParamSpec(name, kind, default) for name, (kind, default) in wanted.items()])
+    return ModelSignature(anything, anything, params)
 
 
 def input_example() -> NDArray[np.object_]:

@@ -2,20 +2,21 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from atp.errors import InputError
 from atp.registry.guard import BODY_VARIABLE, GuardedProtocol
-from atp.registry.package import download_model, local_checkpoint, save_model
+from atp.registry.package import download_model, find_checkpoint, local_checkpoint, save_model
 
 
-def serve(model: str, host: str, port: int, workers: int, max_body_mb: int) -> None:
+def serve(model: str, host: str, port: int, workers: int, max_body_mb: int, tell: Callable[[str], None]) -> None:
     """Serve a model as ``mlflow models serve`` does, behind the guard, until the process is ended.
 
     Args:
         model: an address in MLflow's registry, a folder with an MLflow model, or a stage's folder or checkpoint.
+        tell: is called with a line that says at which size the model reads images.
 
     Raises:
         InputError: there is no such model.
@@ -25,6 +26,10 @@ def serve(model: str, host: str, port: int, workers: int, max_body_mb: int) -> N
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     with _folder(model) as folder:
+        # Slow import; the server needs it as well.
+        from atp.models.checkpoint import load_checkpoint
+
+        tell(f"size: {load_checkpoint(find_checkpoint(folder, model)).reading}; a request can name another")
         _serve(folder, host, port, workers)
 
 

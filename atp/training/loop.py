@@ -93,8 +93,13 @@ class Training(Generic[AnyBatch]):
             optimizer.add_param_group(
                 {"params": list(self.extra.parameters()), "lr": settings.lr * settings.classifier_lr_factor}
             )
-        before = self.carried.done * order.steps
-        schedule = build_schedule(optimizer, settings, self.carried.parts * order.steps, before)
+        before, all_steps = self.carried.done * order.steps, self.carried.parts * order.steps
+        if settings.warmup_steps >= all_steps and runtime.is_main:
+            logger.warning(
+                "%s: all %d steps are warm-up (%d), so the learning rate stays low; raise epochs or lower warmup_steps",
+                *(self.job.name, all_steps, settings.warmup_steps),
+            )
+        schedule = build_schedule(optimizer, settings, all_steps, before)
         self.carried.restore(self.network, optimizer)
         if self.ema:
             self.ema.steps = before

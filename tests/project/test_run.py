@@ -61,6 +61,30 @@ def test_one_command_from_images_to_masks(reproduced_here: list[Path], adapted: 
     assert len(reproduced_here) == 3
 
 
+def test_images_that_were_added_or_replaced_come_into_the_project(
+    reproduced_here: list[Path], adapted: Path, tmp_path: Path
+) -> None:
+    data, copies = Path(shutil.copytree(adapted / "data", tmp_path / "data")), Path("new/data/target/images")
+    adapt("--data", str(data), "--size", "32x24")
+    before = Path("new/data.dvc").read_text()
+    said, _ = adapt()
+    assert "copied" not in said
+    assert Path("new/data.dvc").read_text() == before
+    for kind in ("images", "labels"):
+        shutil.copyfile(data / f"target/{kind}/00.png", data / f"target/{kind}/new.png")
+    shutil.copyfile(data / "target/images/01.png", data / "target/images/02.png")
+    said, error = adapt()
+    assert not error
+    assert f"new/data/target: 3 new or changed files of {data / 'target'} copied" in said
+    assert (copies / "new.png").read_bytes() == (copies / "00.png").read_bytes()
+    assert (copies / "02.png").read_bytes() == (copies / "01.png").read_bytes()
+    assert Path("new/data.dvc").read_text() != before
+    shutil.rmtree(data)
+    said, error = adapt()
+    assert not error
+    assert f"--data {data / 'target'}: no such folder; goes on with the project's copies" in said
+
+
 def test_what_doctor_finds_ends_it_before_the_first_stage(reproduced_here: list[Path], adapted: Path) -> None:
     CliRunner().invoke(app, ["init", "new", "--data", str(adapted / "data"), "--size", "32x24"])
     Path("new/data/target/images/00.png").write_text("no image")

@@ -123,6 +123,26 @@ def test_an_image_in_and_its_mask_out(port: int, registered: Path) -> None:
     assert np.abs(np.array(confidence) - 255 * probabilities.amax(0).numpy()).max() < 1
 
 
+@pytest.mark.parametrize(("size", "same"), [("", "24x16"), ("24x16", "24x16"), ("native", "40x24"), ("32x32", "32x32")])
+def test_the_size_at_which_it_reads_images_can_be_asked_for(port: int, registered: Path, size: str, same: str) -> None:
+    status, answer = ask(port, encoded(IMAGE), size=size)
+    assert status == 200, answer
+    width, height = map(int, same.split("x"))
+    ((_, expected),) = predict(load_model(registered / "second/runs/propagate"), [IMAGE], size=(width, height))
+    assert np.array_equal(np.array(decoded(answer["predictions"][0]["mask"])), expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "sentence"),
+    [
+        ("large", "size large: must be WIDTHxHEIGHT, as in 1024x512, or native"),
+        ("999x999", "size 999x999: more than the 100000 pixels that this server accepts"),
+    ],
+)
+def test_a_size_that_cannot_be(port: int, size: str, sentence: str) -> None:
+    assert ask(port, encoded(IMAGE), size=size) == (400, {"error_code": "INVALID_PARAMETER_VALUE", "message": sentence})
+
+
 def test_a_served_model_is_a_soft_black_box(port: int, registered: Path, tmp_path: Path) -> None:
     """What the stage ``query`` gets from it is what the network says."""
     Image.fromarray(IMAGE).save(tmp_path / "a.png")
@@ -225,6 +245,7 @@ def test_atp_serve_starts_mlflows_application_guarded(copy: Path, monkeypatch: p
     try:
         result = CliRunner().invoke(app, ["serve", "models:/atp@champion", "--port", "5999", "--max-body-mb", "7"])
         assert result.exit_code == 0, result.output
+        assert "size: 24x16; a request can name another\n" in result.output
         assert os.environ["ATP_MAX_BODY_MB"] == "7"
         assert "__pyfunc_model_path__" in os.environ
     finally:

@@ -166,6 +166,16 @@ def test_zoom_without_a_crop_is_reported(
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [line] * warned
 
 
+@pytest.mark.parametrize(("warmup", "warned"), [(7, False), (8, True)])
+def test_a_training_that_is_all_warm_up_is_reported(
+    images: TrainingImages, caplog: pytest.LogCaptureFixture, warmup: int, warned: bool
+) -> None:
+    Training(fresh(), SECTION.model_copy(update={"warmup_steps": warmup}), images, run()).run(cross_entropy)
+    line = f"test: all 8 steps are warm-up ({warmup}), so the learning rate stays low"
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [text.partition(";")[0] for text in told] == [line] * warned
+
+
 def test_another_runs_state_is_refused(images: TrainingImages, tmp_path: Path) -> None:
     Training(fresh(), SECTION, images, run(tmp_path / "state.pt")).run(cross_entropy)
     job = run(tmp_path / "state.pt")
