@@ -29,6 +29,8 @@ PAUSE_S = 0.5
 """Seconds between queueing two experiments while workers run."""
 START_S = 10.0
 """Seconds within which a started worker must appear."""
+STUCK_S = 60.0
+"""Seconds without output after which it is asked whether any experiment runs at all."""
 
 
 def enqueue(cells: Sequence[Cell], whose: Whose = HERE, jobs: int = 0) -> dict[str, list[str]]:
@@ -156,8 +158,14 @@ def _delete(clone: Path | None) -> None:
 
 def _working() -> int:
     """Number of running workers of DVC's queue."""
+    return len(_workers())
+
+
+def _workers() -> list[int]:
+    """Process ids of the running workers."""
     files = sorted((project_root() / WORKERS).glob("dvc-exp-worker-*.json"))
-    return sum(_alive(json.loads(file.read_text()).get("pid"), "queue-worker") for file in files)
+    pids = [json.loads(file.read_text()).get("pid") for file in files]
+    return [pid for pid in pids if _alive(pid, "queue-worker")]
 
 
 def _alive(pid: int | None, word: str) -> bool:
@@ -200,15 +208,21 @@ def work(
     names = {cell.name for cell in cells}
     logs: dict[str, Log] = {}
     shown: set[str] = set()
+    moved = time.monotonic()
     while True:
         with open_repository() as (repo, prefix):
+            queue = repo.experiments.celery_queue
             waiting = {name: entry for name, entry in whose.unfinished(repo, prefix).items() if name in names}
             unended = [name for name, (state, *_) in waiting.items() if state != "failed"]
             failed = {name: why for name, (state, _, why) in waiting.items() if state == "failed"}
             shown.update(unended)
-            _find_logs(repo.experiments.celery_queue, [cell for cell in cells if cell.name in shown], logs)
-        for log in logs.values():
-            log.show(told)
+            _find_logs(queue, [cell for cell in cells if cell.name in shown], logs)
+            if sum(log.show(told) for log in logs.values()):
+                moved = time.monotonic()
+            elif unended and time.monotonic() - moved > STUCK_S:
+                if not _executing(queue):
+                    _end_workers()
+                moved = time.monotonic()
         left(unended, failed)
         if not unended:
             return failed
@@ -237,10 +251,10 @@ class Log:
     path: Path
     shown: int = 0
 
-    def show(self, told: Callable[[str, str], None]) -> None:
-        """Show new output, in whole lines."""
+    def show(self, told: Callable[[str, str], None]) -> int:
+        """Show new output, in whole lines; returns the number of its bytes."""
         if not self.path.is_file():
-            return
+            return 0
         with self.path.open("rb") as file:
             file.seek(self.shown)
             new = file.read()
@@ -249,6 +263,27 @@ class Log:
         for line in whole.decode(errors="replace").splitlines():
             if line.strip() and not line.endswith("didn't change, skipping"):
                 told(self.name, line)
+        return len(whole)
+
+
+def _executing(queue: Any) -> bool:
+    """Whether an experiment runs, or a worker says that it prepares or ends one."""
+    running = (process for _, process in queue.proc.processes() if process.returncode is None)
+    # On a busy machine a worker may not answer within the second that it is given.
+    return any(_alive(process.pid, "exec-run") for process in running) or any(
+        any(queue.worker_status().values()) for _ in range(3)
+    )
+
+
+def _end_workers() -> None:
+    """End workers that live on but take no experiment, so that others are started.
+
+    A worker that reads a message before it is written whole loses the experiment and may stay.
+    """
+    for pid in _workers():
+        logger.warning("DVC's worker (process %d) runs nothing; another is started", pid)
+        with suppress(psutil.Error):
+            psutil.Process(pid).kill()
 
 
 def _find_logs(queue: Any, cells: Sequence[Cell], logs: dict[str, Log]) -> None:

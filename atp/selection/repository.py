@@ -80,10 +80,11 @@ class Whose:
     def unfinished(self, repo: Any, prefix: Path) -> dict[str, tuple[State, str, str]]:
         """Queued, running and failed experiments: state, revision, and reason of failure."""
         queue, head = repo.experiments.celery_queue, repo.scm.get_rev()
+        # In this order, so that one that meanwhile starts or fails is found twice, not missed; its later state counts.
         found: list[tuple[Any, State, str]] = [
-            *((entry, "failed", reason(queue, entry)) for entry, _ in queue.iter_failed()),
             *((entry, "queued", "") for entry in queue.iter_queued()),
             *((entry, "running", "") for entry in queue.iter_active()),
+            *((entry, "failed", reason(queue, entry)) for entry, _ in queue.iter_failed()),
         ]
         return {
             name: (state, entry.stash_rev, why)

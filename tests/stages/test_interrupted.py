@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from atp.runner.process import STATE
@@ -80,8 +81,9 @@ def test_before_there_is_a_state(project: Path) -> None:
     assert not (project / "runs/source").exists()
 
 
-def started(project: Path, *command: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
+@contextmanager
+def started(project: Path, *command: str) -> Iterator["subprocess.Popen[str]"]:
+    process = subprocess.Popen(
         [sys.executable, *command],
         cwd=project,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -90,6 +92,13 @@ def started(project: Path, *command: str) -> "subprocess.Popen[str]":
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
+    try:
+        yield process
+    finally:
+        # A failed test must not wait for what it failed to end.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def test_several_processes_end_with_one_line(adapted: Path, tmp_path: Path) -> None:
