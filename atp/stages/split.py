@@ -3,6 +3,7 @@
 One pass of the last round's model gives the ranking and the pseudo labels on which ``propagate`` builds.
 """
 
+import shutil
 from pathlib import Path
 
 from atp.method.split import split
@@ -24,7 +25,8 @@ def body(stage: Stage) -> None:
         entropies = {row["name"]: row["entropy"] for row in table["images"]}
         easy, hard = split(entropies, stage.params.split.easy_ratio)
         with stage.output() as folder:
-            labels.rename(folder / SPLIT_LABELS.name)
+            # Not a rename: .atp may be on another disk.
+            shutil.move(labels, folder / SPLIT_LABELS.name)
             write_json(folder / RANKING.name, {"easy": easy, "hard": hard, "entropy": entropies})
         forget(stage.label)
         log_labels(stage, table)

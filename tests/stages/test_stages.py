@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from atp.data.folder import list_samples
 from atp.data.reading import Reading
 from atp.data.tensors import read_image
 from atp.evaluation.evidence.measure import measure
+from atp.files import digest
 from atp.losses.entropy import mean_entropy
 from atp.models.checkpoint import load_checkpoint
 from atp.pseudo_labels.store import PseudoLabelStore
@@ -271,6 +273,23 @@ def test_a_process_forked_from_a_stage_does_not_hold_its_lock(tmp_path: Path) ->
         check=False,
     )
     assert done.stdout == "free\n", done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs a second disk")
+def test_states_may_be_on_another_disk(adapted: Path, tmp_path: Path, run_stage: RunStage) -> None:
+    project = Path(shutil.copytree(adapted, tmp_path / "project"))
+    done = {name: project / "runs" / name for name in ("dump/r01", "split")}
+    expected = {name: digest(path) for name, path in done.items()}
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        assert Path(other).stat().st_dev != project.stat().st_dev
+        shutil.rmtree(project / ".atp", ignore_errors=True)
+        (project / ".atp").symlink_to(other)
+        for name, path in done.items():
+            shutil.rmtree(path)
+            stage, _, round_name = name.partition("/")
+            ended = run_stage(project, stage, *(("--round", round_name) if round_name else ()))
+            assert ended.code == 0, ended.output
+    assert {name: digest(path) for name, path in done.items()} == expected
 
 
 def test_a_stage_dies_with_its_parent(adapted: Path, tmp_path: Path) -> None:
