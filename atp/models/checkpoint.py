@@ -1,5 +1,9 @@
-"""Checkpoints: weights with their network's configuration, classes, image size and origin; read without unpickling."""
+"""Checkpoints: weights with their network's configuration, classes, image size and origin; read without unpickling.
 
+Their metadata hold a SHA-256 of everything else in the file, since safetensors has none.
+"""
+
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -32,6 +36,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+DIGEST = "sha256"
+"""The digest's name in the metadata."""
 
 
 @dataclass(frozen=True)
@@ -73,25 +80,48 @@ def save_checkpoint(
         "reading": json.dumps(asdict(network.reading), sort_keys=True),
     }
     with atomic_path(path) as temporary:
-        temporary.write_bytes(_ordered(save(state, metadata)))
+        temporary.write_bytes(_sealed(save(state, metadata)))
 
 
-def _ordered(blob: bytes) -> bytes:
-    """Sort the header of a safetensors file, whose writer stores metadata in random order."""
+def _sealed(blob: bytes) -> bytes:
+    """Add the digest to a safetensors file, and sort its header, whose writer stores metadata in random order."""
     end = 8 + int.from_bytes(blob[:8], "little")
     header = json.loads(blob[8:end])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
+    digest = _digest(header, hashlib.sha256(memoryview(blob)[end:]))
+    header["__metadata__"] = dict(sorted({**header["__metadata__"], DIGEST: digest}.items()))
+    text = _as_text(header)
     # The format pads with spaces, so that the tensors start at a multiple of 8.
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + memoryview(blob)[end:]
+
+
+def _as_text(header: Mapping[str, Any]) -> bytes:
+    return json.dumps(header, separators=(",", ":")).encode()
+
+
+def _digest(header: Mapping[str, Any], digest: "hashlib._Hash") -> str:
+    """The digest of a file.
+
+    Args:
+        header: of the file; the digest in it does not count, nor does the order of the metadata.
+        digest: of the tensors.
+    """
+    metadata = {name: text for name, text in sorted(header["__metadata__"].items()) if name != DIGEST}
+    digest.update(_as_text({**header, "__metadata__": metadata}))
+    return digest.hexdigest()
+
+
+def _is_damaged(path: Path, stated: str) -> bool:
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        return _digest(header, hashlib.file_digest(file, "sha256")) != stated
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a file written by ``save_checkpoint``.
 
     Raises:
-        InputError: if the file does not exist, is incomplete, or was not written by ATP.
+        InputError: if the file does not exist, is incomplete or damaged, or was not written by ATP.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -103,6 +133,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise InputError(f"{path}: not a complete safetensors file ({error}); create it again") from error
     if metadata.get("format") != "atp":
         raise InputError(f"{path}: not written by ATP; pass a model of one of its stages")
+    # Earlier versions wrote none.
+    if DIGEST in metadata and _is_damaged(path, metadata[DIGEST]):
+        raise InputError(f"{path}: damaged, it has changed since it was written; fetch or make it again")
     try:
         classes = json.loads(metadata["classes"])
         colors = tuple((red, green, blue) for red, green, blue in classes["colors"])

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
+from zipfile import BadZipFile, ZipFile
 
 import torch
 
@@ -40,10 +41,14 @@ class ResumeFile:
         if not self.path.exists():
             return None
         try:
+            # torch writes the checksums of its zip file, but does not compare them.
+            with ZipFile(self.path) as parts:
+                if damaged := parts.testzip():
+                    raise BadZipFile(damaged)
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:
-            # torch raises many errors for a damaged file; the remedy is the same.
-            raise InputError(f"{self.path}: cannot be read; delete it to restart the stage") from error
+            # There are many errors for a damaged file; the remedy is the same.
+            raise InputError(f"{self.path}: damaged; delete it to restart the stage") from error
         if state["fingerprint"] != self.fingerprint:
             raise InputError(
                 f"{self.path}: training state from other inputs, parameters or code; restore those to continue it, "

@@ -1,4 +1,5 @@
 import logging
+import random
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_equal_contents_give_equal_bytes_and_nothing_else_is_left(tmp_path, netw
 def test_anyone_can_read_it(tmp_path, network):
     save_checkpoint(tmp_path / "model.safetensors", network, SMALL, SPACE, MADE_BY)
     with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
-        assert set(file.metadata()) == {"format", "network", "classes", "made_by", "reading"}
+        assert set(file.metadata()) == {"format", "network", "classes", "made_by", "reading", "sha256"}
         assert torch.equal(file.get_tensor("backbone.conv1.weight"), network.backbone.conv1.weight)
 
 
@@ -82,6 +83,23 @@ def test_checkpoints_that_are_none(tmp_path, network):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match="not a complete safetensors file"):
         load_checkpoint(path)
+
+
+def test_any_flipped_bit_is_found(tmp_path, network):
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, network, SMALL, SPACE, MADE_BY)
+    blob = path.read_bytes()
+    header = 8 + int.from_bytes(blob[:8], "little")
+    chance = random.Random(0)
+    ends = [8] * 20 + [header] * 150 + [len(blob)] * 150
+    for place in map(chance.randrange, ends):
+        damaged = bytearray(blob)
+        damaged[place] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        with pytest.raises(
+            InputError, match=r"model\.safetensors: (damaged|not a complete|not written by ATP|written by)"
+        ):
+            load_checkpoint(path)
 
 
 def test_other_class_counts_are_told(network):

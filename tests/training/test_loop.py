@@ -1,5 +1,8 @@
 """The training loop: learns, continues after a kill with the same bits, and stops at a loss that is not finite."""
 
+import io
+import random
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -189,6 +192,29 @@ def test_a_damaged_state_is_told(images: TrainingImages, tmp_path: Path) -> None
     (tmp_path / "state.pt").write_bytes(b"half")
     with pytest.raises(InputError, match=r"state\.pt: .*delete it to restart the stage"):
         Training(fresh(), SECTION, images, run(tmp_path / "state.pt")).run(cross_entropy)
+
+
+def saved(state: object) -> bytes:
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    return stream.getvalue()
+
+
+def test_a_flipped_bit_of_a_state_changes_nothing_unnoticed(images: TrainingImages, tmp_path: Path) -> None:
+    file = ResumeFile(tmp_path / "state.pt", "fingerprint")
+    Training(fresh(), SECTION, images, replace(run(), resume=file)).run(cross_entropy)
+    blob, whole, chance = file.path.read_bytes(), saved(file.load()), random.Random(0)
+    found = 0
+    for _ in range(200):
+        damaged = bytearray(blob)
+        damaged[chance.randrange(len(blob))] ^= 1 << chance.randrange(8)
+        file.path.write_bytes(damaged)
+        with suppress(InputError):
+            assert saved(file.load()) == whole
+            continue
+        found += 1
+    # The rest is padding between the tensors.
+    assert found > 150
 
 
 def test_a_loss_that_is_not_finite_ends_training(images: TrainingImages) -> None:
