@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
@@ -31,6 +31,9 @@ WANTED = (
     '"params": {"confidence": true}'
 )
 
+MOST_BODIES = 8
+"""Bodies of the maximum size that one process holds at a time; more are refused until some are done."""
+
 _LINGER_S = 5.0
 _MOST_BRACKETS = 100
 _MOST_COMMAS = 10_000
@@ -38,7 +41,13 @@ _LONGEST_SENTENCE = 400
 
 
 class Guard:
-    """An ASGI application around another one."""
+    """An ASGI application around another one.
+
+    Attributes:
+        held: bytes of all bodies that this process holds.
+    """
+
+    held: ClassVar[int] = 0
 
     def __init__(self, app: "App", max_body: int) -> None:
         self.app = app
@@ -59,22 +68,61 @@ class Guard:
         if not length.isdigit() or int(length) > self.max_body:
             await _refuse(413, too_large, headers, receive, send)
             return
-        body, more = bytearray(), True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
+        with _Held() as held:
+            body, more = bytearray(), True
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return
+                part = message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) + len(part) > self.max_body:
+                    # Sent in chunks, without a content length.
+                    await _refuse(413, too_large, headers, receive, send)
+                    return
+                if Guard.held + len(part) > MOST_BODIES * self.max_body:
+                    await _refuse(503, "the server is busy with other requests; try again", headers, receive, send)
+                    return
+                held.add(len(part))
+                body += part
+            if _is_expensive(body) or not _is_json(body):
+                await _answer(400, _error(WANTED), send)
                 return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > self.max_body:
-                # Sent in chunks, without a content length.
-                await _refuse(413, too_large, headers, receive, send)
-                return
-        if body.count(b"[") + body.count(b"{") > _MOST_BRACKETS or body.count(b",") > _MOST_COMMAS:
-            # Base64 contains none of these. A parsed list of numbers takes many times its size, and deep nesting fails.
-            await _answer(400, _error(WANTED), send)
-            return
-        await self.app(scope, _replay(bytes(body), receive), _in_one_sentence(send))
+            await self.app(scope, _replay(bytes(body), receive), _in_one_sentence(send))
+
+
+class _Held:
+    """What one request adds to ``Guard.held`` until it is done."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def add(self, count: int) -> None:
+        self._bytes += count
+        Guard.held += count
+
+    def __enter__(self) -> "_Held":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        Guard.held -= self._bytes
+
+
+def _is_expensive(body: bytes | bytearray) -> bool:
+    """Whether a body takes more to parse than to send; base64 contains none of these characters.
+
+    A parsed list of numbers takes many times its size, and deep nesting fails.
+    """
+    return body.count(b"[") + body.count(b"{") > _MOST_BRACKETS or body.count(b",") > _MOST_COMMAS
+
+
+def _is_json(body: bytes | bytearray) -> bool:
+    """Whether Python can parse it; MLflow calls a number of 5000 digits a fault of the server."""
+    try:
+        json.loads(body)
+    except ValueError:
+        return False
+    return True
 
 
 def _replay(body: bytes, receive: "Receive") -> "Receive":

@@ -16,8 +16,17 @@ from atp.errors import InputError
 
 FORMATS = ("PNG", "JPEG")
 
+_START_OF_SCAN = b"\xff\xda"
+
 MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 """Modes that Pillow converts to RGB faithfully; 16-bit grey would be clipped at 255."""
+
+
+MAX_SIDE = 2**14
+"""Longest side in pixels: an image of one row of many millions of pixels takes minutes to resize."""
+
+MAX_SCANS = 50
+"""Most scans of a JPEG file, each of which decodes the whole image; those of cameras and editors have up to ten."""
 
 
 def decode_image(text: object, max_pixels: int) -> NDArray[np.uint8]:
@@ -46,6 +55,13 @@ def decode_image(text: object, max_pixels: int) -> NDArray[np.uint8]:
                     f"the image has {file.width}x{file.height} pixels, and with the others of its request more than "
                     f"the {max_pixels} that this server accepts; send a smaller one"
                 )
+            if max(file.size) > MAX_SIDE:
+                raise InputError(
+                    f"the image has {file.width}x{file.height} pixels, and this server accepts sides of up to "
+                    f"{MAX_SIDE}; send a smaller one"
+                )
+            if file.format == "JPEG" and content.count(_START_OF_SCAN) > MAX_SCANS:
+                raise InputError(f"the JPEG file has more than {MAX_SCANS} scans; save it again as a plain JPEG or PNG")
             if file.mode not in MODES:
                 raise InputError(f"the image's mode is {file.mode}; convert it to 8 bits per channel")
             return np.array(file.convert("RGB"))

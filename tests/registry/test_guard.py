@@ -58,9 +58,9 @@ def sentence(answer: tuple[int, bytes]) -> str:
 
 
 def test_a_request_goes_through_whole() -> None:
-    exchange = Exchange([b"abc", b"", b"defghij"], answer=b"0123456789")
+    exchange = Exchange([b"[1,", b"", b"2,3,4]"], answer=b"0123456789")
     assert exchange.run() == (200, b"0123456789")
-    assert exchange.seen == b"abcdefghij"
+    assert exchange.seen == b"[1,2,3,4]"
 
 
 @pytest.mark.parametrize("headers", [{}, {"content_length": "11"}, {"content_length": "many"}])
@@ -97,7 +97,7 @@ def test_json_alone_is_taken(kind: str) -> None:
 
 
 def test_charset_is_no_other_type() -> None:
-    assert Exchange([b"abc"], content_type="Application/JSON; charset=utf-8").run()[0] == 200
+    assert Exchange([b"[]"], content_type="Application/JSON; charset=utf-8").run()[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -113,13 +113,21 @@ def test_charset_is_no_other_type() -> None:
     ],
 )
 def test_errors_are_one_sentence(answer: bytes, expected: str) -> None:
-    told = Exchange([b"abc"], status=400, answer=answer).run()
+    told = Exchange([b"[]"], status=400, answer=answer).run()
     assert told[0] == 400
     assert sentence(told).startswith(expected)
 
 
 @pytest.mark.parametrize(
-    "body", [b"[" * 200, b'{"inputs": [[0], ' + b"[1], " * 200 + b"[2]]}", b"[" + b"0," * 20_000 + b"0]"]
+    "body",
+    [
+        b"[" * 200,
+        b'{"inputs": [[0], ' + b"[1], " * 200 + b"[2]]}",
+        b"[" + b"0," * 20_000 + b"0]",
+        b'{"inputs": [' + b"1" * 5000 + b"]}",
+        b"no JSON",
+        b"\xff",
+    ],
 )
 def test_what_costs_more_to_parse_than_to_send_is_not_parsed(body: bytes) -> None:
     exchange = Exchange([body])
@@ -127,6 +135,32 @@ def test_what_costs_more_to_parse_than_to_send_is_not_parsed(body: bytes) -> Non
     assert told[0] == 400
     assert sentence(told).startswith("the body must be JSON")
     assert exchange.seen is None
+
+
+def test_many_large_bodies_at_once_are_refused_until_some_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atp.registry.guard.MOST_BODIES", 2)
+    done = asyncio.Event()
+    fields = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "headers": fields}
+
+    async def application(scope: Message, receive: Any, send: Any) -> None:
+        await done.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def all_of_them() -> list[Exchange]:
+        guard, exchanges = Guard(application, 10), [Exchange([b"[1,2", b",3,4]"]) for _ in range(4)]
+        running = [asyncio.create_task(guard(scope, each.receive, each.send)) for each in exchanges[:-1]]
+        while not exchanges[2].sent:
+            await asyncio.sleep(0)
+        done.set()
+        await asyncio.gather(*running)
+        assert Guard.held == 0
+        await guard(scope, exchanges[3].receive, exchanges[3].send)
+        return exchanges
+
+    monkeypatch.setattr("atp.registry.guard.Guard.held", 0)
+    exchanges = asyncio.run(all_of_them())
+    assert [each.sent[0]["status"] for each in exchanges] == [200, 200, 503, 200]
 
 
 def test_other_requests_are_not_touched() -> None:

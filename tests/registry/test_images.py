@@ -42,6 +42,7 @@ def rotated() -> Image.Exif:
         *((mode, "PNG", {}) for mode in ("1", "L", "LA", "P", "RGB", "RGBA")),
         ("P", "PNG", {"transparency": 3}),
         ("RGB", "JPEG", {}),
+        ("RGB", "JPEG", {"progressive": True}),
         ("L", "JPEG", {}),
         ("CMYK", "JPEG", {}),
         ("RGB", "JPEG", {"exif": rotated()}),
@@ -69,6 +70,13 @@ def half(text: str) -> str:
     return base64.b64encode(content[: len(content) // 2]).decode()
 
 
+def many_scans() -> str:
+    """A progressive JPEG whose last scan is repeated."""
+    content = base64.b64decode(text_of(photo(), "JPEG", progressive=True))
+    last = content.rindex(b"\xff\xda")
+    return base64.b64encode(content[:-2] + 60 * content[last:-2] + content[-2:]).decode()
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
@@ -84,6 +92,9 @@ def half(text: str) -> str:
         (lambda: text_of(Image.new("I;16", (4, 4))), "mode is I;16"),
         (lambda: text_of(Image.new("1", (5000, 5000))), "5000x5000 pixels"),
         (lambda: text_of(Image.new("1", (16000, 16000))), "far more pixels"),
+        (lambda: text_of(Image.new("1", (16385, 1))), "sides of up to 16384"),
+        (lambda: text_of(Image.new("1", (1, 16385))), "sides of up to 16384"),
+        (lambda: many_scans(), "more than 50 scans"),
     ],
 )
 def test_anything_else_is_one_sentence(make: Callable[[], object], sentence: str) -> None:
