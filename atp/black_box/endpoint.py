@@ -9,14 +9,17 @@ import binascii
 import http.client
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from io import BytesIO
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import numpy as np
@@ -24,6 +27,8 @@ import requests
 import urllib3
 from numpy.typing import NDArray
 from PIL import Image
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection
 
 from atp.black_box.answers import Answer
 from atp.black_box.boxes import Question, image_key
@@ -98,6 +103,44 @@ def _forms(secret: str) -> tuple[str, ...]:
     return secret, quote(secret, safe=""), json.dumps(secret)[1:-1], base64.b64encode(secret.encode()).decode()
 
 
+class _Timed(HTTPConnection):
+    """A connection that waits for an answer's headers for its timeout in all.
+
+    The socket's own timeout begins anew with every byte, and with every ``100 Continue``.
+    """
+
+    def getresponse(self) -> Any:
+        late = threading.Event()
+        timer = threading.Timer(float(self.timeout or 0), self._close, (late,))
+        timer.daemon = True
+        timer.start()
+        try:
+            response = super().getresponse()
+        finally:
+            timer.cancel()
+        if late.is_set():
+            # Headers that are cut short look whole.
+            response.close()
+            raise TimeoutError
+        return response
+
+    def _close(self, late: threading.Event) -> None:
+        late.set()
+        if self.sock is not None:
+            with suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
+
+
+class _TimedAdapter(HTTPAdapter):
+    """Sends over such connections, with or without encryption and proxies."""
+
+    def get_connection_with_tls_context(self, *arguments: Any, **options: Any) -> Any:
+        pool = super().get_connection_with_tls_context(*arguments, **options)
+        if not issubclass(pool.ConnectionCls, _Timed):
+            pool.ConnectionCls = type("Timed", (_Timed, pool.ConnectionCls), {})
+        return pool
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """The box ``endpoint``.
@@ -156,7 +199,8 @@ class Endpoint:
                     raise self._refused(response, _read(response, 2**16, deadline, cut=True))
                 return _read(response, most, deadline)
         except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-            raise NoAnswerError(_network_reason(error, self.section.timeout_s), down=True) from None
+            late: BaseException = TimeoutError() if time.monotonic() > deadline else error
+            raise NoAnswerError(_network_reason(late, self.section.timeout_s), down=True) from None
 
     def _refused(self, response: requests.Response, body: bytes) -> Exception:
         status = response.status_code
@@ -180,6 +224,8 @@ class Endpoint:
         """One session per thread, which keeps its connection."""
         if not hasattr(self._local, "session"):
             session = requests.Session()
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, _TimedAdapter())
             # No compression: a response could decompress to gigabytes.
             session.headers["Accept-Encoding"] = "identity"
             session.headers["User-Agent"] = "atp"

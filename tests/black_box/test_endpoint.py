@@ -126,24 +126,30 @@ def test_a_timeout_is_asked_again(tmp_path: Path, images: Images, box: BoxServer
     assert ask(tmp_path, section, images(2)) == Asked(3, {})
 
 
-def test_a_trickle_ends_in_time(tmp_path: Path, images: Images) -> None:
-    """A server that sends a byte now and then, each before the connection's own timeout."""
+@pytest.mark.parametrize(
+    ("begin", "again"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\nx: ", b"x"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+)
+def test_a_trickle_ends_in_time(tmp_path: Path, images: Images, begin: bytes, again: bytes) -> None:
+    """A server that sends a bit now and then, each before the connection's own timeout."""
 
     def trickle(self: BoxServer, handler: Any, body: bytes, fault: object) -> None:
-        handler.send_response(200)
-        handler.send_header("Content-Length", "1000000")
-        handler.end_headers()
         with contextlib.suppress(OSError):
+            handler.wfile.write(begin)
             while not self.released.wait(0.02):
-                handler.wfile.write(b"x")
+                handler.wfile.write(again)
 
     class Slow(BoxServer):
         reply = trickle  # type: ignore[assignment]
 
     with Slow() as box:
-        begin = time.monotonic()
+        started = time.monotonic()
         result = ask(tmp_path, section_of(box, timeout_s=0.3, attempts=1), images(1))
-        assert time.monotonic() - begin < 10
+        assert time.monotonic() - started < 10
     assert list(result.failures.values()) == ["no answer in 0.3 s"]
 
 
