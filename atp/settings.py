@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -66,6 +67,10 @@ WORDS = {
 """What pydantic's types of errors mean, for people who write params.yaml."""
 
 
+MOST_BYTES = 2**20
+"""Size of a file of settings or classes."""
+MOST_VALUES = 20_000
+
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -100,10 +105,17 @@ def read_yaml(path: Path, remedy: str = "correct its path in params.yaml") -> ob
         remedy: what to do if the file is missing, for the error message.
 
     Raises:
-        InputError: if the file is missing, cannot be read or is not YAML.
+        InputError: if the file is missing, cannot be read, is not YAML, or holds far more than any settings do.
     """
     try:
-        return copy.deepcopy(_parse(path.read_text(encoding="utf-8")))
+        if path.stat().st_size > MOST_BYTES:
+            raise InputError(f"{path}: larger than {MOST_BYTES // 2**20} MiB; is it the right file?")
+        tree = _parse(path.read_text(encoding="utf-8"))
+        if _expanded(tree, {}) > MOST_VALUES:
+            raise InputError(f"{path}: stands for more than {MOST_VALUES} values; is it the right file?")
+        return copy.deepcopy(tree)
+    except RecursionError as error:
+        raise InputError(f"{path}: nested too deeply; is it the right file?") from error
     except FileNotFoundError as error:
         check_imported(path)
         raise InputError(f"{path}: no such file; {remedy}") from error
@@ -113,6 +125,18 @@ def read_yaml(path: Path, remedy: str = "correct its path in params.yaml") -> ob
         raise InputError(f"{path}: line {mark.line + 1 if mark else '?'}: not YAML: {what}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
+
+
+def _expanded(node: object, known: dict[int, float]) -> float:
+    """Number of values that a tree stands for, its aliases written out: a few lines can stand for billions."""
+    if not isinstance(node, dict | list):
+        return 1
+    if id(node) not in known:
+        # Within itself it has no end.
+        known[id(node)] = math.inf
+        parts = [*node, *node.values()] if isinstance(node, dict) else node
+        known[id(node)] = 1 + sum(_expanded(part, known) for part in parts)
+    return known[id(node)]
 
 
 @lru_cache(maxsize=16)

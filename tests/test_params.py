@@ -11,6 +11,7 @@ from atp.data.settings import DataSettings, MaybeLabelled, read_classes
 from atp.errors import InputError
 from atp.method.settings import AdaptSettings
 from atp.params import Params, load_params
+from atp.settings import read_yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -367,3 +368,20 @@ def test_a_class_map_is_for_a_given_model(tree: Any, tmp_path: Path) -> None:
     tree["data"]["class_map"] = None
     tree["model"]["class_map"] = [0, 1]
     assert complaint(tree, tmp_path) == "params.yaml: model.class_map is computed by ATP; set data.class_map instead"
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("- road\n" * 2**18, "larger than 1 MiB"),
+        ("- [" + "x," * 20_000 + "x]\n", "stands for more than 20000 values"),
+        ("- &a0 [x, x]\n" + "".join(f"- &a{n + 1} [*a{n}, *a{n}]\n" for n in range(60)), "stands for more than 20000"),
+        ("- &a [*a]\n", "stands for more than 20000 values"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+    ids=["large", "long", "aliases", "itself", "deep"],
+)
+def test_files_that_expand_without_end_are_refused(tmp_path: Path, text: str, what: str) -> None:
+    (tmp_path / "classes.yaml").write_text(text)
+    with pytest.raises(InputError, match=rf"classes\.yaml: {what}.*is it the right file\?"):
+        read_yaml(tmp_path / "classes.yaml")

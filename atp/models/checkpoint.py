@@ -137,17 +137,30 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if DIGEST in metadata and _is_damaged(path, metadata[DIGEST]):
         raise InputError(f"{path}: damaged, it has changed since it was written; fetch or make it again")
     try:
-        classes = json.loads(metadata["classes"])
-        colors = tuple((red, green, blue) for red, green, blue in classes["colors"])
+        config = NetworkConfig.model_validate_json(metadata["network"])
         return Checkpoint(
-            config=NetworkConfig.model_validate_json(metadata["network"]),
-            label_space=LabelSpace(tuple(classes["names"]), colors),
+            config=config,
+            label_space=_label_space(json.loads(metadata["classes"]), config),
             state=state,
             made_by=json.loads(metadata["made_by"]),
             reading=_reading(metadata),
         )
     except (InputError, KeyError, TypeError, ValueError, ValidationError) as error:
         raise InputError(f"{path}: written by another version of ATP; create it again with this one") from error
+
+
+def _label_space(classes: Mapping[str, Any], config: NetworkConfig) -> LabelSpace:
+    """The classes in a file's metadata.
+
+    Raises:
+        ValueError: they are not those of its network, or no names and colours.
+    """
+    names, colors = tuple(classes["names"]), tuple((red, green, blue) for red, green, blue in classes["colors"])
+    named = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
+    coloured = all(type(channel) is int and 0 <= channel <= 255 for color in colors for channel in color)
+    if not (named and coloured and len(names) == len(colors) == config.num_classes):
+        raise ValueError
+    return LabelSpace(names, colors)
 
 
 def _reading(metadata: Mapping[str, str]) -> Reading:

@@ -24,7 +24,7 @@ OURS = ("backbone", "output_stride", "aspp_dilations", "resnet_style")
 
 Level = Annotated[float, Field(ge=0.0, le=1.0)]
 Spread = Annotated[float, Field(gt=0.0)]
-Dilation = Annotated[int, Field(ge=1, strict=True)]
+Dilation = Annotated[int, Field(ge=1, le=4096, strict=True)]
 Side = Annotated[int, Field(ge=1, strict=True)]
 
 
@@ -90,7 +90,7 @@ class NetworkConfig(BaseModel):
     class_map: tuple[Annotated[int, Field(ge=0, le=IGNORED, strict=True)], ...] | None = None
     backbone: BackboneName = "resnet101"
     output_stride: Literal[4, 8, 16] = 8
-    aspp_dilations: Annotated[tuple[Dilation, ...], Field(min_length=1)] = (6, 12, 18, 24)
+    aspp_dilations: Annotated[tuple[Dilation, ...], Field(min_length=1, max_length=64)] = (6, 12, 18, 24)
     weights: str = "none"
     mean: tuple[Level, Level, Level] = (0.485, 0.456, 0.406)
     std: tuple[Spread, Spread, Spread] = (0.229, 0.224, 0.225)

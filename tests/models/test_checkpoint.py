@@ -1,3 +1,4 @@
+import json
 import logging
 import random
 from pathlib import Path
@@ -82,6 +83,38 @@ def test_checkpoints_that_are_none(tmp_path, network):
     save_checkpoint(path, network, SMALL, SPACE, {})
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match="not a complete safetensors file"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("classes", {"names": ["road", "car"]}),
+        ("classes", {"names": ["road", "car", "car"]}),
+        ("classes", {"names": ["road", "car", 7]}),
+        ("classes", {"names": 3}),
+        ("classes", {"colors": [[0, 0, 0]] * 2}),
+        ("classes", {"colors": [[0, 0, 0], [1, 2, 3], [4, 5, 256]]}),
+        ("classes", {"colors": [[0, 0, 0], [1, 2, 3], [4, 5, 6.0]]}),
+        ("classes", {"colors": [[0, 0, 0], [1, 2, 3], [4, 5]]}),
+        ("network", {"num_classes": 10**6}),
+        ("network", {"aspp_dilations": [1] * 100_000}),
+        ("network", {"aspp_dilations": [10**9]}),
+        ("network", {"mean": [float("nan")] * 3}),
+        ("reading", {"size": [0, 16]}),
+        ("reading", {"size": [1.5, 16]}),
+        ("reading", {"size": 16}),
+        ("made_by", None),
+    ],
+)
+def test_metadata_that_lie_are_told_in_one_line(tmp_path, network, part, changes):
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, network, SMALL, SPACE, MADE_BY)
+    with safe_open(path, framework="pt") as file:
+        metadata = {name: text for name, text in file.metadata().items() if name != "sha256"}
+    metadata[part] = json.dumps({**json.loads(metadata[part]), **changes}) if changes else "["
+    save_file(network.state_dict(), path, metadata)
+    with pytest.raises(InputError, match=r"model\.safetensors: written by another version of ATP"):
         load_checkpoint(path)
 
 
