@@ -6,12 +6,13 @@ may read the target's labels. Writes, below ``runs/evaluate``:
 - ``metrics.json``: per model, mIoU and IoU per class in percent, and mIoU per protocol in ``data.protocols``; mIoU on
   the validation images, if they have labels; per round, coverage and accuracy of the labels; the models'
   floating-point precision.
-- ``images.json``: mIoU (percent, over the classes present) and mean entropy per test image and model.
+- ``images.json``: mIoU (percent, over the classes present; null without any) and mean entropy per test image and model.
 - ``confusion.json``: confusion matrix per model, rows true classes, columns predicted ones.
 - ``predictions/<model>/<name>.png``: class ids as palette PNG.
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,13 +78,19 @@ def body(stage: Stage) -> None:
         metrics["pseudo_labels"] = rounds_summary(params, space)
         metrics["precision"] = runtime.precision
         write_json(folder / METRICS.name, metrics)
-        write_json(folder / "images.json", {n: {"miou": r.miou, "entropy": r.entropy} for n, r in results.items()})
+        write_json(folder / "images.json", {n: by_image(result) for n, result in results.items()})
         write_json(folder / "confusion.json", {n: r.confusion.counts.tolist() for n, r in results.items()})
     stage.tracker.log(0, {f"miou_{name}": value for name, value in metrics["miou"].items()})
     validation_miou = metrics.get("validation", {"miou": {}})["miou"]
     for protocol, values in {**metrics["protocols"], "validation": validation_miou}.items():
         figures = {f"miou_{protocol}_{name}": value for name, value in values.items() if value is not None}
         stage.tracker.log(0, figures)
+
+
+def by_image(result: Evaluation) -> dict[str, dict[str, float | None]]:
+    """Figures of each image; null is the mIoU of one without a labelled pixel."""
+    miou = {name: value if math.isfinite(value) else None for name, value in result.miou.items()}
+    return {"miou": miou, "entropy": dict(result.entropy)}
 
 
 def measured(

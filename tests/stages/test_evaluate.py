@@ -11,6 +11,7 @@ from atp.black_box.answers import Answer, AnswerStore, AnswerWriter
 from atp.data.folder import Sample
 from atp.data.labels import LabelSpace
 from atp.evaluation.evaluate import evaluate_answers
+from atp.stages.evaluate import by_image
 
 SPACE = LabelSpace(("sky", "road", "car"), ((0, 0, 200), (90, 90, 90), (200, 0, 0)))
 
@@ -53,3 +54,10 @@ def test_answers_at_another_size_are_compared_at_the_labels_size(tmp_path: Path,
     assert (predicted[:, :3] == 0).all()
     assert result.confusion.unanswered.tolist() == [0, 0, 2]
     assert 0 < result.entropy["a"] < 1
+
+
+def test_an_image_without_a_labelled_pixel_has_no_miou(tmp_path: Path, sample: Sample) -> None:
+    Image.fromarray(np.full((4, 8), 255, np.uint8)).save(tmp_path / "label.png")
+    ids = torch.zeros(4, 8, dtype=torch.uint8)
+    result = evaluate_answers(store(tmp_path / "answers", Answer.hard(ids)), [sample], tmp_path / "predictions")
+    assert by_image(result) == {"miou": {"a": None}, "entropy": {"a": 0.0}}
