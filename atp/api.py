@@ -167,7 +167,8 @@ def load_model(model: str | Path, *, trust: bool = False) -> SegmentationNetwork
 
     Args:
         model: a stage's folder such as ``runs/propagate``, a model.safetensors, or ``models:/NAME@ALIAS``.
-        trust: call the network factory named in the file even if params.yaml does not name it.
+        trust: call the network factory named in the file even if params.yaml does not name it, or if the model and its
+            code come from a registry that ``ATP_TRUSTED_REGISTRIES`` does not name.
 
     Raises:
         InputError: if the model does not exist, or its factory may not be called.
@@ -176,7 +177,7 @@ def load_model(model: str | Path, *, trust: bool = False) -> SegmentationNetwork
     checkpoint = load_checkpoint(path)
     if ":/" in str(model):
         # Models in the registry always come with their code.
-        use_code_of(path)
+        use_code_of(path, checkpoint.config, trust=trust)
     elif not trust:
         check_callables(checkpoint.config, path)
     return restored(checkpoint, path).eval()

@@ -13,6 +13,7 @@ code rejects everything else. Alternatives that failed:
 - two inputs, one of them optional: a tensor cannot be optional.
 """
 
+import logging
 import os
 import shutil
 import sys
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,11 +43,16 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.models import ModelSignature
 
+logger = logging.getLogger(__name__)
+
 SERVED = ("atp.registry.model", "atp.registry.guard")
 """The modules that a registered model runs: the model and its server's guard."""
 
 REQUIREMENTS = ("mlflow", "numpy", "pillow", "pydantic", "safetensors", "torch", "torchvision")
 """The third-party packages that these modules import."""
+
+TRUSTED = "ATP_TRUSTED_REGISTRIES"
+"""Environment variable with the addresses of MLflow servers whose models may bring code, separated by commas."""
 
 LIMITS = {"max_pixels": 2**24, "max_images": 64}
 """Limits of one request to a server; ``MLFLOW_PYFUNC_INFERENCE_CONFIG`` overrides them. Arrays are not limited."""
@@ -208,10 +215,29 @@ def check_callables(config: NetworkConfig, path: Path) -> None:
         )
 
 
-def use_code_of(checkpoint: Path) -> None:
-    """Put the code packaged with a user's own registered network first on Python's path."""
+def use_code_of(checkpoint: Path, config: NetworkConfig, *, trust: bool = False) -> None:
+    """Put the code that came with a user's own registered network first on Python's path, and say so.
+
+    A registry in a file is the user's own. One on a server is trusted if the variable ATP_TRUSTED_REGISTRIES names it,
+    since whoever can write there would decide what runs here.
+
+    Args:
+        trust: also take the code from a registry that is not trusted.
+
+    Raises:
+        InputError: the registry is not trusted.
+    """
+    if not config.callables:
+        return
+    uri = tracking_uri()
+    if not (trust or urlsplit(uri).scheme in ("", "file", "sqlite") or uri in os.environ.get(TRUSTED, "").split(",")):
+        raise InputError(
+            f"its network is built by code that came with it from {uri}; if you trust whoever can write there, set "
+            f"{TRUSTED}={uri}, or pass --trust (in Python trust=True)"
+        )
     for folder in checkpoint.parents:
         if (folder / "MLmodel").is_file():
+            logger.warning("runs the code that came with the model: %s", folder / "code")
             sys.path.insert(0, str(folder / "code"))
 
 

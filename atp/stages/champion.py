@@ -40,7 +40,7 @@ def main() -> None:
         from atp.registry.package import use_code_of
         from atp.training.runtime import open_runtime
 
-        use_code_of(Path(sys.argv[1]))
+        use_code_of(Path(sys.argv[1]), load_checkpoint(Path(sys.argv[1])).config)
         network, space = network_from_checkpoint(Path(sys.argv[1]))
         if space.names != load_checkpoint(ADAPTED).label_space.names:
             print(json.dumps({"miou": None, "why": f"its classes differ: {', '.join(space.names)}"}))
