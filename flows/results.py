@@ -13,8 +13,9 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 
 from atp.evaluation.evidence.record import Evidence, read_all
 from atp.evaluation.evidence.vanished import warnings
+from atp.evaluation.recommendation import read_recommendation
 from atp.runner.tracking import tracking_uri
-from atp.runs import METRICS, within
+from atp.runs import ANSWERS, METRICS, within
 from flows.ui import MLFLOW_UI
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ def show_results(runs: Path, run: "Run | None") -> None:
     if evidence:
         table = evidence_table(evidence, warnings(runs, rounds))
         create_table_artifact(table, key="evidence", description="measured without labels")
+    if metrics and evidence:
+        best = read_recommendation(runs, rounds, black_box=within(runs, ANSWERS).is_dir())
+        create_markdown_artifact(f"`{best.folder}`\n\n{best}", key="recommendation", description="the model to use")
     picture = runs / "report/predictions.png"
     if picture.is_file():
         create_markdown_artifact(f"![before and after]({data_uri(picture)})", key="predictions")

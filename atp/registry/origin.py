@@ -11,6 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 import atp
+from atp.data.settings import DataSettings
 from atp.errors import InputError
 from atp.evaluation.recommendation import Recommendation, read_recommendation
 from atp.files import digest
@@ -77,7 +78,7 @@ def identify(params: Params) -> Identity:
         raise InputError(f"{ADAPTED}: no such file; run the stage that makes it: dvc repro propagate")
     recommended = read_recommendation(RUNS, list(params.rounds), black_box=params.black_box)
     model = digest(recommended.folder / MODEL)
-    return Identity(f"sha256:{model}", data_digest(params.data.root), params_digest(params), recommended)
+    return Identity(f"sha256:{model}", data_digest(params.data), params_digest(params), recommended)
 
 
 def origin_tags(identity: Identity) -> dict[str, str]:
@@ -123,10 +124,15 @@ def read_image_count() -> int | None:
     return len(next(iter(json.loads(path.read_text()).values()))["entropy"]) if path.is_file() else None
 
 
-def data_digest(root: Path) -> str:
-    """DVC's ``md5:`` of the data, or ``sha256:`` of all files if the data are not in DVC."""
-    known = dvc_digest(root)
-    return f"md5:{known}" if known else f"sha256:{digest(root)}"
+def data_digest(data: DataSettings) -> str:
+    """DVC's ``md5:`` of the data, or ``sha256:`` of all files if they are not in DVC, or not all below one folder."""
+    known = dvc_digest(data.root)
+    parts = [part for each in (data.target, *data.held_out) for part in (each.images, each.labels) if part]
+    outside = [part for part in parts if not part.resolve().is_relative_to(data.root.resolve())]
+    if not outside:
+        return f"md5:{known}" if known else f"sha256:{digest(data.root)}"
+    texts = [known or digest(data.root), *map(digest, outside)]
+    return f"sha256:{sha256(' '.join(texts).encode()).hexdigest()}"
 
 
 def params_digest(params: Params) -> str:

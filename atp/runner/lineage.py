@@ -50,7 +50,9 @@ def _data_set(params: Params, name: str) -> "Dataset":
 
     data = params.data
     path = {"source": data.source.root, "target": data.target.images, "test": data.test.images}[name]
-    return Dataset(name, dvc_digest(data.root) or UNKNOWN, "local", json.dumps({"uri": str(path)}))
+    # Linked images are not part of what DVC has imported.
+    known = dvc_digest(data.root) if path.is_relative_to(data.root) else ""
+    return Dataset(name, known or UNKNOWN, "local", json.dumps({"uri": str(path)}))
 
 
 def log_result(

@@ -78,6 +78,7 @@ def test_a_full_run_shows_its_stages_and_results(
         assert artifacts[f"{stage}-progress"] == 100
     assert "data:image/jpeg;base64," in artifacts["predictions"]
     assert "propagate" in artifacts["miou"]
+    assert "use " in artifacts["recommendation"]
     assert "r02: threshold" in artifacts["pseudo-labels"]
     # The addresses that `make ui` prints are those of the flow's runs and of the experiment.
     prefect, mlflow = (line.split()[1] for line in servers.said.splitlines()[:2])

@@ -29,6 +29,21 @@ def test_with_dvc_the_data_has_dvcs_digest(small_project: Path) -> None:
     assert identify(load_params()).data == "md5:0123abcd.dir"
 
 
+@pytest.mark.parametrize("imported", [False, True])
+def test_images_that_are_linked_from_elsewhere_count(small_project: Path, tmp_path: Path, imported: bool) -> None:
+    if imported:
+        Path("data.dvc").write_text("outs:\n- md5: 0123abcd.dir\n  path: data\n")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.png").write_bytes(b"one")
+    params = load_params(overrides={"data.target": {"images": str(photos), "labels": None}})
+    first = identify(params).data
+    (photos / "a.png").write_bytes(b"two")
+    second = identify(params).data
+    Path("data/more.png").write_bytes(b"x")
+    assert len({first, second, identify(params).data}) == (2 if imported else 3), "DVC has what it has imported"
+
+
 def test_git_commit_and_whether_the_tree_was_clean(small_project: Path) -> None:
     def git(*arguments: str) -> str:
         command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
@@ -116,8 +131,10 @@ def test_of_a_black_box_the_answers_count_and_not_how_they_were_asked_for(
     answers.parent.mkdir(parents=True)
     answers.write_text("{}")
     params = Path(__file__).parents[2] / "black_box/params.yaml"
+    parts = {f"data.{name}": {"images": f"data/{name}/images", "labels": None} for name in ("target", "test")}
+    own = {"data.root": "data", **parts, "data.validation": None}
     one, patient, other = (
-        identify(load_params(params, {"data.root": "data", **changes}))
+        identify(load_params(params, {**own, **changes}))
         for changes in ({}, {"query.concurrency": 1}, {"distill.lr": 0.5})
     )
     tags = origin_tags(one)
