@@ -10,6 +10,7 @@ from atp.data.folder import image_size, list_samples
 from atp.data.labels import LabelSpace
 from atp.errors import InputError
 from atp.params import Params
+from atp.runner import mounts
 from atp.training.runtime import computes_bf16, find_device
 
 BYTES_PER_PIXEL_AND_CLASS = 0.08
@@ -27,6 +28,12 @@ def check_machine(params: Params, space: LabelSpace) -> Iterator[Finding]:
             yield Finding(
                 "warning", "params.yaml: training.precision is bf16, which this device only emulates; set auto or fp32"
             )
+    how = (
+        "hidden from sealed stages"
+        if mounts.possible()
+        else "sealed by Python alone, since mounts are not allowed here"
+    )
+    yield Finding("ok", f"source data and labels are {how}: docs/how-to/operating.md")
     if params.data.target.images.is_dir():
         samples = list_samples(params.data.target.images)
         width, height = params.data.size or image_size(samples[0].image)

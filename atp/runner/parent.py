@@ -37,20 +37,27 @@ def die_with_dvc() -> None:
     DVC starts a stage by ``$SHELL -c``, else by ``/bin/sh -c``. Bash replaces itself with the stage; other shells wait
     for it and outlive a killed ``dvc``, so ``die_with_parent`` is not enough.
     """
+    watch = watch_of_dvc()
+    if watch is not None:
+        watch.start()
+
+
+def watch_of_dvc() -> Thread | None:
+    """The thread that ends this process with the ``dvc`` that runs it, still to be started; None if there is none."""
     stage = os.environ.get("DVC_STAGE")
     if stage is None or sys.platform != "linux":
-        return
+        return None
     dvc = _not_in_stage(stage)
     try:
         descriptor = os.pidfd_open(dvc)
     except ProcessLookupError:
         sys.exit(GONE)
     except OSError:  # A kernel before 5.3, or a sandbox that forbids it.
-        return
+        return None
     # It may have ended before the search, or between the search and the opening.
     if _takes_in_orphans(dvc) or _not_in_stage(stage) != dvc:
         sys.exit(GONE)
-    Thread(target=_end_with, args=(descriptor,), daemon=True).start()
+    return Thread(target=_end_with, args=(descriptor,), daemon=True)
 
 
 def _not_in_stage(stage: str) -> int:

@@ -14,12 +14,14 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from atp.errors import InputError, exit_codes
 from atp.params import Params, load_params
-from atp.runner.project import kept
+from atp.runner import mounts
+from atp.runner.project import dvc_cache, kept, project_root
 from atp.runs import ANSWERS_ON_TEST, folder
 
 STATE = kept() / "state"
@@ -91,8 +93,8 @@ def write_json(path: Path, tree: Mapping[str, Any]) -> None:
 def seal(params: Params, opened: Collection[Path] = ()) -> None:
     """Prevent this process from opening the source data, the held-out images and the target's labels.
 
-    An audit hook cannot be removed and is inherited by forked workers, so source-freeness does not depend on a stage
-    using the right paths.
+    They are hidden from it and from all that it starts, where the system allows that, and with them DVC's cache, unless
+    the target's images are links into it. Everywhere, Python refuses to open them and says why.
 
     Args:
         opened: exceptions that this stage needs; never labels.
@@ -100,12 +102,20 @@ def seal(params: Params, opened: Collection[Path] = ()) -> None:
     data = params.data
     closed = [path for path in (data.source.root, *(part.images for part in data.held_out)) if path not in opened]
     closed += [part.labels for part in (data.target, *data.held_out) if part.labels is not None]
-    closed.append(ANSWERS_ON_TEST)
-    close(closed, "sealed: this stage must not read source data or target labels")
+    cache = dvc_cache()
+    needed = (data.target.images, *opened)
+    linked = any(path.resolve().is_relative_to(cache) for folder in needed for path in islice(folder.rglob("*"), 100))
+    # An experiment's clone has its own copies of what lies in the project.
+    mounts.hide([*closed, *(project_root() / path for path in closed), *([] if linked else [cache])])
+    # The folder around it is the result of a stage, which replaces it.
+    close([*closed, ANSWERS_ON_TEST], "sealed: this stage must not read source data or target labels")
 
 
 def close(paths: Collection[Path], why: str) -> None:
-    """Prevent this process from opening these files and anything in these folders."""
+    """Let Python refuse to open these files and anything in these folders, also by way of links.
+
+    An audit hook cannot be removed and is inherited by forked processes.
+    """
     closed = list(paths)
     prefixes = tuple(f"{path.resolve()}{os.sep}" for path in closed)
     files = {str(path.resolve()) for path in closed if path.is_file()}
@@ -113,7 +123,7 @@ def close(paths: Collection[Path], why: str) -> None:
     def refuse(event: str, arguments: tuple[Any, ...]) -> None:
         if event != "open" or not isinstance(arguments[0], str | bytes | os.PathLike):
             return
-        path = os.path.abspath(os.fsdecode(arguments[0]))  # noqa: PTH100 - Path would do more work on every open
+        path = os.path.realpath(os.fsdecode(arguments[0]))
         if path.startswith(prefixes) or path in files:
             raise PermissionError(errno.EACCES, why, path)
 

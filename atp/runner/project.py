@@ -1,6 +1,7 @@
 """Locate the project, also from one of its folders or from an experiment's temporary clone."""
 
 import os
+from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,15 @@ def kept() -> Path:
     if name and Path.cwd().is_relative_to(root / ".dvc/tmp"):
         return root / ".atp/experiments" / name
     return Path(".atp")
+
+
+def dvc_cache() -> Path:
+    """The folder of DVC's cache."""
+    root = project_root() / ".dvc"
+    config = ConfigParser(interpolation=None, strict=False)
+    config.read([root / "config", root / "config.local"])
+    # Relative to the file in which it is set.
+    return (root / config.get("cache", "dir", fallback="cache").strip("\"'")).resolve()
 
 
 def dvc_digest(data: Path) -> str:

@@ -15,14 +15,20 @@ from importlib.util import find_spec
 
 from atp.errors import InputError, exit_codes
 from atp.params import load_params
+from atp.runner import mounts
 from atp.runner.beside import start_ahead
-from atp.runner.parent import die_with_dvc, die_with_parent
+from atp.runner.parent import die_with_parent, watch_of_dvc
 from atp.runner.process import interrupted
 
 
 def main() -> None:
     die_with_parent()
-    die_with_dvc()
+    watch = watch_of_dvc()
+    # Before the first thread, without which only root could do it; the kernel then forgets the parent.
+    if mounts.enter():
+        die_with_parent()
+    if watch is not None:
+        watch.start()
     name, *arguments = sys.argv[1:] or [""]
     with exit_codes(lambda: interrupted("@".join([name, *arguments[1:2]]))):
         if not name.isidentifier() or not find_spec(f"atp.stages.{name}"):
