@@ -78,8 +78,8 @@ def alike(others: Sequence[str]) -> str:
 
 @contextmanager
 def exit_codes(interrupted: Callable[[], str] = lambda: "interrupted; run it again") -> Iterator[None]:
-    """End the process with code 2 and a line on invalid input, a full disk or a path that cannot be used, with 130 on
-    Ctrl-C; no traceback.
+    """End the process with code 2 and a line on invalid input, a full disk or a path that cannot be used, with 1 if a
+    process that loads data was killed, with 130 on Ctrl-C; no traceback.
 
     Args:
         interrupted: see ``interruptible``.
@@ -97,6 +97,12 @@ def exit_codes(interrupted: Callable[[], str] = lambda: "interrupted; run it aga
         if error.errno not in UNUSABLE or error.filename is None or error.strerror != os.strerror(error.errno):
             raise
         _end(f"error: {path}: {UNUSABLE[error.errno]}; correct the path, or change what is there\n", 2)
+    except RuntimeError as error:
+        # PyTorch has no class of its own for it.
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        # Not by the code of bad input, after which nothing tries again.
+        _end("error: a data loading process was killed, perhaps for lack of memory; the same command continues\n", 1)
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 from atp.runner.process import STATE
 from tests.stages.launch import RunStage, forkserver, set_params, stage_process
 
@@ -62,6 +64,28 @@ def test_a_stage_keeps_its_state_and_continues(adapted: Path, tmp_path: Path, ru
     assert lines == [f"align: interrupted; {KEPT}"]
     assert not (project / "runs/align").exists()
     assert not hidden(project)
+    ended = run_stage(project, "align")
+    assert "align: continues at step" in ended.output
+    assert (project / "runs/align/model.safetensors").read_bytes() == expected
+
+
+def test_a_stage_whose_data_loading_process_is_killed_says_so_and_continues(
+    adapted: Path, tmp_path: Path, run_stage: RunStage
+) -> None:
+    project = Path(shutil.copytree(adapted, tmp_path / "project"))
+    expected = (project / "runs/align/model.safetensors").read_bytes()
+    shutil.rmtree(project / "runs/align")
+    set_params(project, "runtime", workers=1)
+    process = forkserver().Process(target=stage_process, args=(project, "align", (), 0.5))
+    process.start()
+    wait_until(lambda: states(project), process.is_alive)
+    for child in psutil.Process(process.pid).children():
+        child.kill()
+    process.join()
+    assert process.exitcode == 1
+    (line,) = [line for line in (project / "output.txt").read_text().splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: a data loading process was killed")
+    assert "Traceback" not in (project / "output.txt").read_text()
     ended = run_stage(project, "align")
     assert "align: continues at step" in ended.output
     assert (project / "runs/align/model.safetensors").read_bytes() == expected
