@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _NEW_MOUNTS, _NEW_USER = 0x20000, 0x10000000
-_READ_ONLY, _NO_SUID, _NO_DEVICES, _NO_PROGRAMS, _BIND, _RECURSIVE, _PRIVATE = 1, 2, 4, 8, 4096, 16384, 1 << 18
+_READ_ONLY, _NO_SUID, _NO_DEVICES, _NO_PROGRAMS, _BIND, _RECURSIVE, _SLAVE = 1, 2, 4, 8, 4096, 16384, 1 << 19
 _EMPTY = _READ_ONLY | _NO_SUID | _NO_DEVICES | _NO_PROGRAMS
 _CAPABILITIES_3, _DROP_BOUND = 0x20080522, 24
 _TAKES_BACK = (18, 19, 21)
@@ -79,8 +79,8 @@ def _unshare() -> None:
         _check(libc.unshare(_NEW_MOUNTS | _NEW_USER))
         for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
             Path("/proc/self", name).write_text(text)
-    # What is mounted here stays here.
-    _mount(b"none", Path("/"), None, _RECURSIVE | _PRIVATE)
+    # What is mounted here stays here; what is mounted elsewhere later comes here as well.
+    _mount(b"none", Path("/"), None, _RECURSIVE | _SLAVE)
 
 
 def _cover(path: Path) -> None:
