@@ -131,7 +131,7 @@ def bring_new_images(folder: Path, tell: Tell) -> None:
     for name, part in parts.items():
         count = len(_copy(part, part.samples(), folder, name))
         if count:
-            tell(f"{folder / 'data' / name}: {count} new or changed files of {part.images.parent} copied")
+            tell(f"{part.images}: {count} new or changed files, labels included; copied to {folder / 'data' / name}")
             brought = True
     if brought:
         # Slow import, about a second.

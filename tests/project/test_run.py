@@ -75,7 +75,8 @@ def test_images_that_were_added_or_replaced_come_into_the_project(
     shutil.copyfile(data / "target/images/01.png", data / "target/images/02.png")
     said, error = adapt()
     assert not error
-    assert f"new/data/target: 3 new or changed files of {data / 'target'} copied" in said
+    told = f"{data / 'target/images'}: 3 new or changed files, labels included; copied to new/data/target"
+    assert told in said
     assert (copies / "new.png").read_bytes() == (copies / "00.png").read_bytes()
     assert (copies / "02.png").read_bytes() == (copies / "01.png").read_bytes()
     assert Path("new/data.dvc").read_text() != before
