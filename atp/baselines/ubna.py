@@ -13,7 +13,7 @@ from atp.models.network import SegmentationNetwork
 from atp.settings import Count, NonNegative, Share
 from atp.training.loop import History
 from atp.training.normalisation import batchnorm_layers
-from atp.training.prediction import chunks, update_batchnorm
+from atp.training.prediction import chunks, read_chunks, update_batchnorm
 from atp.training.run import Run
 
 
@@ -48,8 +48,8 @@ def align(network: SegmentationNetwork, images: TrainingImages, settings: Settin
     # As many epochs as batches are always enough.
     order = TrainingOrder(len(images), settings.batch_size, settings.batches, run.seed)
     drawn = [images.samples[index] for keys in islice(order, settings.batches) for index, _ in keys]
-    batches = chunks(drawn, images.size, settings.batch_size)
-    update_batchnorm(network, batches, images.size, run.runtime, lambda number: momentum(number, settings))
+    batches = (batch for _, batch in read_chunks(chunks(drawn, images.size, settings.batch_size), images.size))
+    update_batchnorm(network, batches, run.runtime, lambda number: momentum(number, settings))
     return {}
 
 

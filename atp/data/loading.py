@@ -130,14 +130,17 @@ class TrainingImages:
         labels: Callable[[Sample], Labels] | None = None,
         cache: ImageCache | None = None,
         second: bool = False,
+        window: tuple[int, int] | None = None,
     ) -> None:
         """Describe the images; none is read yet.
 
         Args:
             labels: returns an image's labels at the size at which it is read; without it, all labels are 255.
             second: add a second strong view.
+            window: size of the windows in which BatchNorm's statistics are re-estimated.
         """
         self.samples = samples
+        self.window = window
         self._augment = Augment(augmentation, crop, second=second)
         self.size = size
         self.cropped = crop is not None
@@ -203,7 +206,8 @@ class Images:
         size: (width, height) to which each image is resized; None keeps its own.
         crop: (width, height) of random training crops; None trains on whole images.
         cache: cache of decoded images.
-        window: (width, height) of the windows in which labels are dumped; None predicts whole images.
+        window: (width, height) of the windows in which labels are dumped and BatchNorm's statistics re-estimated; None
+            takes whole images.
     """
 
     samples: Sequence[Sample]
@@ -229,6 +233,7 @@ class Images:
             labels=labels,
             cache=self.cache,
             second=second,
+            window=self.window,
         )
 
 

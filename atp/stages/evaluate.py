@@ -68,7 +68,7 @@ def body(stage: Stage) -> None:
         if params.evaluate.batchnorm_only and not params.black_box:
             network, _ = stage.load(SOURCE)
             if has_batchnorm(network):
-                reestimate_batchnorm(network, list_samples(data.target.images), data.size, runtime)
+                reestimate_batchnorm(network, list_samples(data.target.images), data.size, runtime, data.window)
                 add(BATCHNORM_ONLY, network)
             else:
                 logger.info("evaluate: the network has no BatchNorm, so nothing is gained by BatchNorm alone")

@@ -1,6 +1,6 @@
 """Inference: class probabilities of images, without gradients."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -102,8 +102,7 @@ class Predictor:
 
         A window's weight falls linearly from its centre to its edges, so that no seams remain.
         """
-        height, width = min(window[1], image.shape[1]), min(window[0], image.shape[2])
-        places = [(top, left) for top in starts(image.shape[1], height) for left in starts(image.shape[2], width)]
+        (height, width), places = windows(image.shape[1:], window)
         weight = (_ramp(height)[:, None] * _ramp(width)).to(image.device)
         total = torch.zeros((network.num_classes, *image.shape[1:]), device=image.device)
         weights = torch.zeros(image.shape[1:], device=image.device)
@@ -132,6 +131,23 @@ def at_size(probabilities: Tensor, shape: Sequence[int]) -> Tensor:
     if tuple(probabilities.shape[-2:]) == tuple(shape):
         return probabilities
     return F.interpolate(probabilities[None], tuple(shape), mode="bilinear")[0]
+
+
+def windows(shape: Sequence[int], window: Size) -> tuple[tuple[int, int], list[tuple[int, int]]]:
+    """(height, width) of the windows of an image of ``shape``, (H, W), and the (top, left) of each."""
+    height, width = min(window[1], shape[0]), min(window[0], shape[1])
+    return (height, width), [(top, left) for top in starts(shape[0], height) for left in starts(shape[1], width)]
+
+
+def in_windows(batches: Iterable[Tensor], window: Size | None) -> Iterator[Tensor]:
+    """Cut batches of images, (N, 3, H, W), into their windows, a few at a time; whole images without ``window``."""
+    for images in batches:
+        if window is None:
+            yield images
+            continue
+        (height, width), places = windows(images.shape[-2:], window)
+        views = torch.cat([images[..., top : top + height, left : left + width] for top, left in places])
+        yield from (views[first : first + CHUNK] for first in range(0, len(views), CHUNK))
 
 
 def starts(length: int, window: int) -> list[int]:
@@ -172,25 +188,33 @@ def read_chunks(
 
 @torch.no_grad()
 def reestimate_batchnorm(
-    network: SegmentationNetwork, samples: Sequence[Sample], size: tuple[int, int] | None, runtime: Runtime
+    network: SegmentationNetwork,
+    samples: Sequence[Sample],
+    size: Size | None,
+    runtime: Runtime,
+    window: Size | None = None,
 ) -> None:
-    """Replace BatchNorm's running statistics by those of these images, with equal weight for each chunk."""
+    """Replace BatchNorm's running statistics by those of these images, with equal weight for each chunk.
+
+    Args:
+        window: size of the windows in which the images are read; None reads whole images.
+    """
     for module in network.modules():
         if isinstance(module, BatchNorm):
             module.reset_running_stats()
+    images = (images for _, images in read_chunks(chunks(samples, size), size))
     # In PyTorch, None means the plain average over all batches.
-    update_batchnorm(network, chunks(samples, size), size, runtime, lambda number: None)
+    update_batchnorm(network, in_windows(images, window), runtime, lambda number: None)
 
 
 @torch.no_grad()
 def update_batchnorm(
     network: SegmentationNetwork,
-    batches: Sequence[Sequence[Sample]],
-    size: tuple[int, int] | None,
+    batches: Iterable[Tensor],
     runtime: Runtime,
     momentum: Callable[[int], float | None],
 ) -> None:
-    """Update BatchNorm's running statistics with batches of images, each of one size.
+    """Update BatchNorm's running statistics with batches of images, uint8, (N, 3, H, W).
 
     All other layers are in evaluation mode, so that the statistics match the layers' inputs at inference.
 
@@ -204,7 +228,7 @@ def update_batchnorm(
     network.eval()
     for layer in layers:
         layer.train()
-    for number, (_, images) in enumerate(read_chunks(batches, size)):
+    for number, images in enumerate(batches):
         for layer in layers:
             layer.momentum = momentum(number)
         if len(images) == 1:

@@ -111,6 +111,33 @@ def test_statistics_are_of_what_is_predicted_from(samples: list[Sample]) -> None
     torch.testing.assert_close(one.norm.running_var, normal.var((0, 2, 3)))
 
 
+class Seeing(Dropping):
+    """Keeps the images that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen.append(images)
+        return super().forward(images)
+
+
+@pytest.mark.parametrize(("window", "count"), [((5, 4), 18), ((8, 8), 3), ((99, 99), 3)])
+def test_statistics_are_of_the_windows_in_which_images_are_predicted(
+    samples: list[Sample], window: tuple[int, int], count: int
+) -> None:
+    """Since whole images may be too large for the network."""
+    one = Seeing()
+    reestimate_batchnorm(one, samples[:3], None, RUNTIME, window)
+    height, width = min(window[1], 8), min(window[0], 8)
+    assert all(batch.shape[-2:] == (height, width) for batch in one.seen)
+    assert sum(map(len, one.seen)) == count
+    assert max(map(len, one.seen)) <= 8
+    mean = torch.stack([one.normalise(batch).mean((0, 2, 3)) for batch in one.seen]).mean(0)
+    torch.testing.assert_close(one.norm.running_mean, mean)
+
+
 class Local(SegmentationNetwork):
     """Scores of a pixel are its colours, and of every pixel the window's mean: what a window shows decides them."""
 
