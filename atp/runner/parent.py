@@ -31,19 +31,13 @@ def die_with_parent(by: signal.Signals = signal.SIGKILL, parent: int | None = No
         sys.exit(GONE)
 
 
-def die_with_dvc() -> None:
-    """End this process with the ``dvc`` that runs it as a stage, across any processes in between (Linux).
-
-    DVC starts a stage by ``$SHELL -c``, else by ``/bin/sh -c``. Bash replaces itself with the stage; other shells wait
-    for it and outlive a killed ``dvc``, so ``die_with_parent`` is not enough.
-    """
-    watch = watch_of_dvc()
-    if watch is not None:
-        watch.start()
-
-
 def watch_of_dvc() -> Thread | None:
-    """The thread that ends this process with the ``dvc`` that runs it, still to be started; None if there is none."""
+    """A thread, still to be started, that ends this process with the ``dvc`` that runs it as a stage (Linux).
+
+    It does so across any processes in between. DVC starts a stage by ``$SHELL -c``, else by ``/bin/sh -c``. Bash
+    replaces itself with the stage; other shells wait for it and outlive a killed ``dvc``, so ``die_with_parent`` is not
+    enough. Returns None where no ``dvc`` runs it, or none can be watched.
+    """
     stage = os.environ.get("DVC_STAGE")
     if stage is None or sys.platform != "linux":
         return None

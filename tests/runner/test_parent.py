@@ -51,21 +51,21 @@ def test_it_ends_whether_it_asked_before_or_after_its_parent_was_killed(when: st
 STAGE = """
 import os, sys, time
 from pathlib import Path
-from atp.runner.parent import die_with_dvc
+from atp.runner.parent import watch_of_dvc
 
 before = sys.argv[1] == "before"
 if before:
-    die_with_dvc()
+    watch_of_dvc().start()
 Path("started").write_text(str(os.getpid()))
 if not before:
     while not Path("killed").exists():
         time.sleep(0.01)
-    die_with_dvc()
+    watch_of_dvc().start()
 time.sleep(60)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="die_with_dvc does nothing where there is no pidfd")
+@pytest.mark.skipif(sys.platform != "linux", reason="watch_of_dvc finds nothing where there is no pidfd")
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("shells", [0, 1, 2])
 def test_it_ends_with_dvc_whatever_shells_are_between(when: str, shells: int, tmp_path: Path) -> None:
