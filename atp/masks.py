@@ -112,11 +112,8 @@ def write_predictions(
     Raises:
         InputError: if there are no images, the model does not exist, or the size or inference is invalid.
     """
-    samples, extent, how = (
-        inputs_of([images] if isinstance(images, Path) else images),
-        parse_size(size, "--size"),
-        inference or None,
-    )
+    samples = inputs_of([images] if isinstance(images, Path) else images)
+    extent, how = parse_size(size, "--size"), inference or None
     videos = [sample for sample in samples if is_video(sample.image)]
     if videos:
         check_package(videos[0].image)
