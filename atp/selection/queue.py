@@ -278,7 +278,7 @@ def _executing(queue: Any) -> bool:
 def _end_workers() -> None:
     """End workers that live on but take no experiment, so that others are started.
 
-    A worker that reads a message before it is written whole loses the experiment and may stay.
+    By kombu's code, a worker may read a message before it is written whole, and then the experiment is lost.
     """
     for pid in _workers():
         logger.warning("DVC's worker (process %d) runs nothing; another is started", pid)
