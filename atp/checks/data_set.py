@@ -25,7 +25,7 @@ def examine_data_set(name: str, root: Path) -> list[Finding]:
         except InputError as error:
             findings.append(Finding("error", str(error)))
             continue
-        text = f"{root / part.images}: {count} of the {part.count} images published, " + (
+        text = f"{root / part.at(root).images}: {count} of the {part.count} images published, " + (
             "each with its label" if part.labels else "without labels"
         )
         findings.append(Finding("ok" if count == part.count else "warning", text))

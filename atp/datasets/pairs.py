@@ -62,6 +62,7 @@ def prepare(
             ``out`` is not empty.
     """
     check(source, target, out)
+    source, target = source.in_terms_of(target), target.in_terms_of(source)
     space = classes or common_classes(source, target)
     pairs = {"source": list_pairs(source, source_root, "source")}
     pairs |= {split: list_pairs(target, target_root, split) for split in target.target_parts}

