@@ -16,7 +16,7 @@ from atp.errors import InputError, exit_codes, interruptible
 from atp.evaluation.evidence.record import INDICATORS
 from atp.project import command as project
 from atp.runs import ANSWERS, METRICS, RUNS, is_run, within
-from atp.studies.definitions import HeldOut
+from atp.studies.definitions import HeldOut, Where
 
 if TYPE_CHECKING:
     from atp.evaluation.recommendation import Recommendation
@@ -345,6 +345,11 @@ Jobs = Annotated[int, typer.Option(min=1, help="Cells to compute in parallel.")]
 Collect = Annotated[bool, typer.Option("--collect", help="Show finished results; compute nothing.")]
 On = Annotated[HeldOut, typer.Option(help="Images to measure on; choose settings on the validation images.")]
 
+Bed = Annotated[str, typer.Option("--testbed", help="Data in place of those of params.yaml: atp study lists them.")]
+CamVid = Annotated[Path, typer.Option(help="CamVid's public folder, for the testbeds of it.")]
+IddLite = Annotated[Path, typer.Option(help="IDD-lite's folder, for the testbeds of it.")]
+CAMVID, IDD_LITE = Path("../shared/camvid"), Path("../shared/idd_lite")
+
 Rows = Annotated[bool, typer.Option("--rows", help="Show the printed rows and what is measured here; compute nothing.")]
 
 
@@ -355,9 +360,9 @@ def study(
     jobs: Jobs = 1,
     collect: Collect = False,
     on: On = HeldOut.TEST,
-    camvid: Annotated[Path, typer.Option(help="CamVid's public folder, for the studies on it.")] = Path(
-        "../shared/camvid"
-    ),
+    testbed: Bed = "",
+    camvid: CamVid = CAMVID,
+    idd_lite: IddLite = IDD_LITE,
 ) -> None:
     """Compute a study on the data of params.yaml; a cell is a DVC experiment, computed once: docs/how-to/studies.md."""
     from atp.studies import command
@@ -367,8 +372,9 @@ def study(
         typer.echo(listing())
         return
     _quiet()
-    what = command.study(name, camvid, on)
-    typer.echo(command.make(name, what, command.parse_seeds(seeds), jobs, run=not collect))
+    where = Where(on, testbed, {"camvid": camvid, "idd_lite": idd_lite})
+    what = command.study(name, where)
+    typer.echo(command.make(where.files(name), what, command.parse_seeds(seeds), jobs, run=not collect))
 
 
 @app.command()
@@ -378,10 +384,14 @@ def table(
     jobs: Jobs = 1,
     collect: Collect = False,
     on: On = HeldOut.TEST,
+    testbed: Bed = "",
+    camvid: CamVid = CAMVID,
+    idd_lite: IddLite = IDD_LITE,
     rows: Rows = False,
 ) -> None:
     """Compute a table of the paper on the data of params.yaml, each printed figure beside ours."""
-    _numbered("table", number, seeds, jobs, collect, on, rows)
+    where = Where(on, testbed, {"camvid": camvid, "idd_lite": idd_lite})
+    _numbered("table", number, seeds, jobs, collect, where, rows)
 
 
 @app.command()
@@ -391,21 +401,26 @@ def figure(
     jobs: Jobs = 1,
     collect: Collect = False,
     on: On = HeldOut.TEST,
+    testbed: Bed = "",
+    camvid: CamVid = CAMVID,
+    idd_lite: IddLite = IDD_LITE,
     rows: Rows = False,
 ) -> None:
     """Compute a figure of the paper on the data of params.yaml."""
-    _numbered("figure", number, seeds, jobs, collect, on, rows)
+    where = Where(on, testbed, {"camvid": camvid, "idd_lite": idd_lite})
+    _numbered("figure", number, seeds, jobs, collect, where, rows)
 
 
-def _numbered(what: str, number: int, seeds: str, jobs: int, collect: bool, on: HeldOut, rows: bool) -> None:
+def _numbered(what: str, number: int, seeds: str, jobs: int, collect: bool, where: Where, rows: bool) -> None:
     from atp.studies import command
 
     if rows:
         typer.echo(command.rows(what, number))
         return
     _quiet()
-    opened = command.numbered(what, number, on)
-    typer.echo(command.make(f"{what}-{number}", opened, command.parse_seeds(seeds), jobs, run=not collect))
+    opened = command.numbered(what, number, where)
+    name = where.files(f"{what}-{number}")
+    typer.echo(command.make(name, opened, command.parse_seeds(seeds), jobs, run=not collect))
 
 
 def _quiet() -> None:

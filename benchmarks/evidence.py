@@ -1,6 +1,6 @@
 """Correlation of evidence without labels with mIoU, on good and deliberately broken runs.
 
-    atp study evidence --seeds 0 && atp study evidence-camvid --seeds 0
+    atp study evidence --seeds 0 && atp study evidence --testbed camvid-dusk --seeds 0
     python benchmarks/evidence.py
 
 Reads the studies' results and judges every model by the current rules of the verdict, so changing the rules needs no
@@ -165,7 +165,7 @@ def print_reverts(models: Sequence[Model]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    studies = [Path(f"runs/studies/{name}.json") for name in ("evidence", "evidence-camvid")]
+    studies = [Path(f"runs/studies/{name}.json") for name in ("evidence", "evidence-camvid-dusk")]
     parser.add_argument("studies", type=Path, nargs="*", default=studies, help="results of atp study")
     groups = read([path for path in parser.parse_args().studies if path.exists()])
     if not groups:

@@ -4,26 +4,26 @@ import json
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from atp.errors import InputError
 from atp.files import atomic_path
-from atp.params import Params, load_params
+from atp.params import Params
 from atp.runner.project import project_root
 from atp.runs import ORIGIN, RUNS
 from atp.selection.grid import Cell
 from atp.selection.queue import enqueue, withdraw, work
-from atp.studies import as_printed
-from atp.studies.catalogue import exchanged, opened, own_align, study_named, with_values
+from atp.studies import as_printed, testbeds
+from atp.studies.catalogue import opened, study_named, with_parameters
 from atp.studies.cells import Plan, plan
 from atp.studies.comparison import comparison, picture, rows_and_settings
-from atp.studies.definitions import HeldOut, Table
+from atp.studies.definitions import Table, Where
 from atp.studies.imported import bring_in, check_found
 from atp.studies.output import bars, curves, markdown, missing, overlaid, tree
 from atp.studies.panels import panels
 from atp.studies.results import CELLS, Line, State, collect, lines, read_predictions
 from atp.studies.search import SEED, search, searches_tree, told
+from atp.studies.testbeds import testbed_named
 from atp.training.progress import share_done
 
 logger = logging.getLogger(__name__)
@@ -53,50 +53,37 @@ Opened = Callable[[], tuple[Table, Params]]
 """Returns a table's rows and parameters, once the data are there."""
 
 
-def study(name: str, camvid: Path, on: HeldOut = HeldOut.TEST) -> Opened:
+def study(name: str, where: Where) -> Opened:
     """One of our own studies.
 
-    Args:
-        camvid: CamVid's folder, for studies on it.
-        on: images to measure on.
-
     Raises:
-        InputError: no such study.
+        InputError: no such study or testbed.
     """
-    study_named(name)
-    return lambda: opened(name, camvid, on)
+    quick = study_named(name).quick
+    testbed_named(where.testbed)
+    return lambda: opened(name, testbeds.opened(where.testbed, where.roots, quick=quick), where.on)
 
 
-def numbered(what: str, number: int, on: HeldOut = HeldOut.TEST) -> Opened:
-    """A table or figure of the paper.
-
-    Args:
-        what: ``table`` or ``figure``.
-        on: images to measure on.
+def numbered(what: str, number: int, where: Where) -> Opened:
+    """A table or figure of the paper; ``what`` is ``table`` or ``figure``.
 
     Raises:
-        InputError: no such number.
+        InputError: no such number or testbed.
     """
     known = as_printed.NUMBERS[what]
     if number not in known:
         raise InputError(f"{what} {number}: no such {what}; choose from {', '.join(map(str, known))}")
-
-    def open_() -> tuple[Table, Params]:
-        params, values = load_params(), {}
-        if on is HeldOut.VALIDATION:
-            values = exchanged(params.data)
-            params = load_params(overrides=values)
-        own_align(f"{what} {number}", params)
-        return with_values(replace(known[number](params), on=on), values), params
-
-    return open_
+    testbed_named(where.testbed)
+    return lambda: with_parameters(
+        f"{what} {number}", known[number], testbeds.opened(where.testbed, where.roots), where.on
+    )
 
 
 def make(name: str, what: Opened, seeds: Sequence[int], jobs: int, *, run: bool) -> str:
     """Compute the missing cells of a table, then write and return it.
 
     Args:
-        name: name of the files.
+        name: name of the files: ``Where.files``.
         jobs: number of parallel experiments.
         run: whether to compute; False only shows finished results.
 
@@ -129,8 +116,6 @@ def make(name: str, what: Opened, seeds: Sequence[int], jobs: int, *, run: bool)
     found = [*lines(table, planned, evaluated(table, planned, seeds), seeds), *unfinished]
     text = (comparison if table.kind == "printed" else markdown)(table, found, seeds)
     text += told(searches) + missing(found)
-    if on is not HeldOut.TEST:
-        name += f"-{on}"
     write(f"{name}.md", text.encode())
     write(
         f"{name}.json",
@@ -145,7 +130,7 @@ def make(name: str, what: Opened, seeds: Sequence[int], jobs: int, *, run: bool)
 
 def rows(what: str, number: int) -> str:
     """Rows, columns and figures of a table or figure of the paper, and what is measured here; computes nothing."""
-    table, _ = numbered(what, number)()
+    table, _ = numbered(what, number, Where())()
     return rows_and_settings(table)
 
 

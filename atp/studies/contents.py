@@ -183,13 +183,8 @@ def black_box(params: Params) -> Table:
     )
 
 
-def parts(params: Params, oracle_epochs: int | None = None) -> Table:
-    """The parts of the method one by one.
-
-    Args:
-        oracle_epochs: epochs of the oracle's training; twice the source model's training if None, so that the closed
-            share of the gap is not overstated.
-    """
+def parts(params: Params) -> Table:
+    """The parts of the method one by one."""
     teach = taught(params)
     plain = {"teach.augmentation.jitter": 0.0, "teach.augmentation.blur": False}
     return Table(
@@ -209,21 +204,49 @@ def parts(params: Params, oracle_epochs: int | None = None) -> Table:
             row("(e) without photometric augmentation", teach, plain),
             row("(f) + propagation = propagate", PROPAGATE),
             row("(f) straight from align, without teach", PROPAGATE, {"split.model": ALIGN}),
-            *oracle(params, oracle_epochs),
+            *oracle(params),
         ),
     )
 
 
-def oracle(params: Params, epochs: int | None = None) -> Iterable[Row]:
-    """The source stage trained on the target's labels; none without labels or with a given source model."""
+def stages(params: Params) -> Table:
+    """Which stages earn their time."""
+    align, teach = needed(params.align, "align"), taught(params)
+    starts: dict[str, dict[str, Any]] = {"align": {}}
+    if has_batchnorm(params):
+        starts["BatchNorm"] = baseline("baselines/batchnorm")
+    rows = [row("align", ALIGN)]
+    for start, values in starts.items():
+        straight = {**values, "split.model": ALIGN}
+        rows += [
+            row(f"{start}, teach", teach, values),
+            row(f"{start}, propagate", PROPAGATE, straight),
+            row(f"{start}, teach, propagate", PROPAGATE, values),
+        ]
+        if align.steps and params.teach.steps and params.propagate.steps:
+            # Those of the stages that are left out.
+            more = len(params.rounds) * params.teach.steps + (0 if start == "align" else align.steps)
+            length = with_length({"steps": params.propagate.steps + more})
+            longer = {f"propagate.{key}": value for key, value in length.items()}
+            rows.append(row(f"{start}, propagate, as many steps as all three", PROPAGATE, {**straight, **longer}))
+    return Table(
+        "The stages, in and out",
+        "A row names the stages that run. BatchNorm: its statistics re-estimated in place of align. As many steps as "
+        "all three: propagate is longer by the steps of the stages that are left out. The oracle is the source model's "
+        "network, trained on the target's labels.",
+        (row("source", SOURCE), *batchnorm_only(params), *rows, *oracle(params)),
+    )
+
+
+def oracle(params: Params) -> Iterable[Row]:
+    """The source stage trained on the target's labels, twice as long, so that the closed share of the gap is not
+    overstated; none without labels or with a given source model."""
     target, source = params.data.target, params.source
     if target.labels is None or source is None or params.model.weights not in ("none", "imagenet"):
         return
     space = params.data.label_space()
-    if epochs is None and source.steps is not None:
-        name, length = "steps", 2 * source.steps
-    else:
-        name, length = "epochs", epochs or 2 * (source.epochs or 0)
+    name, length = ("steps", source.steps) if source.steps is not None else ("epochs", source.epochs or 0)
+    length *= 2
     values = {
         "data.source.root": os.path.commonpath((target.images, target.labels)),
         "data.source.images": str(target.images),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Literal
 
 from atp import runs
@@ -15,6 +16,25 @@ class HeldOut(StrEnum):
 
     TEST = "test"
     VALIDATION = "validation"
+
+
+@dataclass(frozen=True)
+class Where:
+    """The images on which a table is computed.
+
+    Attributes:
+        on: images to measure on.
+        testbed: one of ``testbeds``; empty for the data of params.yaml.
+        roots: folders of downloads by name: ``camvid`` and ``idd_lite``.
+    """
+
+    on: HeldOut = HeldOut.TEST
+    testbed: str = ""
+    roots: Mapping[str, Path] = field(default_factory=dict)
+
+    def files(self, name: str) -> str:
+        """Name of a table's files."""
+        return "-".join([name, *filter(None, (self.testbed, self.on if self.on is not HeldOut.TEST else ""))])
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,14 @@ from tests.clone import PATH, ROOT, git, make_clone
 SCRIPT = """
 import sys
 from atp.cli import main
-from atp.studies import catalogue
+from atp.studies import catalogue, testbeds
 from atp.studies.definitions import SOURCE, Table, row
 # What is written to params.yaml on the way: a number, a word, a list and nothing.
-values = {**catalogue.ROBUST, "data.size": [80, 40], "data.class_map": None}
+values = {**testbeds.ROBUST, "data.size": [80, 40], "data.class_map": None}
 table = Table("Tiny", "One row.", (row("source", SOURCE),))
-catalogue.STUDIES["parts"] = catalogue.Study("", lambda params: table, values)
-sys.argv = ["atp", "study", "parts", "--seeds", "0", *sys.argv[1:]]
+catalogue.STUDIES["parts"] = catalogue.Study("", lambda params: table)
+testbeds.TESTBEDS["tiny"] = testbeds.Testbed("", values)
+sys.argv = ["atp", "study", "parts", "--testbed", "tiny", "--seeds", "0", *sys.argv[1:]]
 main()
 """
 
@@ -41,9 +42,12 @@ def test_studies_are_listed_and_another_name_is_refused_before_anything_is_read(
     monkeypatch.chdir(ROOT)
     listed = CliRunner().invoke(app, ["study"])
     assert listed.exit_code == 0
-    assert [line.split()[0] for line in listed.stdout.splitlines()] == list(STUDIES)
+    assert [line.split()[0] for line in listed.stdout.split("\n\n")[0].splitlines()] == list(STUDIES)
     monkeypatch.setattr(command, "bring_in", lambda: pytest.fail("the name comes first"))
     assert "partss: no such study" in str(CliRunner().invoke(app, ["study", "partss"]).exception)
+    for words in (["study", "parts"], ["table", "5"]):
+        refused = str(CliRunner().invoke(app, [*words, "--testbed", "mars"]).exception)
+        assert refused == "mars: no such testbed; choose from streets, robust, camvid-dusk, camvid-idd, idd-camvid"
     for what, known in (("table", "1, 2"), ("figure", "4, 5, 6")):
         refused = str(CliRunner().invoke(app, [what, "10"]).exception)
         assert f"{what} 10: no such {what}; choose from {known}" in refused
@@ -119,7 +123,7 @@ def test_a_cell_is_computed_once_in_a_fresh_clone(tmp_path: Path) -> None:
     assert "0 finished before, 1 to compute" in done.stderr
     assert "| source | " in done.stdout
     assert "Missing" not in done.stdout
-    assert (clone / "runs/studies/parts.png").is_file()
+    assert (clone / "runs/studies/parts-tiny.png").is_file()
     # The workspace is as it was: a cell leaves its result in its experiment alone.
     assert not (clone / "runs/source").exists()
     assert (clone / "dvc.lock").read_bytes() == (ROOT / "dvc.lock").read_bytes()
@@ -132,4 +136,6 @@ def test_a_cell_is_computed_once_in_a_fresh_clone(tmp_path: Path) -> None:
     other = table(clone, "--on", "validation", "--collect")
     assert "### Tiny, on the validation images\n" in other.stdout
     assert "Missing" in other.stdout
-    assert {"parts.json", "parts-validation.json"} < {path.name for path in (clone / "runs/studies").iterdir()}
+    assert {"parts-tiny.json", "parts-tiny-validation.json"} < {
+        path.name for path in (clone / "runs/studies").iterdir()
+    }

@@ -12,17 +12,17 @@ from atp.data.labels import LabelSpace
 from atp.data.masks import write_classes
 from atp.data.settings import DataSettings, MaybeLabelled
 from atp.datasets.camvid import CLASSES
+from atp.datasets.published import DataSet
 from atp.errors import InputError
 from atp.params import load_params, read_params
-from atp.studies import catalogue, contents
-from atp.studies.catalogue import DUSK, QUICK, QUICK_DUSK, ROBUST, STUDIES, exchanged, listing, opened
+from atp.studies import contents, testbeds
+from atp.studies.catalogue import STUDIES, exchanged, listing, opened
 from atp.studies.cells import RESULT, make_cell, plan
 from atp.studies.definitions import ALIGN, PROPAGATE, HeldOut, Setting, Table
 from atp.studies.graph import _parsed, content, steps, upstream
+from atp.studies.testbeds import DUSK_VALUES, IN_STEPS, QUICK, QUICK_DUSK, ROBUST, TESTBEDS
 
 ROOT = Path(__file__).parents[2]
-OTHER_DATA = ("camvid-dusk", "evidence-camvid")
-STREETS = [name for name in STUDIES if name not in OTHER_DATA]
 SPACE = LabelSpace(("road", "car"), ((9, 9, 9), (0, 0, 200)))
 """Stands for that of data that are not brought in here."""
 
@@ -42,10 +42,10 @@ def forget() -> None:
 
 
 def rows_of(name: str) -> Table:
-    return opened(name, Path())[0]
+    return opened(name)[0]
 
 
-@pytest.mark.parametrize("name", STREETS)
+@pytest.mark.parametrize("name", STUDIES)
 def test_every_setting_is_valid_and_no_two_rows_are_one(name: str) -> None:
     table = rows_of(name)
     names = [row.name for row in table.rows]
@@ -85,15 +85,33 @@ def test_what_later_cells_need_comes_first() -> None:
 
 
 def test_a_study_on_other_terms_differs_in_these_from_params_yaml() -> None:
-    plain, robust = rows_of("parts"), rows_of("parts-robust")
-    assert [row.name for row in robust.rows] == [row.name for row in plain.rows]
-    for row, other in zip(plain.rows, robust.rows, strict=True):
-        assert other.settings[0].values == {**ROBUST, **row.settings[0].values}
+    plain, robust = rows_of("parts"), opened("parts", testbeds.opened("robust", {}))[0]
+    assert [row.name for row in robust.rows[:-1]] == [row.name for row in plain.rows[:-1]]
+    for row, other in zip(plain.rows[:-1], robust.rows[:-1], strict=True):
+        assert other.settings[0].values == {**IN_STEPS, **ROBUST, **row.settings[0].values}
+    quick, _ = opened("evidence", testbeds.opened("robust", {}, quick=True))
+    assert quick.rows[0].settings[0].values == {**IN_STEPS, **ROBUST, **QUICK}
+
+
+def test_stages_are_compared_with_as_many_steps_if_these_are_known() -> None:
+    longer = {
+        row.name: row.settings[0].values
+        for row in opened("stages", testbeds.opened("streets", {}))[0].rows
+        if "as many steps" in row.name
+    }
+    assert {name.split(",")[0]: values["propagate.steps"] for name, values in longer.items()} == {
+        "align": 220,
+        "BatchNorm": 320,
+    }
+    # From BatchNorm, without align and teach.
+    last = longer["BatchNorm, propagate, as many steps as all three"]
+    assert (last["align.method"], last["split.model"]) == ("baselines/batchnorm", ALIGN)
+    assert not any("as many steps" in row.name for row in rows_of("stages").rows)
 
 
 def test_on_validation_the_images_change_places_and_nothing_else_does() -> None:
-    table, params = opened("black-box", Path(), HeldOut.VALIDATION)
-    other, usual = opened("black-box", Path())
+    table, params = opened("black-box", on=HeldOut.VALIDATION)
+    other, usual = opened("black-box")
     assert (table.on, other.on) == ("validation", "test")
     assert (params.data.test, params.data.validation) == (usual.data.validation, usual.data.test)
     assert params.data.model_copy(update={"test": None, "validation": None}) == usual.data.model_copy(
@@ -127,45 +145,51 @@ def test_on_validation_without_such_images_is_told(tmp_path: Path, monkeypatch: 
     shutil.copy2(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     set_param(tmp_path / "params.yaml", "data", validation=None)
-    opened("parts", Path())
+    opened("parts")
     with pytest.raises(InputError, match=r"data\.validation: null; --on validation needs labelled images"):
-        opened("parts", Path(), HeldOut.VALIDATION)
+        opened("parts", on=HeldOut.VALIDATION)
 
 
-def test_camvid_is_prepared_once_and_its_oracle_has_its_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()  # the classes are CamVid's own
+@pytest.mark.parametrize("bed", [name for name, testbed in TESTBEDS.items() if testbed.pair])
+def test_a_testbed_is_prepared_once_and_its_oracle_has_its_labels(
+    bed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # the classes are the testbed's own
     shutil.copy2(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
-    prepared: list[Path] = []
+    prepared: list[tuple[str, Path, str, Path]] = []
 
-    def prepare(source: object, camvid: Path, target: object, same: Path, out: Path) -> None:
-        prepared.append(camvid)
+    def prepare(source: DataSet, source_root: Path, target: DataSet, target_root: Path, out: Path) -> None:
+        prepared.append((source.name, source_root, target.name, target_root))
         (out / "source").mkdir(parents=True)
         (out / "validation").mkdir()
         write_classes(out / "source/classes.yaml", CLASSES)
 
-    monkeypatch.setattr(catalogue, "prepare", prepare)
-    table, params = opened("camvid-dusk", tmp_path / "camvid")
-    folder = tmp_path / ".atp/camvid-dusk"
+    monkeypatch.setattr(testbeds, "prepare", prepare)
+    roots = {"camvid": tmp_path / "camvid", "idd_lite": tmp_path / "idd"}
+    values = testbeds.opened(bed, roots)
+    table, params = opened("parts", values)
+    folder = tmp_path / ".atp" / bed
     assert params.data.test.images == folder / "test/images"
-    on_validation = opened("camvid-dusk", tmp_path / "camvid", HeldOut.VALIDATION)[1].data
+    on_validation = opened("parts", values, HeldOut.VALIDATION)[1].data
     assert on_validation.test == MaybeLabelled(images=folder / "validation/images", labels=folder / "validation/labels")
-    assert params.data.size == (240, 180)
     assert {"sky", "bicyclist"} < set(params.data.label_space().names)
+    assert params.source is not None
     oracle = table.rows[-1].settings[0]
     assert oracle.values["data.source.labels"] == str(folder / "target/labels")
-    assert oracle.values["source.epochs"] == 320
-    assert all(row.settings[0].values["teach.lr"] == DUSK["teach.lr"] for row in table.rows)
-    broken, params = opened("evidence-camvid", tmp_path / "nowhere")
+    assert oracle.values["source.steps"] == 2 * (params.source.steps or 0) > 0
+    assert all(row.settings[0].values["teach.lr"] == values["teach.lr"] for row in table.rows)
+    broken, params = opened("evidence", testbeds.opened(bed, {}, quick=True))
     assert params.data.root == folder
     for row in (*table.rows, *broken.rows):
         load_params(Path("params.yaml"), row.settings[0].values)
-    assert prepared == [tmp_path / "camvid"]
+    (first,) = prepared
+    assert first[1::2] == tuple(tmp_path / name.partition("-")[0] for name in first[::2])
     # As prepared before there were validation images, when more images were test images.
     (folder / "validation").rmdir()
     (folder / "test/images").mkdir(parents=True)
-    opened("camvid-dusk", tmp_path / "again")
-    assert prepared == [tmp_path / "camvid", tmp_path / "again"]
+    testbeds.opened(bed, roots)
+    assert prepared == [first, first]
     assert not (folder / "test/images").exists()
 
 
@@ -182,13 +206,15 @@ def test_a_study_over_a_training_by_steps(monkeypatch: pytest.MonkeyPatch, tmp_p
     longer = load_params(overrides=oracle.settings[0].values)
     assert longer.source is not None
     assert (longer.source.epochs, longer.source.steps) == (None, 600)
-    for values in (DUSK, QUICK, QUICK_DUSK, contents.NO_CHANGE):
+    for values in (DUSK_VALUES, QUICK, QUICK_DUSK, contents.NO_CHANGE):
         load_params(overrides=values)
     assert next(iter(contents.oracle(load_params(overrides=QUICK)))).name.endswith("16 epochs")
 
 
 def test_all_studies_are_listed() -> None:
-    assert [line.split()[0] for line in listing().splitlines()] == list(STUDIES)
+    studies, beds = listing().split("\n\non --testbed:\n")
+    assert [line.split()[0] for line in studies.splitlines()] == list(STUDIES)
+    assert [line.split()[0] for line in beds.splitlines()] == list(TESTBEDS)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +232,7 @@ def test_what_cannot_be_made_is_told(
     for section, values in changes.items():
         set_param(tmp_path / "params.yaml", section, **values)
     with pytest.raises(InputError, match=said):
-        opened(name, Path())
+        opened(name)
 
 
 def test_baselines_are_also_measured_by_the_sets_of_classes_and_only_those_that_the_network_allows(
