@@ -103,6 +103,8 @@ def stage_process(project: Path, stage: str, arguments: tuple[str, ...], step_s:
     ``ready`` appears when the work is about to begin.
     """
     os.chdir(project)
+    # The server that this is forked from may have been started by a test that has its own.
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
     # As `python -m` does it.
     sys.path.insert(0, str(project))
     with (project / "output.txt").open("w") as file:
