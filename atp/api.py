@@ -77,7 +77,8 @@ def adapt(
         classes, classifier, mean, std, channels, divisor: describe a plain module, see ``wrap``.
         device: ``auto`` is CUDA if available, else the CPU.
         precision: ``auto`` is bf16 where the device supports it, else fp32.
-        workers: number of processes that load images.
+        workers: number of processes that load training images, and of threads that read and write beside the network
+            when labels are dumped.
         folder: a new or empty folder for the pseudo labels; a temporary one if None. Required with several processes.
 
     Returns:

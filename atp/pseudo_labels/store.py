@@ -16,9 +16,10 @@ import logging
 import math
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NotRequired
 
@@ -34,6 +35,7 @@ from atp.data.arrays import SUFFIX, arrays_to_bytes, damaged, read_arrays
 from atp.data.folder import Sample
 from atp.data.labels import IGNORE, LabelSpace
 from atp.data.loading import Labels
+from atp.data.passes import ahead, threads
 from atp.data.tables import read_table
 from atp.data.tensors import read_label
 from atp.errors import InputError
@@ -177,7 +179,15 @@ class PseudoLabelWriter:
         with _full_disk_named(self._pending, f"about {_mb(len(data))} per image"), atomic_path(path) as temporary:
             temporary.write_bytes(data)
 
-    def finish(self, folder: Path, label_space: LabelSpace, names: Iterable[str], extra: Mapping[str, Any]) -> Table:
+    def finish(
+        self,
+        folder: Path,
+        label_space: LabelSpace,
+        names: Iterable[str],
+        extra: Mapping[str, Any],
+        *,
+        workers: int = 0,
+    ) -> Table:
         """Write the pseudo labels of all images to ``folder`` atomically, and remove the pending files.
 
         Args:
@@ -185,6 +195,7 @@ class PseudoLabelWriter:
             label_space: names and colours of the classes.
             names: names of all images.
             extra: JSON values, stored in the table unchanged.
+            workers: number of threads that read and write; 0 does both in this one.
 
         Returns:
             The contents of table.json.
@@ -202,12 +213,11 @@ class PseudoLabelWriter:
         # A name common to all processes, so that the remains of a killed process are removed.
         temporary = folder.with_name(f".{folder.name}.partial.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        histogram = self._histogram(names, label_space)
         size = sum(self._pending_path(name).stat().st_size for name in names)
         try:
             # The final files contain the same as the pending ones, except for the confidences.
             with _full_disk_named(folder.parent, f"less than {_mb(size)}"):
-                table = self._write(temporary, label_space, names, extra, histogram)
+                table = self._write(temporary, label_space, names, extra, workers)
                 if folder.exists():
                     shutil.rmtree(folder)
                 temporary.replace(folder)
@@ -216,39 +226,22 @@ class PseudoLabelWriter:
         shutil.rmtree(self._pending)
         return table
 
-    def _histogram(self, names: Iterable[str], label_space: LabelSpace) -> ConfidenceHistogram:
-        histogram = ConfidenceHistogram(self._num_classes)
-        for name in names:
-            pending = self._read(name)
-            histogram.update(pending.classes, pending.codes)
-        never = [label for label, count in zip(label_space.names, histogram.counts.sum(1), strict=True) if not count]
-        if never:
-            logger.warning("classes without positive labels, since they are never predicted: %s", ", ".join(never))
-        return histogram
-
     def _write(
-        self,
-        folder: Path,
-        label_space: LabelSpace,
-        names: Iterable[str],
-        extra: Mapping[str, Any],
-        histogram: ConfidenceHistogram,
+        self, folder: Path, label_space: LabelSpace, names: Sequence[str], extra: Mapping[str, Any], workers: int
     ) -> Table:
-        thresholds = histogram.thresholds(self._keep_ratio)
-        predicted, kept = histogram.counts.sum(1), histogram.at_least(thresholds)
+        histogram = ConfidenceHistogram(self._num_classes)
         negative = np.zeros(self._num_classes, np.int64)
         images: list[ImageRow] = []
-        for name in names:
-            pending = self._read(name)
-            keep = pending.codes >= thresholds[pending.classes]
-            positives = np.where(keep, pending.classes, np.uint8(IGNORE))
-            _write_new(folder / "positives" / f"{name}.png", _png(positives, label_space.palette))
-            _write_new(folder / "negatives" / f"{name}{SUFFIX}", arrays_to_bytes(pending.packed))
-            negative += np.bitwise_count(pending.packed).sum((1, 2), dtype=np.int64)
-            height, width = positives.shape
-            images.append(
-                ImageRow(name=name, height=height, width=width, coverage=float(keep.mean()), entropy=pending.entropy)
-            )
+        with threads(workers) as pool:
+            for one in ahead(pool, self._counted, names, 2 * workers):
+                histogram.add(one)
+            _warn_of_missing(histogram, label_space)
+            thresholds = histogram.thresholds(self._keep_ratio)
+            finish = partial(self._finish_image, folder, thresholds, label_space.palette)
+            for row, absent in ahead(pool, finish, names, 2 * workers):
+                images.append(row)
+                negative += absent
+        predicted, kept = histogram.counts.sum(1), histogram.at_least(thresholds)
         pixels = int(predicted.sum())
         classes = [
             ClassRow(
@@ -279,6 +272,26 @@ class PseudoLabelWriter:
         # Last, so that a folder with a table is complete.
         _write_new(folder / "table.json", json.dumps(table, indent=1).encode() + b"\n")
         return table
+
+    def _counted(self, name: str) -> ConfidenceHistogram:
+        """Histogram of one image."""
+        pending = self._read(name)
+        histogram = ConfidenceHistogram(self._num_classes)
+        histogram.update(pending.classes, pending.codes)
+        return histogram
+
+    def _finish_image(
+        self, folder: Path, thresholds: NDArray[np.int64], palette: bytes, name: str
+    ) -> tuple[ImageRow, NDArray[np.int64]]:
+        """Write an image's labels; returns its row in the table, and its pixels with each negative label, (C,)."""
+        pending = self._read(name)
+        keep = pending.codes >= thresholds[pending.classes]
+        positives = np.where(keep, pending.classes, np.uint8(IGNORE))
+        _write_new(folder / "positives" / f"{name}.png", _png(positives, palette))
+        _write_new(folder / "negatives" / f"{name}{SUFFIX}", arrays_to_bytes(pending.packed))
+        height, width = positives.shape
+        row = ImageRow(name=name, height=height, width=width, coverage=float(keep.mean()), entropy=pending.entropy)
+        return row, np.bitwise_count(pending.packed).sum((1, 2), dtype=np.int64)
 
     def _pending_path(self, name: str) -> Path:
         path = PurePosixPath(name)
@@ -419,6 +432,12 @@ def _label_band(
         nats -= plane.clamp(min=torch.finfo(plane.dtype).tiny).log_().mul_(plane).sum(1)
     negatives = negative_labels(probabilities[None], negative_threshold, classes[None].long(), cap=negative_cap)[0]
     return classes, confidence_codes(confidences), pack(negatives), nats
+
+
+def _warn_of_missing(histogram: ConfidenceHistogram, label_space: LabelSpace) -> None:
+    never = [label for label, count in zip(label_space.names, histogram.counts.sum(1), strict=True) if not count]
+    if never:
+        logger.warning("classes without positive labels, since they are never predicted: %s", ", ".join(never))
 
 
 def _png(labels: NDArray[np.uint8], palette: bytes) -> bytes:

@@ -75,7 +75,7 @@ def body(stage: Stage) -> None:
         metrics = summary(results, space, protocols)
         if held_out:
             metrics["validation"] = {"miou": summary(held_out, space, {})["miou"]}
-        metrics["pseudo_labels"] = rounds_summary(params, space)
+        metrics["pseudo_labels"] = rounds_summary(params, space, runtime.workers)
         metrics["precision"] = runtime.precision
         write_json(folder / METRICS.name, metrics)
         write_json(folder / "images.json", {n: by_image(result) for n, result in results.items()})
@@ -126,7 +126,7 @@ def labelled_validation(params: Params) -> list[Sample]:
     return [sample for sample in samples if sample.label]
 
 
-def rounds_summary(params: Params, space: LabelSpace) -> dict[str, Any]:
+def rounds_summary(params: Params, space: LabelSpace, workers: int) -> dict[str, Any]:
     """Coverage of each round's labels, and their accuracy if the target has labels."""
     data = params.data
     folders = {key: dumped(key) for key in params.rounds} | {"split": SPLIT_LABELS}
@@ -136,7 +136,7 @@ def rounds_summary(params: Params, space: LabelSpace) -> dict[str, Any]:
         store = PseudoLabelStore(folder)
         result[key] = {"coverage": store.table["coverage"]}
         if samples:
-            result[key] |= label_accuracy(store, samples, data.size, space)
+            result[key] |= label_accuracy(store, samples, data.size, space, workers)
     return result
 
 

@@ -31,7 +31,8 @@ class RuntimeSettings(Section):
         device: ``auto`` is CUDA if available, else the CPU.
         processes: number of processes of a stage, started by PyTorch's launcher; 0 uses one per GPU. Each computes
             BatchNorm's statistics on its part of the batch.
-        workers: number of data loading processes; 0 loads in the training process.
+        workers: number of processes that load training images, and of threads that read and write while a network goes
+            over images without training; 0 does it in the process itself.
         threads: PyTorch's CPU threads; 0 keeps its default. On the CPU, the number may change the last bits.
         cache_mb: memory for decoded images per process, in MB.
         save_every_s: seconds between saves of the training state; 0 saves after every step.

@@ -136,7 +136,7 @@ def measure(
     entropy = 0.0
     pixels: list[Tensor] = []
     with Progress(name, len(samples), enabled=runtime.is_main) as progress:
-        for part, images in read_chunks(chunks(samples, size, predictor.chunk), size):
+        for part, images in read_chunks(chunks(samples, size, predictor.chunk), size, runtime):
             probabilities = predictor.probabilities(images)
             classes = probabilities.argmax(1)
             for own, said in zip(probabilities, classes, strict=True):
