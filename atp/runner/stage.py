@@ -23,14 +23,15 @@ from atp.data.labels import LabelSpace
 from atp.data.loading import ImageCache, Images
 from atp.data.reading import Reading
 from atp.errors import InputError, exit_codes
-from atp.files import digest
 from atp.models.checkpoint import Checkpoint, load_checkpoint, restored, save_checkpoint
 from atp.models.network import NetworkConfig, SegmentationNetwork
 from atp.models.own import check_code
 from atp.params import Params, load_params
 from atp.runner.beside import open_stage_tracker
+from atp.runner.digests import Digests
 from atp.runner.parent import die_with_parent
 from atp.runner.process import STATE, interrupted, lock, output, remove_leftovers, seal, write_json
+from atp.runner.project import shared
 from atp.runner.resume import ResumeFile
 from atp.runner.tracking import Tracker
 from atp.runs import HISTORY, MODEL, folder
@@ -78,6 +79,11 @@ class Stage:
         """This stage's seed: see ``part_seed``."""
         return part_seed(self.params.training.seed, self.label)
 
+    @property
+    def digests(self) -> Digests:
+        """Digests of the project's files."""
+        return Digests(shared() / "digests.sqlite")
+
     @cached_property
     def fingerprint(self) -> str:
         """Digest of the inputs' bytes, the parameters and the code: equal fingerprints train equal models.
@@ -93,7 +99,7 @@ class Stage:
             "stage": self.label,
             "params": {name: sections[name] for name in ("data", "model", "training", self.name) if name in sections},
             "dump": sections["dump"],
-            "inputs": {str(path): digest(path) for path in self.inputs},
+            "inputs": {str(path): self.digests.of(path) for path in self.inputs},
             "code": code_digests(*modules),
         }
         return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
