@@ -49,7 +49,7 @@ def align(network: SegmentationNetwork, images: TrainingImages, settings: Settin
     order = TrainingOrder(len(images), settings.batch_size, settings.batches, run.seed)
     drawn = [images.samples[index] for keys in islice(order, settings.batches) for index, _ in keys]
     parts = chunks(drawn, images.size, settings.batch_size)
-    batches = (batch for _, batch in read_chunks(parts, images.size, run.runtime))
+    batches = (batch for _, batch in read_chunks(parts, images.pixels, run.runtime))
     update_batchnorm(network, batches, run.runtime, lambda number: momentum(number, settings))
     return {}
 

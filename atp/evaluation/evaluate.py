@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from atp.data.folder import Sample
 from atp.data.labels import IGNORE, LabelSpace
 from atp.data.masks import write_mask
 from atp.data.passes import ahead, threads
+from atp.data.prepared import UNPREPARED, Prepared
 from atp.data.tensors import read_label
 from atp.evaluation.metrics import ConfusionMatrix
 from atp.losses.entropy import mean_entropy
@@ -98,6 +100,7 @@ def evaluate(
     flip: bool = False,
     predictions: Path | None = None,
     label_space: LabelSpace | None = None,
+    prepared: Prepared = UNPREPARED,
     name: str = "evaluate",
 ) -> Evaluation:
     """Predict every image, and compare with its labels, if any, at their own size.
@@ -107,9 +110,11 @@ def evaluate(
         window: (width, height) of the windows in which images are predicted; None predicts whole images.
         predictions: folder for the predicted ids, at the labels' size, or at the images' size without labels.
         label_space: colours of the files' palette.
+        prepared: images that need not be decoded again.
     """
     result = Evaluation(ConfusionMatrix(network.num_classes))
     predictor = Predictor([(network, 1.0)], runtime, flip=flip, window=window)
+    parts, read = chunks(samples, size, predictor.chunk), partial(prepared.image, size=size)
 
     def predict(images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for own in predictor.probabilities(images):
@@ -122,7 +127,7 @@ def evaluate(
         return one
 
     with Progress(name, len(samples)) as progress:
-        for one in pass_over(chunks(samples, size, predictor.chunk), size, runtime, predict, finish):
+        for one in pass_over(parts, read, runtime, predict, finish):
             result.add(one)
             progress.advance()
     return result

@@ -62,7 +62,7 @@ def dump(
             writer.add(sample.name, probabilities)
 
     with Progress(name, total, total - sum(len(part) for part in left), enabled=runtime.is_main) as progress:
-        for _ in pass_over(left, target.size, runtime, predictor.probabilities, add):
+        for _ in pass_over(left, target.pixels, runtime, predictor.probabilities, add):
             progress.advance()
     runtime.barrier()
     table = None

@@ -2,7 +2,7 @@
 
 DVC has digests of what it tracks, but no public interface says of which bytes: ``dvc.lock`` and the listings in its
 cache have no times, its own memory of hashes is internal, and its cache is hidden from sealed stages. A stage that
-trusted ``dvc.lock`` would not notice a file changed by hand since. So this is a memory of our own, which works as DVC's.
+trusted ``dvc.lock`` would not notice a file changed by hand since. So this is a memory of our own, like DVC's.
 """
 
 import os

@@ -15,6 +15,7 @@ from torch import Tensor
 from atp.black_box.answers import Answer
 from atp.data.folder import Sample, list_samples
 from atp.data.masks import write_classes
+from atp.data.prepared import UNPREPARED
 from atp.params import Params
 from atp.runner.stage import Stage, run_stage
 from atp.runs import SOURCE
@@ -47,8 +48,8 @@ def body(stage: Stage) -> None:
         write_classes(folder / "classes.yaml", checkpoint.label_space)
         for part, samples in asked.items():
             write = partial(write_answer, folder / part)
-            parts = chunks(samples, data.size)
-            for _ in pass_over(parts, data.size, stage.runtime, predictor.probabilities, write):
+            parts, read = chunks(samples, data.size), partial(UNPREPARED.image, size=data.size)
+            for _ in pass_over(parts, read, stage.runtime, predictor.probabilities, write):
                 progress.advance()
 
 

@@ -68,7 +68,8 @@ def body(stage: Stage) -> None:
         if params.evaluate.batchnorm_only and not params.black_box:
             network, _ = stage.load(SOURCE)
             if has_batchnorm(network):
-                reestimate_batchnorm(network, list_samples(data.target.images), data.size, runtime, data.window)
+                target = stage.target()
+                reestimate_batchnorm(network, target.samples, data.size, runtime, data.window, target.prepared)
                 add(BATCHNORM_ONLY, network)
             else:
                 logger.info("evaluate: the network has no BatchNorm, so nothing is gained by BatchNorm alone")
@@ -112,6 +113,7 @@ def measured(
         flip=flip,
         predictions=predictions,
         label_space=space,
+        prepared=stage.images(samples).prepared,
         name=f"evaluate {name}",
     )
 

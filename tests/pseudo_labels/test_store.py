@@ -4,7 +4,6 @@ import logging
 import shutil
 import subprocess
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -394,18 +393,6 @@ def test_other_errors_of_the_disk_stay_what_they_are(tmp_path: Path, monkeypatch
     monkeypatch.setattr(Path, "write_bytes", raising(OSError(errno.EIO, "Input/output error")))
     with pytest.raises(OSError, match="Input/output"):
         writer(tmp_path).add("b", predictions()["b"])
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """64 KiB of tmpfs."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a tmpfs needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_disk_that_is_really_full(tmp_path: Path, small_disk: Path) -> None:
