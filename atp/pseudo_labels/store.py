@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from typing import Any, NotRequired
 
 import numpy as np
@@ -149,6 +150,10 @@ class PseudoLabelWriter:
         self._negative_threshold = negative_threshold
         self._negative_cap = negative_cap
         self._keep_ratio = keep_ratio
+        # Of the images that this process added; the others are counted when all are there.
+        self._counted: set[str] = set()
+        self._histogram = ConfidenceHistogram(num_classes)
+        self._lock = Lock()
 
     def done(self) -> set[str]:
         """Names of the images already added by any process."""
@@ -178,6 +183,13 @@ class PseudoLabelWriter:
         data = pending.to_bytes()
         with _full_disk_named(self._pending, f"about {_mb(len(data))} per image"), atomic_path(path) as temporary:
             temporary.write_bytes(data)
+        histogram = self._of_image(pending)
+        with self._lock:
+            if name in self._counted:
+                self._forget_counts()
+            else:
+                self._counted.add(name)
+                self._histogram.add(histogram)
 
     def finish(
         self,
@@ -229,11 +241,15 @@ class PseudoLabelWriter:
     def _write(
         self, folder: Path, label_space: LabelSpace, names: Sequence[str], extra: Mapping[str, Any], workers: int
     ) -> Table:
+        if not self._counted.issubset(names):
+            self._forget_counts()
         histogram = ConfidenceHistogram(self._num_classes)
+        histogram.add(self._histogram)
         negative = np.zeros(self._num_classes, np.int64)
         images: list[ImageRow] = []
         with threads(workers) as pool:
-            for one in ahead(pool, self._counted, names, 2 * workers):
+            others = (name for name in names if name not in self._counted)
+            for one in ahead(pool, lambda name: self._of_image(self._read(name)), others, 2 * workers):
                 histogram.add(one)
             _warn_of_missing(histogram, label_space)
             thresholds = histogram.thresholds(self._keep_ratio)
@@ -273,12 +289,13 @@ class PseudoLabelWriter:
         _write_new(folder / "table.json", json.dumps(table, indent=1).encode() + b"\n")
         return table
 
-    def _counted(self, name: str) -> ConfidenceHistogram:
-        """Histogram of one image."""
-        pending = self._read(name)
+    def _of_image(self, pending: "_Pending") -> ConfidenceHistogram:
         histogram = ConfidenceHistogram(self._num_classes)
         histogram.update(pending.classes, pending.codes)
         return histogram
+
+    def _forget_counts(self) -> None:
+        self._counted, self._histogram = set(), ConfidenceHistogram(self._num_classes)
 
     def _finish_image(
         self, folder: Path, thresholds: NDArray[np.int64], palette: bytes, name: str
@@ -288,10 +305,10 @@ class PseudoLabelWriter:
         keep = pending.codes >= thresholds[pending.classes]
         positives = np.where(keep, pending.classes, np.uint8(IGNORE))
         _write_new(folder / "positives" / f"{name}.png", _png(positives, palette))
-        _write_new(folder / "negatives" / f"{name}{SUFFIX}", arrays_to_bytes(pending.packed))
+        _write_new(folder / "negatives" / f"{name}{SUFFIX}", pending.negatives)
         height, width = positives.shape
         row = ImageRow(name=name, height=height, width=width, coverage=float(keep.mean()), entropy=pending.entropy)
-        return row, np.bitwise_count(pending.packed).sum((1, 2), dtype=np.int64)
+        return row, pending.absent
 
     def _pending_path(self, name: str) -> Path:
         path = PurePosixPath(name)
@@ -379,13 +396,15 @@ class _Pending:
     Attributes:
         classes: the most probable classes, uint8, (H, W).
         codes: their confidence codes, int16, (H, W).
-        packed: negative labels, uint8, (C, H, ceil(W / 8)).
+        negatives: the file of negative labels, which does not depend on the thresholds.
+        absent: pixels with each negative label, int64, (C,).
         entropy: see ``ImageRow``.
     """
 
     classes: NDArray[np.uint8]
     codes: NDArray[np.int16]
-    packed: NDArray[np.uint8]
+    negatives: bytes
+    absent: NDArray[np.int64]
     entropy: float
 
     @classmethod
@@ -396,22 +415,25 @@ class _Pending:
         parts = [_label_band(band, negative_threshold, negative_cap) for band in bands]
         classes, codes, packed, nats = zip(*parts, strict=True)
         entropy = torch.cat(nats).cpu().double().sum() / (height * width * math.log(num_classes))
+        planes = torch.cat(packed, 1).cpu().numpy()
         return cls(
             torch.cat(classes).cpu().numpy(),
             torch.cat(codes).cpu().numpy(),
-            torch.cat(packed, 1).cpu().numpy(),
+            arrays_to_bytes(planes),
+            np.bitwise_count(planes).sum((1, 2), dtype=np.int64),
             float(entropy.clamp(0, 1)),
         )
 
     def to_bytes(self) -> bytes:
         # Low and high bytes are stored separately, since the high ones compress well.
         low, high = (self.codes & 0xFF).astype(np.uint8), (self.codes >> 8).astype(np.uint8)
-        return arrays_to_bytes(np.array(self.entropy), self.classes, low, high, self.packed)
+        negatives = np.frombuffer(self.negatives, np.uint8)
+        return arrays_to_bytes(np.array(self.entropy), self.classes, low, high, negatives, self.absent)
 
     @classmethod
     def read(cls, path: Path) -> "_Pending":
-        entropy, classes, low, high, packed = read_arrays(path, "dump", 5)
-        return cls(classes, low | high.astype(np.int16) << 8, packed, float(entropy))
+        entropy, classes, low, high, negatives, absent = read_arrays(path, "dump", 6)
+        return cls(classes, low | high.astype(np.int16) << 8, negatives.tobytes(), absent, float(entropy))
 
 
 def _label_band(
@@ -426,7 +448,7 @@ def _label_band(
     nats = confidences.new_zeros(confidences.shape[0])
     for index, plane in enumerate(probabilities):
         # Ties go to the first class, as in argmax; a later class has a higher index and replaces it by maximum.
-        classes = torch.maximum(classes, (plane > confidences).byte().mul_(index))
+        classes = torch.maximum(classes, (plane > confidences).view(torch.uint8).mul_(index))
         confidences = torch.maximum(confidences, plane)
         # 0 log 0 = 0. Summed by rows, so that the number of threads does not change the last bits.
         nats -= plane.clamp(min=torch.finfo(plane.dtype).tiny).log_().mul_(plane).sum(1)

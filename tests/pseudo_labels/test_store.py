@@ -212,6 +212,18 @@ def test_bytes_do_not_depend_on_order_restarts_or_processes(tmp_path: Path) -> N
     assert [path.name for path in (tmp_path / "resumed").iterdir()] == ["labels"]
 
 
+@pytest.mark.parametrize("extra", ["an image twice", "an image too many"])
+def test_what_counts_is_what_there_is_in_the_end(tmp_path: Path, extra: str) -> None:
+    images = predictions()
+    dump(tmp_path / "plain", images)
+    names = list(images)
+    writing = writer(tmp_path / "other")
+    writing.add(names[0] if extra == "an image twice" else "more", images[names[0]].roll(1, 0))
+    add_all(writing, images)
+    writing.finish(tmp_path / "other/labels", space(5), names, {"model": "abc"})
+    assert digest(tmp_path / "plain") == digest(tmp_path / "other")
+
+
 def test_bytes_do_not_depend_on_bands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = predictions(5, {"a": (30, 40)})
     dump(tmp_path / "a", images)
