@@ -42,7 +42,6 @@ from atp.runner.process import (
     seal,
     write_json,
 )
-from atp.runner.project import shared
 from atp.runner.resume import ResumeFile
 from atp.runner.tracking import Tracker
 from atp.runs import HISTORY, MODEL, folder
@@ -93,7 +92,7 @@ class Stage:
     @property
     def digests(self) -> Digests:
         """Digests of the project's files."""
-        return Digests(shared() / "digests.sqlite")
+        return Digests(STATE.parent / "digests.sqlite")
 
     @cached_property
     def fingerprint(self) -> str:
