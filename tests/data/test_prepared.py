@@ -161,8 +161,9 @@ def test_the_list_not_used_for_longest_makes_room(samples: list[Sample], tmp_pat
     for age, size in enumerate([(24, 16), (24, 15), (24, 14)]):
         if size == (24, 14):
             # The first one is used again, so that the second is the older one.
+            os.utime(folders[24, 16], (0, 0))
+            os.utime(folders[24, 15], (1, 1))
             held = opened(few, samples, (24, 16))
-            os.utime(folders[24, 15], (0, 0))
         before = set((tmp_path / "prepared").glob("*"))
         made(opened(few, samples, size), samples, size)
         (folders[size],) = set((tmp_path / "prepared").iterdir()) - before
