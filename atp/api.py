@@ -3,6 +3,7 @@
 import copy
 import logging
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 
 from atp.data.folder import SUFFIXES, Sample, as_rgb, list_samples, open_image
 from atp.data.labels import LabelSpace
-from atp.data.loading import ImageCache, Images
+from atp.data.loading import Images
+from atp.data.prepared import Store
 from atp.data.reading import Inference, Native, Reading, Size, by, check_window
 from atp.errors import InputError, first_line
 from atp.files import atomic_path
@@ -77,7 +79,8 @@ def adapt(
         classes, classifier, mean, std, channels, divisor: describe a plain module, see ``wrap``.
         device: ``auto`` is CUDA if available, else the CPU.
         precision: ``auto`` is bf16 where the device supports it, else fp32.
-        workers: number of processes that load images.
+        workers: number of processes that load training images, and of threads that read and write beside the network
+            when labels are dumped.
         folder: a new or empty folder for the pseudo labels; a temporary one if None. Required with several processes.
 
     Returns:
@@ -103,8 +106,14 @@ def adapt(
         if settings.propagate is not None and len(samples) < 2:
             raise InputError("only one image: propagate needs at least two; pass more images, or set propagate=None")
         logger.info("adapt: %d images, %s on %s", len(samples), runtime.precision, runtime.device)
-        target = Images(samples, settings.size, settings.crop, ImageCache(runtime.cache_mb), settings.window)
-        return run_method(network, target, settings, runtime, place)
+        store = Store(place / "prepared", runtime.prepared_mb * 2**20)
+        prepared = store.images([sample.image for sample in samples], settings.size)
+        target = Images(samples, settings.size, settings.crop, settings.window, prepared)
+        adapted = run_method(network, target, settings, runtime, place)
+        runtime.barrier()
+        if runtime.is_main:
+            shutil.rmtree(store.folder, ignore_errors=True)
+        return adapted
 
 
 def wrap(

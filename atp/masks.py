@@ -4,12 +4,11 @@ import io
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from atp.api import load_model
 from atp.data.folder import Sample, open_image, resized
 from atp.data.labels import LabelSpace
 from atp.data.masks import write_mask
+from atp.data.passes import ahead, threads
 from atp.data.reading import Inference, Reading, by, check_window, parse_size
 from atp.data.tensors import image_tensor
 from atp.errors import InputError
@@ -33,9 +33,6 @@ from atp.media.video import Frame, Video, check_package
 from atp.training.prediction import Predictor, at_size, predictor_of
 from atp.training.progress import Progress
 from atp.training.runtime import find_device
-
-_Given = TypeVar("_Given")
-_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -151,9 +148,9 @@ class _Run:
     def images(self, samples: Sequence[Sample]) -> list[Row]:
         """Predict image files; an unreadable one is noted, and the others are done."""
         rows = []
-        with Progress("predict", len(samples)) as progress, ThreadPoolExecutor(self.workers) as pool:
-            read = self._readable(_ahead(pool, self._read, samples, self.batch + self.workers))
-            for row in _ahead(pool, self._write, self._predicted(read), self.workers):
+        with Progress("predict", len(samples)) as progress, threads(self.workers) as pool:
+            read = self._readable(ahead(pool, self._read, samples, self.batch + self.workers))
+            for row in ahead(pool, self._write, self._predicted(read), self.workers):
                 rows.append(row)
                 progress.advance()
         return rows
@@ -192,10 +189,10 @@ class _Run:
         film = video.written(self.out / "overlays" / f"{name}.mp4") if self.wanted.overlays else nullcontext()
         with (
             Progress(f"predict {name}", video.length) as progress,
-            ThreadPoolExecutor(self.workers) as pool,
+            threads(self.workers) as pool,
             film as writer,
         ):
-            for picture in _ahead(pool, write, self._predicted(read()), self.workers):
+            for picture in ahead(pool, write, self._predicted(read()), self.workers):
                 frame = frames.popleft()
                 if writer is not None:
                     writer.add(picture, frame)
@@ -252,17 +249,6 @@ class _Run:
             ):
                 np.lib.format.write_array(file, full.to("cpu", torch.float16).numpy(), allow_pickle=False)
         return ids
-
-
-def _ahead(pool: Executor, work: Callable[[_Given], _Made], items: Iterable[_Given], most: int) -> Iterator[_Made]:
-    """Yield ``work`` of each item in order, computed in the pool for up to ``most`` items ahead."""
-    waiting: deque[Future[_Made]] = deque()
-    for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) > most:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def write_picture(path: Path, picture: Image.Image) -> None:

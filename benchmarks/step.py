@@ -11,9 +11,9 @@ without loading processes, and with OMP_NUM_THREADS=1, since waiting threads spi
 * bare loop: ATP's loader, loss, optimiser and schedule in a loop of eight lines, which ends at bit-identical weights.
   The difference is the loop: it seeds every step, adds up the losses, shows progress and saves its state.
 * plain script: what one would write without this project: a ``Dataset`` of PNGs with torchvision's v2 transforms, a
-  ``DataLoader``, ``F.cross_entropy``, ``SGD`` and ``PolynomialLR``. It decodes every image in every epoch; ATP keeps
-  decoded images in memory (``runtime.cache_mb``) after the first one, which the measurement leaves out.
-  ``--cache-mb 0`` makes ATP decode, too.
+  ``DataLoader``, ``F.cross_entropy``, ``SGD`` and ``PolynomialLR``. It decodes every image in every epoch; ATP reads
+  prepared images (``runtime.prepared_mb``) after the first one, which the measurement leaves out.
+  ``--prepared-mb 0`` makes ATP decode, too.
 """
 
 import argparse
@@ -37,7 +37,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from atp.data.folder import Sample, list_samples
-from atp.data.loading import FolderLabels, ImageCache, TrainingImages, TrainingOrder, training_loader
+from atp.data.loading import FolderLabels, TrainingImages, TrainingOrder, training_loader
+from atp.data.prepared import Store
 from atp.data.settings import Augmentation
 from atp.losses.supervised import segmentation_cross_entropy
 from atp.method.settings import SourceSettings
@@ -133,17 +134,20 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--workers", type=int, default=0, help="loading processes, of all three")
-    parser.add_argument("--cache-mb", type=int, default=2048, help="decoded images that ATP and the bare loop keep")
+    parser.add_argument(
+        "--prepared-mb", type=int, default=2048, help="disk for prepared images, of ATP and the bare loop"
+    )
     arguments = parser.parse_args()
     width, height = map(int, arguments.size.split("x"))
     stride = 4 if arguments.backbone == "resnet_small" else 8
     config = NetworkConfig(backbone=arguments.backbone, output_stride=stride, num_classes=CLASSES)
     section = settings(arguments.batch_size)
     training = TrainingSettings(precision=arguments.precision)
-    placement = RuntimeSettings(device=arguments.device, workers=arguments.workers, cache_mb=arguments.cache_mb)
+    placement = RuntimeSettings(device=arguments.device, workers=arguments.workers, prepared_mb=arguments.prepared_mb)
     with tempfile.TemporaryDirectory() as folder, open_runtime(training, placement) as runtime:
         samples = draw(Path(folder), arguments.steps * arguments.batch_size, (width, height))
-        images = read(samples, section, runtime)
+        store = Store(Path(folder) / "prepared", runtime.prepared_mb * 2**20)
+        images = read(samples, section, store)
         resume = ResumeFile(Path(folder) / "state.pt", "benchmark")
 
         def atp(network: SegmentationNetwork) -> None:
@@ -172,7 +176,7 @@ def main() -> None:
                 turns.append(times)
         print(
             f"{machine()}, {runtime.precision}; {arguments.backbone} {arguments.size}, batch {arguments.batch_size}, "
-            f"{arguments.steps} steps, {arguments.workers} workers, cache {arguments.cache_mb} MB\n"
+            f"{arguments.steps} steps, {arguments.workers} workers, {arguments.prepared_mb} MB of prepared images\n"
         )
         print(f"| | ms a step, median of {len(turns)} | ATP / this, median (range) | CPU, ms | ATP / this |")
         print("|---|---|---|---|---|")
@@ -194,10 +198,11 @@ def settings(batch_size: int) -> SourceSettings:
     )
 
 
-def read(samples: Sequence[Sample], section: SourceSettings, runtime: Runtime) -> TrainingImages:
+def read(samples: Sequence[Sample], section: SourceSettings, store: Store) -> TrainingImages:
     """ATP's training set of these files."""
-    cache = ImageCache(runtime.cache_mb)
-    return TrainingImages(samples, section.augmentation, labels=FolderLabels(CLASSES, None, cache), cache=cache)
+    images, labels = ([getattr(sample, kind) for sample in samples] for kind in ("image", "label"))
+    known = FolderLabels(CLASSES, None, store.labels(labels, None, CLASSES))
+    return TrainingImages(samples, section.augmentation, labels=known, prepared=store.images(images, None))
 
 
 def rotated(names: list[str], by: int) -> list[str]:

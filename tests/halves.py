@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from atp.data.folder import list_samples
-from atp.data.loading import FolderLabels, ImageCache, TrainingImages
+from atp.data.loading import FolderLabels, TrainingImages
 from atp.data.settings import Augmentation
 
 
@@ -19,4 +19,4 @@ def halves(folder: Path, augmentation: Augmentation, num_classes: int = 2) -> Tr
             (folder / kind).mkdir(exist_ok=True)
             Image.fromarray(array.numpy()).save(folder / kind / f"{index}.png")
     samples = list_samples(folder / "images", folder / "labels")
-    return TrainingImages(samples, augmentation, labels=FolderLabels(num_classes, None, ImageCache(1)))
+    return TrainingImages(samples, augmentation, labels=FolderLabels(num_classes))

@@ -1,9 +1,7 @@
 """The command ``atp predict`` on many images and on videos; its bits are those of ``tests/test_one_mask.py``."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +18,7 @@ from atp.data.reading import Reading
 from atp.data.tensors import image_tensor
 from atp.errors import InputError
 from atp.losses.entropy import mean_entropy
-from atp.masks import Wanted, _ahead, write_predictions
+from atp.masks import Wanted, write_predictions
 from atp.media.record import read_record
 from atp.media.video import Frame
 from atp.models.checkpoint import save_checkpoint
@@ -132,25 +130,6 @@ def test_the_legend_can_be_left_out(write: Callable[..., tuple[int, list[str]]],
     write()
     with Image.open(tmp_path / "out/overlays/2.jpg") as file:
         assert file.width >= 480
-
-
-def test_few_images_are_in_memory_at_a_time() -> None:
-    """However slow the consumer is, and however fast the workers are."""
-    lock, begun, held, most = threading.Lock(), 0, 0, 0
-
-    def work(number: int) -> int:
-        nonlocal begun, most
-        with lock:
-            begun += 1
-            most = max(most, begun - held)
-        return number
-
-    with ThreadPoolExecutor(3) as pool:
-        for number, made in enumerate(_ahead(pool, work, range(50), 4)):
-            assert made == number
-            with lock:
-                held += 1
-    assert most <= 6
 
 
 class Film:

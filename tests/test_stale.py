@@ -17,7 +17,7 @@ DEFAULTS: list[tuple[str, str, str, set[str]]] = [
     ("training", "weight_decay: NonNegative = 5e-4", "weight_decay: NonNegative = 1e-4", TRAINED),
     ("training", "power: NonNegative = 0.9", "power: NonNegative = 1.0", TRAINED),
     ("training", "channels_last: Flag = True", "channels_last: Flag = False", ALL),
-    ("training", "cache_mb: Whole = 2048", "cache_mb: Whole = 1024", set()),
+    ("training", "prepared_mb: Whole = 8192", "prepared_mb: Whole = 1024", set()),
     ("data", "jitter: Share = 0.0", "jitter: Share = 0.1", TRAINED),
     ("evaluation", "images: Whole = 64", "images: Whole = 32", TRAINED - {"source"}),
     ("method", "gamma: NonNegative = 3.0", "gamma: NonNegative = 2.0", {"align"}),

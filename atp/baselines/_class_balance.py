@@ -57,7 +57,7 @@ def _confidences(
     predictor = Predictor([(network, 1.0)], runtime)
     mine = chunks(images.samples, images.size)[runtime.rank :: runtime.world_size]
     with Progress(name, sum(map(len, mine)), enabled=runtime.is_main) as progress:
-        for part, pixels in read_chunks(mine, images.size):
+        for part, pixels in read_chunks(mine, images.pixels, runtime):
             confidences, classes = predictor.probabilities(pixels).max(1)
             codes = confidence_codes(confidences)
             histogram.update(classes.to("cpu", torch.uint8).numpy(), codes.cpu().numpy())

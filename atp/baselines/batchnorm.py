@@ -23,5 +23,5 @@ class Settings(BaselineSettings):
 def align(network: SegmentationNetwork, images: TrainingImages, settings: Settings, run: Run) -> History:
     """Replace the running statistics by their mean over the batches of one pass; without a loss, history is empty."""
     batchnorm_layers(network)
-    reestimate_batchnorm(network, images.samples, images.size, run.runtime, images.window)
+    reestimate_batchnorm(network, images.samples, images.size, run.runtime, images.window, images.prepared)
     return {}

@@ -229,7 +229,7 @@ def class_presence(network: SegmentationNetwork, images: TrainingImages, run: Ru
     predictor = Predictor([(network, 1.0)], runtime)
     mine = chunks(images.samples, images.size)[runtime.rank :: runtime.world_size]
     with Progress(f"{run.name} classes", sum(map(len, mine)), enabled=runtime.is_main) as progress:
-        for part, pixels in read_chunks(mine, images.size):
+        for part, pixels in read_chunks(mine, images.pixels, runtime):
             classes = predictor.probabilities(pixels).argmax(1).flatten(1)
             for sample, ids in zip(part, classes, strict=True):
                 found[number[sample]] = (torch.bincount(ids, minlength=found.shape[1]) >= PRESENT * len(ids)).float()

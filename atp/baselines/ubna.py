@@ -48,7 +48,8 @@ def align(network: SegmentationNetwork, images: TrainingImages, settings: Settin
     # As many epochs as batches are always enough.
     order = TrainingOrder(len(images), settings.batch_size, settings.batches, run.seed)
     drawn = [images.samples[index] for keys in islice(order, settings.batches) for index, _ in keys]
-    batches = (batch for _, batch in read_chunks(chunks(drawn, images.size, settings.batch_size), images.size))
+    parts = chunks(drawn, images.size, settings.batch_size)
+    batches = (batch for _, batch in read_chunks(parts, images.pixels, run.runtime))
     update_batchnorm(network, batches, run.runtime, lambda number: momentum(number, settings))
     return {}
 

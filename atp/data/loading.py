@@ -6,8 +6,7 @@ on where an interrupted run resumes.
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, Self, TypeVar, cast
 
 import torch
@@ -17,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from atp.data.folder import Sample
 from atp.data.labels import IGNORE
+from atp.data.prepared import UNPREPARED, Prepared
 from atp.data.settings import Augmentation
-from atp.data.tensors import read_image, read_label
+from atp.data.tensors import read_label
 from atp.data.transforms import Augment
 from atp.errors import InputError
 
@@ -100,23 +100,6 @@ class Labels:
     probabilities: Tensor | None = None
 
 
-class ImageCache:
-    """Cache of decoded tensors by path; keeps the first ones that fit, since every epoch reads all images."""
-
-    def __init__(self, limit_mb: int) -> None:
-        self._left = limit_mb * 1024 * 1024
-        self._held: dict[Path, Tensor] = {}
-
-    def get(self, path: Path, read: Callable[[], Tensor]) -> Tensor:
-        held = self._held.get(path)
-        if held is None:
-            held = read()
-            if held.nbytes <= self._left:
-                self._left -= held.nbytes
-                self._held[path] = held
-        return held
-
-
 class TrainingImages:
     """Augmented images of one data set, indexed by (index, seed)."""
 
@@ -128,9 +111,9 @@ class TrainingImages:
         size: tuple[int, int] | None = None,
         crop: tuple[int, int] | None = None,
         labels: Callable[[Sample], Labels] | None = None,
-        cache: ImageCache | None = None,
         second: bool = False,
         window: tuple[int, int] | None = None,
+        prepared: Prepared = UNPREPARED,
     ) -> None:
         """Describe the images; none is read yet.
 
@@ -145,15 +128,19 @@ class TrainingImages:
         self.size = size
         self.cropped = crop is not None
         self._labels = labels
-        self._cache = cache or ImageCache(0)
+        self.prepared = prepared
 
     def __len__(self) -> int:
         return len(self.samples)
 
+    def pixels(self, sample: Sample) -> Tensor:
+        """An image as it is before augmentation, uint8, (3, H, W)."""
+        return self.prepared.image(sample, self.size)
+
     def __getitem__(self, key: tuple[int, int]) -> Item:
         index, seed = key
         sample = self.samples[index]
-        image = self._cache.get(sample.image, lambda: read_image(sample.image, self.size))
+        image = self.pixels(sample)
         known = self._labels(sample) if self._labels else Labels(torch.full(image.shape[1:], IGNORE, dtype=torch.uint8))
         none = image.new_empty((0, *image.shape[1:]))
         perhaps = (known.negatives, known.classes, known.probabilities)
@@ -205,16 +192,20 @@ class Images:
         samples: the image files.
         size: (width, height) to which each image is resized; None keeps its own.
         crop: (width, height) of random training crops; None trains on whole images.
-        cache: cache of decoded images.
         window: (width, height) of the windows in which labels are dumped and BatchNorm's statistics re-estimated; None
             takes whole images.
+        prepared: images that need not be decoded again.
     """
 
     samples: Sequence[Sample]
     size: tuple[int, int] | None = None
     crop: tuple[int, int] | None = None
-    cache: "ImageCache" = field(default_factory=lambda: ImageCache(0))
     window: tuple[int, int] | None = None
+    prepared: Prepared = UNPREPARED
+
+    def pixels(self, sample: Sample) -> Tensor:
+        """An image, uint8, (3, H, W)."""
+        return self.prepared.image(sample, self.size)
 
     def named(self, names: Sequence[str]) -> "Images":
         """Select images by name, in this order."""
@@ -231,9 +222,9 @@ class Images:
             size=self.size,
             crop=self.crop,
             labels=labels,
-            cache=self.cache,
             second=second,
             window=self.window,
+            prepared=self.prepared,
         )
 
 
@@ -402,11 +393,11 @@ class FolderLabels:
     """
 
     num_classes: int
-    size: tuple[int, int] | None
-    cache: ImageCache
+    size: tuple[int, int] | None = None
+    prepared: Prepared = UNPREPARED
 
     def __call__(self, sample: Sample) -> Labels:
         path = sample.label
         if path is None:
             raise InputError(f"{sample.image}: has no label; set the folder of labels")
-        return Labels(self.cache.get(path, lambda: read_label(path, self.num_classes, self.size)))
+        return Labels(self.prepared.get(path, lambda: read_label(path, self.num_classes, self.size)))

@@ -1,8 +1,9 @@
 """Comparison of predictions with labels, for models, black boxes and pseudo labels."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from atp.black_box.answers import AnswerStore
 from atp.data.folder import Sample
 from atp.data.labels import IGNORE, LabelSpace
 from atp.data.masks import write_mask
+from atp.data.passes import ahead, threads
+from atp.data.prepared import UNPREPARED, Prepared
 from atp.data.tensors import read_label
 from atp.evaluation.metrics import ConfusionMatrix
 from atp.losses.entropy import mean_entropy
 from atp.models.network import SegmentationNetwork
 from atp.pseudo_labels.store import PseudoLabelStore
-from atp.training.prediction import Predictor, at_size, chunks, read_chunks
+from atp.training.prediction import Predictor, at_size, chunks, pass_over
 from atp.training.progress import Progress
 from atp.training.runtime import Runtime
 
@@ -39,31 +42,52 @@ class Evaluation:
     miou: dict[str, float] = field(default_factory=dict)
     entropy: dict[str, float] = field(default_factory=dict)
 
-    def add(self, sample: Sample, probabilities: Tensor, answered: Tensor | None = None) -> Tensor:
-        """Count one image at its label's size, or its own size without a label.
+    def add(self, one: "Judged") -> None:
+        """Count one image."""
+        self.entropy[one.name] = one.entropy
+        if one.confusion is not None:
+            self.confusion.add(one.confusion)
+            self.miou[one.name] = 100 * one.confusion.mean_iou()
 
-        Args:
-            probabilities: (C, H, W).
-            answered: True where a black box gave a prediction, bool, (H, W); None means everywhere.
 
-        Returns:
-            Predicted ids at that size, uint8 on the CPU, 255 where there is no prediction.
-        """
-        num_classes = len(probabilities)
-        valid = None if answered is None else answered[None]
-        self.entropy[sample.name] = float(mean_entropy(probabilities[None], valid)[0])
-        labels = read_label(sample.label, num_classes) if sample.label else None
-        shape = labels.shape if labels is not None else _shape(sample.image)
-        predicted = at_size(probabilities, shape).argmax(0).to("cpu", torch.uint8)
-        if answered is not None:
-            there = F.interpolate(answered[None, None].float(), tuple(shape))[0, 0] > 0
-            predicted = predicted.masked_fill(~there, IGNORE)
-        if labels is not None:
-            mine = ConfusionMatrix(num_classes)
-            mine.update(predicted, labels)
-            self.confusion.add(mine)
-            self.miou[sample.name] = 100 * mine.mean_iou()
-        return predicted
+@dataclass(frozen=True)
+class Judged:
+    """What an evaluation counts of one image.
+
+    Attributes:
+        entropy: mean normalised entropy of its prediction, in [0, 1].
+        predicted: class ids at the label's size, or the image's own without a label, uint8, (H, W), on the CPU; 255
+            where there is no prediction.
+        confusion: of its labelled pixels; None without a label.
+    """
+
+    name: str
+    entropy: float
+    predicted: Tensor
+    confusion: ConfusionMatrix | None
+
+
+def judged(sample: Sample, probabilities: Tensor, entropy: Tensor, answered: Tensor | None = None) -> Judged:
+    """Compare an image's prediction with its label, if any, at the label's size.
+
+    Args:
+        probabilities: (C, H, W).
+        entropy: scalar.
+        answered: True where a black box gave a prediction, bool, (H, W); None means everywhere.
+    """
+    num_classes = len(probabilities)
+    labels = read_label(sample.label, num_classes) if sample.label else None
+    shape = labels.shape if labels is not None else _shape(sample.image)
+    # The same as argmax, which takes several times as long on a CPU.
+    predicted = at_size(probabilities, shape).max(0)[1].to("cpu", torch.uint8)
+    if answered is not None:
+        there = F.interpolate(answered[None, None].float(), tuple(shape))[0, 0] > 0
+        predicted = predicted.masked_fill(~there, IGNORE)
+    confusion = None
+    if labels is not None:
+        confusion = ConfusionMatrix(num_classes)
+        confusion.update(predicted, labels)
+    return Judged(sample.name, float(entropy), predicted, confusion)
 
 
 def evaluate(
@@ -76,6 +100,7 @@ def evaluate(
     flip: bool = False,
     predictions: Path | None = None,
     label_space: LabelSpace | None = None,
+    prepared: Prepared = UNPREPARED,
     name: str = "evaluate",
 ) -> Evaluation:
     """Predict every image, and compare with its labels, if any, at their own size.
@@ -85,18 +110,26 @@ def evaluate(
         window: (width, height) of the windows in which images are predicted; None predicts whole images.
         predictions: folder for the predicted ids, at the labels' size, or at the images' size without labels.
         label_space: colours of the files' palette.
+        prepared: images that need not be decoded again.
     """
     result = Evaluation(ConfusionMatrix(network.num_classes))
     predictor = Predictor([(network, 1.0)], runtime, flip=flip, window=window)
-    parts = chunks(samples, size, predictor.chunk)
+    parts, read = chunks(samples, size, predictor.chunk), partial(prepared.image, size=size)
+
+    def predict(images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for own in predictor.probabilities(images):
+            yield own, mean_entropy(own[None])[0]
+
+    def finish(sample: Sample, made: tuple[Tensor, Tensor]) -> Judged:
+        one = judged(sample, *made)
+        if predictions is not None and label_space is not None:
+            write_mask(predictions / f"{sample.name}.png", one.predicted.numpy(), label_space)
+        return one
+
     with Progress(name, len(samples)) as progress:
-        for part, images in read_chunks(parts, size):
-            probabilities = predictor.probabilities(images)
-            for sample, own in zip(part, probabilities, strict=True):
-                predicted = result.add(sample, own)
-                if predictions is not None and label_space is not None:
-                    write_mask(predictions / f"{sample.name}.png", predicted.numpy(), label_space)
-                progress.advance()
+        for one in pass_over(parts, read, runtime, predict, finish):
+            result.add(one)
+            progress.advance()
     return result
 
 
@@ -111,8 +144,11 @@ def evaluate_answers(store: AnswerStore, samples: Sequence[Sample], predictions:
     with Progress("evaluate source", len(samples)) as progress:
         for sample in samples:
             answer = store.answer(sample.name)
-            predicted = result.add(sample, answer.dense(space.num_classes), answer.classes[0] != IGNORE)
-            write_mask(predictions / f"{sample.name}.png", predicted.numpy(), space)
+            probabilities, answered = answer.dense(space.num_classes), answer.classes[0] != IGNORE
+            entropy = mean_entropy(probabilities[None], answered[None])[0]
+            one = judged(sample, probabilities, entropy, answered)
+            result.add(one)
+            write_mask(predictions / f"{sample.name}.png", one.predicted.numpy(), space)
             progress.advance()
     return result
 
@@ -123,26 +159,41 @@ def _shape(path: Path) -> tuple[int, int]:
 
 
 def label_accuracy(
-    store: PseudoLabelStore, samples: Sequence[Sample], size: tuple[int, int] | None, label_space: LabelSpace
+    store: PseudoLabelStore,
+    samples: Sequence[Sample],
+    size: tuple[int, int] | None,
+    label_space: LabelSpace,
+    workers: int = 0,
 ) -> dict[str, Any]:
     """Accuracy of a round's pseudo labels on labelled pixels, in percent.
+
+    Args:
+        workers: number of threads; 0 counts in this one.
 
     Returns:
         ``accuracy`` of the positive labels, ``accuracy_per_class`` by predicted class, ``negative_accuracy``: share of
         the negative labels whose class is absent.
     """
-    confusion = ConfusionMatrix(label_space.num_classes)
-    wrong = total = 0
-    for sample in samples:
-        if sample.label is None:
-            continue
-        labels = read_label(sample.label, label_space.num_classes, size)
+    num_classes = label_space.num_classes
+
+    def counted(sample: Sample) -> tuple[ConfusionMatrix, int, int]:
+        """Confusion matrix of an image's positive labels, and its negative labels, those that are wrong and all."""
+        assert sample.label is not None
+        labels = read_label(sample.label, num_classes, size)
         positives, negatives = store.positive(sample.name), store.negatives(sample.name)
+        confusion = ConfusionMatrix(num_classes)
         confusion.update(positives[positives != IGNORE], labels[positives != IGNORE])
         labelled = labels != IGNORE
-        total += int((negatives & labelled).sum())
         # A negative label is wrong if it names the true class.
-        wrong += int(negatives.gather(0, labels.where(labelled, 0).long()[None])[0][labelled].sum())
+        wrong = negatives.gather(0, labels.where(labelled, 0).long()[None])[0][labelled].sum()
+        return confusion, int(wrong), int((negatives & labelled).sum())
+
+    confusion = ConfusionMatrix(num_classes)
+    wrong = total = 0
+    with threads(workers) as pool:
+        for own, mistaken, negatives in ahead(pool, counted, [s for s in samples if s.label], 2 * workers):
+            confusion.add(own)
+            wrong, total = wrong + mistaken, total + negatives
     hits, said = confusion.counts.diagonal().double(), confusion.counts.sum(0).double()
     return {
         "accuracy": percent(float(hits.sum() / said.sum())),

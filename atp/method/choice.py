@@ -95,6 +95,6 @@ def align_with(section: AlignSettings, network: "SegmentationNetwork", target: "
     settings = chosen(section)
     if isinstance(settings, BaselineSettings) and settings.reestimate_batchnorm:
         batchnorm_layers(network, "align.baseline.reestimate_batchnorm", "set it to false")
-        reestimate_batchnorm(network, target.samples, target.size, run.runtime, target.window)
+        reestimate_batchnorm(network, target.samples, target.size, run.runtime, target.window, target.prepared)
         run.runtime.share_buffers(network)
     return method_named(section.method).align(network, target.augmented(settings.augmentation), settings, run)

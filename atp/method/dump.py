@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from atp.data.folder import Sample
 from atp.data.labels import LabelSpace
 from atp.data.loading import Images
 from atp.method.settings import DumpSettings
 from atp.models.network import SegmentationNetwork
 from atp.pseudo_labels.store import PseudoLabelWriter, Table
-from atp.training.prediction import Predictor, chunks, read_chunks
+from atp.training.prediction import Predictor, chunks, pass_over
 from atp.training.progress import Progress
 from atp.training.runtime import Runtime
 
@@ -53,15 +56,18 @@ def dump(
     mine = chunks(target.samples, target.size, predictor.chunk)[runtime.rank :: runtime.world_size]
     left = [part for part in mine if any(sample.name not in done for sample in part)]
     total = sum(len(part) for part in mine)
+
+    def add(sample: Sample, probabilities: Tensor) -> None:
+        if sample.name not in done:
+            writer.add(sample.name, probabilities)
+
     with Progress(name, total, total - sum(len(part) for part in left), enabled=runtime.is_main) as progress:
-        for part, images in read_chunks(left, target.size):
-            for sample, probabilities in zip(part, predictor.probabilities(images), strict=True):
-                if sample.name not in done:
-                    writer.add(sample.name, probabilities)
-            progress.advance(len(part))
+        for _ in pass_over(left, target.pixels, runtime, predictor.probabilities, add):
+            progress.advance()
     runtime.barrier()
     table = None
     if runtime.is_main:
-        table = writer.finish(folder, label_space, [sample.name for sample in target.samples], extra or {})
+        names = [sample.name for sample in target.samples]
+        table = writer.finish(folder, label_space, names, extra or {}, workers=runtime.workers)
     runtime.barrier()
     return table

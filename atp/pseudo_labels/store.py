@@ -16,10 +16,12 @@ import logging
 import math
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from typing import Any, NotRequired
 
 import numpy as np
@@ -34,6 +36,7 @@ from atp.data.arrays import SUFFIX, arrays_to_bytes, damaged, read_arrays
 from atp.data.folder import Sample
 from atp.data.labels import IGNORE, LabelSpace
 from atp.data.loading import Labels
+from atp.data.passes import ahead, threads
 from atp.data.tables import read_table
 from atp.data.tensors import read_label
 from atp.errors import InputError
@@ -147,6 +150,10 @@ class PseudoLabelWriter:
         self._negative_threshold = negative_threshold
         self._negative_cap = negative_cap
         self._keep_ratio = keep_ratio
+        # Of the images that this process added; the others are counted when all are there.
+        self._counted: set[str] = set()
+        self._histogram = ConfidenceHistogram(num_classes)
+        self._lock = Lock()
 
     def done(self) -> set[str]:
         """Names of the images already added by any process."""
@@ -176,8 +183,23 @@ class PseudoLabelWriter:
         data = pending.to_bytes()
         with _full_disk_named(self._pending, f"about {_mb(len(data))} per image"), atomic_path(path) as temporary:
             temporary.write_bytes(data)
+        histogram = self._of_image(pending)
+        with self._lock:
+            if name in self._counted:
+                self._forget_counts()
+            else:
+                self._counted.add(name)
+                self._histogram.add(histogram)
 
-    def finish(self, folder: Path, label_space: LabelSpace, names: Iterable[str], extra: Mapping[str, Any]) -> Table:
+    def finish(
+        self,
+        folder: Path,
+        label_space: LabelSpace,
+        names: Iterable[str],
+        extra: Mapping[str, Any],
+        *,
+        workers: int = 0,
+    ) -> Table:
         """Write the pseudo labels of all images to ``folder`` atomically, and remove the pending files.
 
         Args:
@@ -185,6 +207,7 @@ class PseudoLabelWriter:
             label_space: names and colours of the classes.
             names: names of all images.
             extra: JSON values, stored in the table unchanged.
+            workers: number of threads that read and write; 0 does both in this one.
 
         Returns:
             The contents of table.json.
@@ -202,12 +225,11 @@ class PseudoLabelWriter:
         # A name common to all processes, so that the remains of a killed process are removed.
         temporary = folder.with_name(f".{folder.name}.partial.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        histogram = self._histogram(names, label_space)
         size = sum(self._pending_path(name).stat().st_size for name in names)
         try:
             # The final files contain the same as the pending ones, except for the confidences.
             with _full_disk_named(folder.parent, f"less than {_mb(size)}"):
-                table = self._write(temporary, label_space, names, extra, histogram)
+                table = self._write(temporary, label_space, names, extra, workers)
                 if folder.exists():
                     shutil.rmtree(folder)
                 temporary.replace(folder)
@@ -216,39 +238,26 @@ class PseudoLabelWriter:
         shutil.rmtree(self._pending)
         return table
 
-    def _histogram(self, names: Iterable[str], label_space: LabelSpace) -> ConfidenceHistogram:
-        histogram = ConfidenceHistogram(self._num_classes)
-        for name in names:
-            pending = self._read(name)
-            histogram.update(pending.classes, pending.codes)
-        never = [label for label, count in zip(label_space.names, histogram.counts.sum(1), strict=True) if not count]
-        if never:
-            logger.warning("classes without positive labels, since they are never predicted: %s", ", ".join(never))
-        return histogram
-
     def _write(
-        self,
-        folder: Path,
-        label_space: LabelSpace,
-        names: Iterable[str],
-        extra: Mapping[str, Any],
-        histogram: ConfidenceHistogram,
+        self, folder: Path, label_space: LabelSpace, names: Sequence[str], extra: Mapping[str, Any], workers: int
     ) -> Table:
-        thresholds = histogram.thresholds(self._keep_ratio)
-        predicted, kept = histogram.counts.sum(1), histogram.at_least(thresholds)
+        if not self._counted.issubset(names):
+            self._forget_counts()
+        histogram = ConfidenceHistogram(self._num_classes)
+        histogram.add(self._histogram)
         negative = np.zeros(self._num_classes, np.int64)
         images: list[ImageRow] = []
-        for name in names:
-            pending = self._read(name)
-            keep = pending.codes >= thresholds[pending.classes]
-            positives = np.where(keep, pending.classes, np.uint8(IGNORE))
-            _write_new(folder / "positives" / f"{name}.png", _png(positives, label_space.palette))
-            _write_new(folder / "negatives" / f"{name}{SUFFIX}", arrays_to_bytes(pending.packed))
-            negative += np.bitwise_count(pending.packed).sum((1, 2), dtype=np.int64)
-            height, width = positives.shape
-            images.append(
-                ImageRow(name=name, height=height, width=width, coverage=float(keep.mean()), entropy=pending.entropy)
-            )
+        with threads(workers) as pool:
+            others = (name for name in names if name not in self._counted)
+            for one in ahead(pool, lambda name: self._of_image(self._read(name)), others, 2 * workers):
+                histogram.add(one)
+            _warn_of_missing(histogram, label_space)
+            thresholds = histogram.thresholds(self._keep_ratio)
+            finish = partial(self._finish_image, folder, thresholds, label_space.palette)
+            for row, absent in ahead(pool, finish, names, 2 * workers):
+                images.append(row)
+                negative += absent
+        predicted, kept = histogram.counts.sum(1), histogram.at_least(thresholds)
         pixels = int(predicted.sum())
         classes = [
             ClassRow(
@@ -279,6 +288,27 @@ class PseudoLabelWriter:
         # Last, so that a folder with a table is complete.
         _write_new(folder / "table.json", json.dumps(table, indent=1).encode() + b"\n")
         return table
+
+    def _of_image(self, pending: "_Pending") -> ConfidenceHistogram:
+        histogram = ConfidenceHistogram(self._num_classes)
+        histogram.update(pending.classes, pending.codes)
+        return histogram
+
+    def _forget_counts(self) -> None:
+        self._counted, self._histogram = set(), ConfidenceHistogram(self._num_classes)
+
+    def _finish_image(
+        self, folder: Path, thresholds: NDArray[np.int64], palette: bytes, name: str
+    ) -> tuple[ImageRow, NDArray[np.int64]]:
+        """Write an image's labels; returns its row in the table, and its pixels with each negative label, (C,)."""
+        pending = self._read(name)
+        keep = pending.codes >= thresholds[pending.classes]
+        positives = np.where(keep, pending.classes, np.uint8(IGNORE))
+        _write_new(folder / "positives" / f"{name}.png", _png(positives, palette))
+        _write_new(folder / "negatives" / f"{name}{SUFFIX}", pending.negatives)
+        height, width = positives.shape
+        row = ImageRow(name=name, height=height, width=width, coverage=float(keep.mean()), entropy=pending.entropy)
+        return row, pending.absent
 
     def _pending_path(self, name: str) -> Path:
         path = PurePosixPath(name)
@@ -366,13 +396,15 @@ class _Pending:
     Attributes:
         classes: the most probable classes, uint8, (H, W).
         codes: their confidence codes, int16, (H, W).
-        packed: negative labels, uint8, (C, H, ceil(W / 8)).
+        negatives: the file of negative labels, which does not depend on the thresholds.
+        absent: pixels with each negative label, int64, (C,).
         entropy: see ``ImageRow``.
     """
 
     classes: NDArray[np.uint8]
     codes: NDArray[np.int16]
-    packed: NDArray[np.uint8]
+    negatives: bytes
+    absent: NDArray[np.int64]
     entropy: float
 
     @classmethod
@@ -383,22 +415,25 @@ class _Pending:
         parts = [_label_band(band, negative_threshold, negative_cap) for band in bands]
         classes, codes, packed, nats = zip(*parts, strict=True)
         entropy = torch.cat(nats).cpu().double().sum() / (height * width * math.log(num_classes))
+        planes = torch.cat(packed, 1).cpu().numpy()
         return cls(
             torch.cat(classes).cpu().numpy(),
             torch.cat(codes).cpu().numpy(),
-            torch.cat(packed, 1).cpu().numpy(),
+            arrays_to_bytes(planes),
+            np.bitwise_count(planes).sum((1, 2), dtype=np.int64),
             float(entropy.clamp(0, 1)),
         )
 
     def to_bytes(self) -> bytes:
         # Low and high bytes are stored separately, since the high ones compress well.
         low, high = (self.codes & 0xFF).astype(np.uint8), (self.codes >> 8).astype(np.uint8)
-        return arrays_to_bytes(np.array(self.entropy), self.classes, low, high, self.packed)
+        negatives = np.frombuffer(self.negatives, np.uint8)
+        return arrays_to_bytes(np.array(self.entropy), self.classes, low, high, negatives, self.absent)
 
     @classmethod
     def read(cls, path: Path) -> "_Pending":
-        entropy, classes, low, high, packed = read_arrays(path, "dump", 5)
-        return cls(classes, low | high.astype(np.int16) << 8, packed, float(entropy))
+        entropy, classes, low, high, negatives, absent = read_arrays(path, "dump", 6)
+        return cls(classes, low | high.astype(np.int16) << 8, negatives.tobytes(), absent, float(entropy))
 
 
 def _label_band(
@@ -413,12 +448,18 @@ def _label_band(
     nats = confidences.new_zeros(confidences.shape[0])
     for index, plane in enumerate(probabilities):
         # Ties go to the first class, as in argmax; a later class has a higher index and replaces it by maximum.
-        classes = torch.maximum(classes, (plane > confidences).byte().mul_(index))
+        classes = torch.maximum(classes, (plane > confidences).view(torch.uint8).mul_(index))
         confidences = torch.maximum(confidences, plane)
         # 0 log 0 = 0. Summed by rows, so that the number of threads does not change the last bits.
         nats -= plane.clamp(min=torch.finfo(plane.dtype).tiny).log_().mul_(plane).sum(1)
     negatives = negative_labels(probabilities[None], negative_threshold, classes[None].long(), cap=negative_cap)[0]
     return classes, confidence_codes(confidences), pack(negatives), nats
+
+
+def _warn_of_missing(histogram: ConfidenceHistogram, label_space: LabelSpace) -> None:
+    never = [label for label, count in zip(label_space.names, histogram.counts.sum(1), strict=True) if not count]
+    if never:
+        logger.warning("classes without positive labels, since they are never predicted: %s", ", ".join(never))
 
 
 def _png(labels: NDArray[np.uint8], palette: bytes) -> bytes:

@@ -63,6 +63,10 @@ class ConfidenceHistogram:
         flat = classes.astype(np.int64).ravel() * bins + codes.ravel()
         self.counts += np.bincount(flat, minlength=num_classes * bins).reshape(num_classes, bins)
 
+    def add(self, other: "ConfidenceHistogram") -> None:
+        """Add the counts of another histogram."""
+        self.counts += other.counts
+
     def thresholds(self, keep_ratio: float) -> NDArray[np.int64]:
         """Minimum codes of labels that are kept, (C,): lambda_c, the (1 - K) quantile of the confidences (Eq. 4).
 

@@ -12,8 +12,9 @@ import os
 import shutil
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 from atp.errors import InputError, exit_codes
 from atp.params import Params, load_params
 from atp.runner import mounts
-from atp.runner.project import dvc_cache, kept, project_root
+from atp.runner.project import dvc_cache, kept, project_root, shared
 from atp.runs import ANSWERS_ON_TEST, folder
 
 STATE = kept() / "state"
@@ -90,8 +91,20 @@ def write_json(path: Path, tree: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(tree, indent=2) + "\n")
 
 
+def prepared_target(params: Params) -> Path:
+    """Folder of the target's prepared images."""
+    # By its name: what was prepared of another target is not this one's, and may be a source by now.
+    name = sha256(str(params.data.target.images).encode()).hexdigest()[:16]
+    return shared() / "prepared" / name
+
+
+def prepared_sealed() -> Path:
+    """Folder of all other prepared images and labels."""
+    return shared() / "prepared/sealed"
+
+
 def seal(params: Params, opened: Collection[Path] = ()) -> None:
-    """Prevent this process from opening the source data, the held-out images and the target's labels.
+    """Prevent this process from opening the source data, the held-out images and the target's labels, also as prepared.
 
     They are hidden from it and from all that it starts, where the system allows that, and with them DVC's cache, unless
     the target's images are links into it. Everywhere, Python refuses to open them and says why.
@@ -102,6 +115,10 @@ def seal(params: Params, opened: Collection[Path] = ()) -> None:
     data = params.data
     closed = [path for path in (data.source.root, *(part.images for part in data.held_out)) if path not in opened]
     closed += [part.labels for part in (data.target, *data.held_out) if part.labels is not None]
+    with suppress(OSError):
+        # It must be there to be hidden, since another stage may fill it later.
+        prepared_sealed().mkdir(parents=True, exist_ok=True)
+    closed += [folder for folder in prepared_sealed().parent.glob("*") if folder != prepared_target(params)]
     cache = dvc_cache()
     needed = (data.target.images, *opened)
     linked = any(path.resolve().is_relative_to(cache) for folder in needed for path in islice(folder.rglob("*"), 100))

@@ -32,6 +32,11 @@ def kept() -> Path:
     return Path(".atp")
 
 
+def shared() -> Path:
+    """Folder of what all pipelines and experiments of the project share."""
+    return project_root() / ".atp"
+
+
 def dvc_cache() -> Path:
     """The folder of DVC's cache."""
     root = project_root() / ".dvc"

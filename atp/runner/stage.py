@@ -20,17 +20,28 @@ import atp
 from atp.code import code_digests
 from atp.data.folder import Sample, list_samples
 from atp.data.labels import LabelSpace
-from atp.data.loading import ImageCache, Images
+from atp.data.loading import Images
+from atp.data.prepared import Prepared, Store
 from atp.data.reading import Reading
 from atp.errors import InputError, exit_codes
-from atp.files import digest
 from atp.models.checkpoint import Checkpoint, load_checkpoint, restored, save_checkpoint
 from atp.models.network import NetworkConfig, SegmentationNetwork
 from atp.models.own import check_code
 from atp.params import Params, load_params
 from atp.runner.beside import open_stage_tracker
+from atp.runner.digests import Digests
 from atp.runner.parent import die_with_parent
-from atp.runner.process import STATE, interrupted, lock, output, remove_leftovers, seal, write_json
+from atp.runner.process import (
+    STATE,
+    interrupted,
+    lock,
+    output,
+    prepared_sealed,
+    prepared_target,
+    remove_leftovers,
+    seal,
+    write_json,
+)
 from atp.runner.resume import ResumeFile
 from atp.runner.tracking import Tracker
 from atp.runs import HISTORY, MODEL, folder
@@ -78,6 +89,11 @@ class Stage:
         """This stage's seed: see ``part_seed``."""
         return part_seed(self.params.training.seed, self.label)
 
+    @property
+    def digests(self) -> Digests:
+        """Digests of the project's files."""
+        return Digests(STATE.parent / "digests.sqlite")
+
     @cached_property
     def fingerprint(self) -> str:
         """Digest of the inputs' bytes, the parameters and the code: equal fingerprints train equal models.
@@ -93,7 +109,7 @@ class Stage:
             "stage": self.label,
             "params": {name: sections[name] for name in ("data", "model", "training", self.name) if name in sections},
             "dump": sections["dump"],
-            "inputs": {str(path): digest(path) for path in self.inputs},
+            "inputs": {str(path): self.digests.of(path) for path in self.inputs},
             "code": code_digests(*modules),
         }
         return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -120,12 +136,25 @@ class Stage:
 
     def images(self, samples: Sequence[Sample], size: tuple[int, int] | None = None) -> Images:
         """Samples at the sizes from params.yaml; ``size`` defaults to ``data.size``."""
-        data = self.params.data
-        return Images(samples, size or data.size, data.crop, ImageCache(self.runtime.cache_mb), data.window)
+        return self._images(samples, size or self.params.data.size, prepared_sealed())
+
+    def prepared_labels(self, samples: Sequence[Sample], num_classes: int) -> Prepared:
+        """The source's labels that need not be decoded again."""
+        files = [sample.label for sample in samples if sample.label]
+        return self._store(prepared_sealed()).labels(files, self.params.data.source_size, num_classes)
 
     def target(self) -> Images:
         """The target's images, without labels."""
-        return self.images(list_samples(self.params.data.target.images))
+        data = self.params.data
+        return self._images(list_samples(data.target.images), data.size, prepared_target(self.params))
+
+    def _images(self, samples: Sequence[Sample], size: tuple[int, int] | None, folder: Path) -> Images:
+        data = self.params.data
+        prepared = self._store(folder).images([sample.image for sample in samples], size)
+        return Images(samples, size, data.crop, data.window, prepared)
+
+    def _store(self, folder: Path) -> Store:
+        return Store(folder, self.runtime.prepared_mb * 2**20, self.digests.of_files)
 
     def network_config(self, space: LabelSpace) -> NetworkConfig:
         """The section ``model``, completed with the classes of the data and of a given source model.

@@ -6,17 +6,20 @@ The answers are all that black_box/ sees of the model. Writes, below ``runs/answ
 - ``classes.yaml``: the classes.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from atp.black_box.answers import Answer
-from atp.data.folder import list_samples
+from atp.data.folder import Sample, list_samples
 from atp.data.masks import write_classes
+from atp.data.prepared import UNPREPARED
 from atp.params import Params
 from atp.runner.stage import Stage, run_stage
 from atp.runs import SOURCE
-from atp.training.prediction import Predictor, chunks, read_chunks
+from atp.training.prediction import Predictor, chunks, pass_over
 from atp.training.progress import Progress
 
 ALONE = True
@@ -44,17 +47,19 @@ def body(stage: Stage) -> None:
     with stage.output() as folder, Progress(stage.label, sum(map(len, asked.values()))) as progress:
         write_classes(folder / "classes.yaml", checkpoint.label_space)
         for part, samples in asked.items():
-            for some, images in read_chunks(chunks(samples, data.size), data.size):
-                for sample, probabilities in zip(some, predictor.probabilities(images).cpu(), strict=True):
-                    answer = Answer.of(probabilities, KEPT)
-                    path = folder / part / f"{sample.name}.npz"
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    np.savez_compressed(
-                        path,
-                        classes=answer.classes.numpy(),
-                        probabilities=answer.probabilities.numpy().astype(np.float16),
-                    )
-                    progress.advance()
+            write = partial(write_answer, folder / part)
+            parts, read = chunks(samples, data.size), partial(UNPREPARED.image, size=data.size)
+            for _ in pass_over(parts, read, stage.runtime, predictor.probabilities, write):
+                progress.advance()
+
+
+def write_answer(folder: Path, sample: Sample, probabilities: Tensor) -> None:
+    answer = Answer.of(probabilities.cpu(), KEPT)
+    path = folder / f"{sample.name}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        path, classes=answer.classes.numpy(), probabilities=answer.probabilities.numpy().astype(np.float16)
+    )
 
 
 def main() -> None:

@@ -68,14 +68,15 @@ def body(stage: Stage) -> None:
         if params.evaluate.batchnorm_only and not params.black_box:
             network, _ = stage.load(SOURCE)
             if has_batchnorm(network):
-                reestimate_batchnorm(network, list_samples(data.target.images), data.size, runtime, data.window)
+                target = stage.target()
+                reestimate_batchnorm(network, target.samples, data.size, runtime, data.window, target.prepared)
                 add(BATCHNORM_ONLY, network)
             else:
                 logger.info("evaluate: the network has no BatchNorm, so nothing is gained by BatchNorm alone")
         metrics = summary(results, space, protocols)
         if held_out:
             metrics["validation"] = {"miou": summary(held_out, space, {})["miou"]}
-        metrics["pseudo_labels"] = rounds_summary(params, space)
+        metrics["pseudo_labels"] = rounds_summary(params, space, runtime.workers)
         metrics["precision"] = runtime.precision
         write_json(folder / METRICS.name, metrics)
         write_json(folder / "images.json", {n: by_image(result) for n, result in results.items()})
@@ -112,6 +113,7 @@ def measured(
         flip=flip,
         predictions=predictions,
         label_space=space,
+        prepared=stage.images(samples).prepared,
         name=f"evaluate {name}",
     )
 
@@ -126,7 +128,7 @@ def labelled_validation(params: Params) -> list[Sample]:
     return [sample for sample in samples if sample.label]
 
 
-def rounds_summary(params: Params, space: LabelSpace) -> dict[str, Any]:
+def rounds_summary(params: Params, space: LabelSpace, workers: int) -> dict[str, Any]:
     """Coverage of each round's labels, and their accuracy if the target has labels."""
     data = params.data
     folders = {key: dumped(key) for key in params.rounds} | {"split": SPLIT_LABELS}
@@ -136,7 +138,7 @@ def rounds_summary(params: Params, space: LabelSpace) -> dict[str, Any]:
         store = PseudoLabelStore(folder)
         result[key] = {"coverage": store.table["coverage"]}
         if samples:
-            result[key] |= label_accuracy(store, samples, data.size, space)
+            result[key] |= label_accuracy(store, samples, data.size, space, workers)
     return result
 
 

@@ -83,8 +83,9 @@ def _judge(stage: Stage, network: SegmentationNetwork, begun: Beginning) -> _Jud
     """Measure, log and track the evidence."""
     try:
         started = stage.load(begun.folder)[0] if begun.folder else None
+        judged_on, reading = _judged_on(stage), stage.params.data.reading
         evidence, shares = evidence_of(
-            network, started, begun, _judged_on(stage), stage.params.data.reading, stage.runtime, stage.label
+            network, started, begun, judged_on, reading, stage.runtime, stage.label, stage.target().prepared
         )
     except Exception as error:  # A user's network may raise anything, and hours of training are not to be lost.
         return _unjudged(stage, error)

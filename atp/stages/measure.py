@@ -56,6 +56,7 @@ def body(model: Path, stage: Stage) -> None:
             flip=stage.params.evaluate.flip,
             predictions=predictions,
             label_space=space,
+            prepared=stage.images(samples).prepared,
             name=stage.label,
         )
         keep(predictions, shown)

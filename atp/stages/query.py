@@ -15,7 +15,7 @@ from atp.black_box.settings import QuerySettings
 from atp.data.folder import list_samples
 from atp.errors import InputError
 from atp.params import Params, needed
-from atp.runner.project import project_root
+from atp.runner.project import shared
 from atp.runner.stage import Stage, run_stage
 from atp.runner.tracking import check_address
 from atp.training.progress import Progress
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 def answers() -> Path:
     """Folder of the permanent cache of valid answers, shared by all pipelines and experiments."""
-    return project_root() / ".atp/answers"
+    return shared() / "answers"
 
 
 def open_box(section: QuerySettings, num_classes: int, params: Params) -> Box:

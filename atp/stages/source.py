@@ -35,7 +35,7 @@ def body(stage: Stage) -> None:
     torch.manual_seed(stage.seed)
     network = build_network(config)
     images = stage.images(samples, data.source_size)
-    labels = FolderLabels(space.num_classes, data.source_size, images.cache)
+    labels = FolderLabels(space.num_classes, data.source_size, stage.prepared_labels(samples, space.num_classes))
     history = train_source(network, images.augmented(section.augmentation, labels), section, stage.run())
     stage.save(network, made_from, history, reading=reading)
 

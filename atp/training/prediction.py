@@ -1,8 +1,11 @@
 """Inference: class probabilities of images, without gradients."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
+from itertools import chain, groupby, islice
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -10,11 +13,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from atp.data.folder import Sample, image_size, resized
+from atp.data.passes import ahead, threads
+from atp.data.prepared import UNPREPARED, Prepared
 from atp.data.reading import Size, check_window
-from atp.data.tensors import image_tensor, read_image
+from atp.data.tensors import image_tensor
 from atp.models.network import SegmentationNetwork
 from atp.models.segmentation import BatchNorm
 from atp.training.runtime import Runtime, runtime_of
+
+Made = TypeVar("Made")
+Done = TypeVar("Done")
 
 CHUNK = 8
 """Number of images in a forward pass, and of windows of one image."""
@@ -179,11 +187,63 @@ def chunks(samples: Sequence[Sample], size: Size | None, length: int = CHUNK) ->
 
 
 def read_chunks(
-    parts: Sequence[Sequence[Sample]], size: tuple[int, int] | None
+    parts: Sequence[Sequence[Sample]], read: Callable[[Sample], Tensor], runtime: Runtime
 ) -> Iterator[tuple[Sequence[Sample], Tensor]]:
-    """Yield each chunk with its images, uint8, (N, 3, H, W)."""
+    """Yield each chunk with its images, uint8, (N, 3, H, W), on the device.
+
+    ``runtime.workers`` threads read the next chunk meanwhile.
+
+    Args:
+        parts: see ``chunks``.
+        read: reads an image, uint8, (3, H, W).
+    """
+    with threads(runtime.workers) as pool:
+        yield from _read_in(pool, parts, read, runtime)
+
+
+def pass_over(
+    parts: Sequence[Sequence[Sample]],
+    read: Callable[[Sample], Tensor],
+    runtime: Runtime,
+    compute: Callable[[Tensor], Iterable[Made]],
+    finish: Callable[[Sample, Made], Done],
+) -> Iterator[Done]:
+    """Yield a result for each image in order; reading and finishing go on in threads while the network computes.
+
+    Nothing depends on ``runtime.workers``, the number of threads, but the time, and the memory: they hold the images of
+    two more chunks, and what was made of one more.
+
+    Args:
+        parts, read: see ``read_chunks``.
+        compute: maps a chunk's images, uint8, (N, 3, H, W), on the device, to something for each; called here.
+        finish: called in a thread; it may wait for the device, and may write a file.
+    """
+    with threads(runtime.workers) as pool:
+
+        def made() -> Iterator[tuple[Sample, Made]]:
+            for part, images in _read_in(pool, parts, read, runtime):
+                yield from zip(part, compute(images), strict=True)
+
+        yield from ahead(pool, lambda pair: finish(*pair), made(), longest(parts))
+
+
+def _read_in(
+    pool: Executor | None, parts: Sequence[Sequence[Sample]], read: Callable[[Sample], Tensor], runtime: Runtime
+) -> Iterator[tuple[Sequence[Sample], Tensor]]:
+    on_gpu = runtime.device.type == "cuda"
+
+    def pinned(sample: Sample) -> Tensor:
+        image = read(sample)
+        return image.pin_memory() if on_gpu else image
+
+    images = ahead(pool, pinned, chain.from_iterable(parts), longest(parts) + runtime.workers)
     for part in parts:
-        yield part, torch.stack([read_image(sample.image, size) for sample in part])
+        own = islice(images, len(part))
+        yield part, torch.stack([image.to(runtime.device, non_blocking=True) for image in own])
+
+
+def longest(parts: Sequence[Sequence[Sample]]) -> int:
+    return max(map(len, parts), default=0)
 
 
 @torch.no_grad()
@@ -193,16 +253,19 @@ def reestimate_batchnorm(
     size: Size | None,
     runtime: Runtime,
     window: Size | None = None,
+    prepared: Prepared = UNPREPARED,
 ) -> None:
     """Replace BatchNorm's running statistics by those of these images, with equal weight for each chunk.
 
     Args:
+        prepared: images that need not be decoded again.
         window: size of the windows in which the images are read; None reads whole images.
     """
     for module in network.modules():
         if isinstance(module, BatchNorm):
             module.reset_running_stats()
-    images = (images for _, images in read_chunks(chunks(samples, size), size))
+    read = partial(prepared.image, size=size)
+    images = (images for _, images in read_chunks(chunks(samples, size), read, runtime))
     # In PyTorch, None means the plain average over all batches.
     update_batchnorm(network, in_windows(images, window), runtime, lambda number: None)
 

@@ -31,7 +31,7 @@ class Runtime:
         dtype: dtype of autocast; None computes everything in float32.
         memory_format: memory format of images and weights.
         rank, world_size: as set by ``torchrun``; 0 and 1 without it.
-        workers, cache_mb, save_every_s: see ``RuntimeSettings``.
+        workers, prepared_mb, save_every_s: see ``RuntimeSettings``.
         waiting: process group in which processes wait for the main one; None with a single process.
     """
 
@@ -41,7 +41,7 @@ class Runtime:
     rank: int = 0
     world_size: int = 1
     workers: int = 0
-    cache_mb: int = 2048
+    prepared_mb: int = 8192
     save_every_s: float = 30.0
     waiting: distributed.ProcessGroup | None = None
 
@@ -114,7 +114,7 @@ def open_runtime(training: "TrainingSettings", section: "RuntimeSettings") -> It
             rank=rank,
             world_size=world_size,
             workers=section.workers,
-            cache_mb=section.cache_mb,
+            prepared_mb=section.prepared_mb,
             save_every_s=section.save_every_s,
             waiting=waiting,
         )

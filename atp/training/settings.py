@@ -31,9 +31,11 @@ class RuntimeSettings(Section):
         device: ``auto`` is CUDA if available, else the CPU.
         processes: number of processes of a stage, started by PyTorch's launcher; 0 uses one per GPU. Each computes
             BatchNorm's statistics on its part of the batch.
-        workers: number of data loading processes; 0 loads in the training process.
+        workers: number of processes that load training images, and of threads that read and write while a network goes
+            over images without training; 0 does it in the process itself.
         threads: PyTorch's CPU threads; 0 keeps its default. On the CPU, the number may change the last bits.
-        cache_mb: memory for decoded images per process, in MB.
+        prepared_mb: disk for images that are decoded and resized once for all processes and stages, in MB: so much for
+            the target's, and as much for all others; 0 decodes them at every use.
         save_every_s: seconds between saves of the training state; 0 saves after every step.
         save_unjudged: save a model whose evidence could not be measured, without evidence; false fails its stage and
             keeps the training.
@@ -44,7 +46,7 @@ class RuntimeSettings(Section):
     processes: Whole = 1
     workers: Whole = 0
     threads: Whole = 0
-    cache_mb: Whole = 2048
+    prepared_mb: Whole = 8192
     save_every_s: NonNegative = 30.0
     save_unjudged: Flag = False
     system_metrics_s: NonNegative = 10.0

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from atp.data.prepared import Store
 from atp.method.source import train_source
 from atp.models.network import NetworkConfig, SegmentationNetwork, build_network
 from atp.training.run import Run
@@ -36,7 +37,7 @@ def loss(network: SegmentationNetwork, batch: tuple[Tensor, Tensor]) -> float:
 
 def test_bare_loop_ends_at_atps_weights(step: ModuleType, tmp_path: Path) -> None:
     section = step.settings(2)
-    images = step.read(step.draw(tmp_path, 6, (32, 16)), section, RUNTIME)
+    images = step.read(step.draw(tmp_path, 6, (32, 16)), section, Store(tmp_path / "prepared", 2**20))
     ours, bare, start = network(step), network(step), network(step)
     train_source(ours, images, section, Run("step", 0, RUNTIME))
     step.bare(bare, images, section, RUNTIME)
@@ -51,7 +52,9 @@ def test_plain_script_reads_the_same_files(step: ModuleType, tmp_path: Path) -> 
     pairs.flip.p, pairs.jitter = 0.0, torch.nn.Identity()
     section = step.settings(2).model_copy(update={"augmentation": step.Augmentation(flip=False)})
     for index, (image, label) in enumerate([pairs[0], pairs[5]]):
-        strong, ids = (step.read(samples, section, RUNTIME)[5 * index, 0][at] for at in (1, 2))
+        strong, ids = (
+            step.read(samples, section, Store(tmp_path / "prepared", 2**20))[5 * index, 0][at] for at in (1, 2)
+        )
         assert torch.equal(image, strong)
         assert torch.equal(label, ids.long())
 

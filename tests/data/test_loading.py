@@ -13,7 +13,6 @@ from atp.data.labels import IGNORE
 from atp.data.loading import (
     Batch,
     FolderLabels,
-    ImageCache,
     Labels,
     PairedImages,
     TrainingImages,
@@ -47,7 +46,7 @@ def same(first: Batch, second: Batch) -> bool:
 
 
 def labelled(samples: list[Sample], augmentation: Augmentation, crop: tuple[int, int] | None = None) -> TrainingImages:
-    return TrainingImages(samples, augmentation, crop=crop, labels=FolderLabels(3, None, ImageCache(1)))
+    return TrainingImages(samples, augmentation, crop=crop, labels=FolderLabels(3))
 
 
 def test_labels_move_with_their_image(samples: list[Sample]) -> None:
@@ -206,20 +205,6 @@ def test_pairs_hold_as_many_hard_images_as_easy_ones(samples: list[Sample]) -> N
     assert {i for b in batches for i in which(b.hard.weak)} == {2, 3, 4, 5}
 
 
-def test_the_cache_stops_at_its_limit() -> None:
-    cache = ImageCache(1)
-    reads = []
-
-    def read(size: int) -> Tensor:
-        reads.append(size)
-        return torch.zeros(size, dtype=torch.uint8)
-
-    for _ in range(2):
-        cache.get(Path("small"), lambda: read(1000))
-        cache.get(Path("large"), lambda: read(2 * 1024 * 1024))
-    assert reads == [1000, 2 * 1024 * 1024, 2 * 1024 * 1024]
-
-
 def test_seeds_depend_on_every_part_and_on_their_order() -> None:
     seeds = {mix_seed(a, b) for a in range(30) for b in range(30)}
     assert len(seeds) == 900
@@ -231,7 +216,7 @@ def test_soft_answers_move_with_their_image(samples: list[Sample], zoom: float) 
     """Flipped, zoomed, cropped and padded: each pixel keeps the classes and probabilities that its label says."""
 
     def soft(sample: Sample) -> Labels:
-        ids = FolderLabels(3, None, ImageCache(1))(sample).ids
+        ids = FolderLabels(3)(sample).ids
         first = (ids.float() + 1) / 4
         # Images may name more or fewer classes a pixel.
         planes = 2 if sample.name < "3" else 1

@@ -1,6 +1,8 @@
 """Dump: which predictions become labels, what is continued, and what each process does."""
 
-from dataclasses import dataclass, field
+import os
+import signal
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 
 from atp.data.folder import Sample
 from atp.data.loading import Images
+from atp.errors import InputError
 from atp.files import digest
 from atp.method.dump import dump
 from atp.method.settings import DumpSettings
@@ -16,6 +19,7 @@ from atp.pseudo_labels.store import PseudoLabelStore, PseudoLabelWriter, Table
 from atp.training.prediction import Predictor
 from atp.training.runtime import Runtime
 from tests.method.known import CPU, SPACE, Known, drawn, written
+from tests.stages.launch import forkserver
 
 NAMES = [f"{index:02}" for index in range(19)]
 """Three chunks: 8, 8 and 3 images."""
@@ -107,7 +111,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, samples: list[Sample]) -
     with pytest.MonkeyPatch.context() as patch:
         add = PseudoLabelWriter.add
         patch.setattr(PseudoLabelWriter, "add", lambda self, name, p: added.append(name) or add(self, name, p))
-        patch.setattr(PseudoLabelWriter, "finish", lambda *args: None)
+        patch.setattr(PseudoLabelWriter, "finish", lambda *args, **named: None)
         dumped(tmp_path, samples, networks=[(network, 1.0)])
     assert added == NAMES[12:]
     assert (tmp_path / "pending" / "08.pending").stat().st_mtime_ns == before
@@ -141,11 +145,58 @@ def test_processes_share_the_chunks_and_the_main_one_finishes(tmp_path: Path, sa
     assert PseudoLabelStore(folder / "labels").names == tuple(NAMES)
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_threads_change_no_byte(tmp_path: Path, samples: list[Sample], workers: int) -> None:
+    dumped(tmp_path / "alone", samples)
+    dumped(tmp_path, samples, replace(CPU, workers=workers))
+    assert digest(tmp_path / "labels") == digest(tmp_path / "alone/labels")
+
+
+def test_an_unreadable_image_is_one_line_and_the_images_before_it_are_kept(
+    tmp_path: Path, samples: list[Sample]
+) -> None:
+    # Its header is whole, so that its size is known.
+    samples[17].image.write_bytes(samples[17].image.read_bytes()[:50])
+    with pytest.raises(InputError, match=r"17\.png: cannot be read as an image"):
+        dumped(tmp_path, samples, replace(CPU, workers=2))
+    # The first chunk was handed over before the third was needed.
+    assert {"00", "07"} <= {path.stem for path in (tmp_path / "pending").glob("*.pending")}
+    assert not list((tmp_path / "pending").glob(".*"))
+
+
+class Killed(Known):
+    """Ends its process without notice in a forward pass."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def scores(self, images: torch.Tensor) -> torch.Tensor:
+        if len(self.calls) == self.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().scores(images)
+
+
+@pytest.mark.processes
+def test_killed_while_threads_write(tmp_path: Path, samples: list[Sample]) -> None:
+    """Whatever they were doing, the next call ends at the same bytes."""
+    dumped(tmp_path / "alone", samples)
+    for _ in range(2):
+        settings = {"runtime": replace(CPU, workers=3), "networks": [(Killed(1), 1.0)]}
+        process = forkserver().Process(target=dumped, args=(tmp_path, samples), kwargs=settings)
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    dumped(tmp_path, samples, replace(CPU, workers=3))
+    assert digest(tmp_path / "labels") == digest(tmp_path / "alone/labels")
+    assert not (tmp_path / "pending").exists()
+
+
 class Counted:
     """In the place of ``Progress``."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
-        self.given, self.steps = (*given, named), []
+        self.given, self.steps = (*given, named), 0
         SHOWN.append(self)
 
     def __enter__(self) -> "Counted":
@@ -154,8 +205,8 @@ class Counted:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def advance(self, steps: int) -> None:
-        self.steps.append(steps)
+    def advance(self) -> None:
+        self.steps += 1
 
 
 SHOWN: list[Counted] = []
@@ -172,4 +223,4 @@ def test_progress_counts_this_processs_images(
     dumped(tmp_path, samples, OneOf(torch.device("cpu"), rank=1, world_size=2), name="dump@r01")
     dumped(tmp_path, samples, OneOf(torch.device("cpu"), rank=0, world_size=2))
     shown = [(counted.given, counted.steps) for counted in SHOWN]
-    assert shown == [(("dump@r01", 8, 0, {"enabled": False}), [8]), (("dump", 11, 8, {"enabled": True}), [3])]
+    assert shown == [(("dump@r01", 8, 0, {"enabled": False}), 8), (("dump", 11, 8, {"enabled": True}), 3)]

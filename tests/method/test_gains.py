@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from atp.data.folder import Sample, list_samples
 from atp.data.labels import LabelSpace
-from atp.data.loading import FolderLabels, ImageCache, Images
+from atp.data.loading import FolderLabels, Images
 from atp.data.settings import Augmentation
 from atp.data.tensors import read_image, read_label
 from atp.losses.consistency import consistency_loss
@@ -95,7 +95,7 @@ class World:
 
     @property
     def target(self) -> Images:
-        return Images([Sample(s.name, s.image, None) for s in self.samples], cache=ImageCache(10))
+        return Images([Sample(s.name, s.image, None) for s in self.samples])
 
     def miou(self, network: SegmentationNetwork) -> float:
         images = torch.stack([read_image(sample.image, None) for sample in self.samples])
@@ -113,7 +113,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], World]
     source = draw_domain(folder / "source", 16, 0, np.zeros(16))
     torch.manual_seed(0)
     network = Tiny()
-    labelled = Images(source).augmented(FLIP, FolderLabels(4, None, ImageCache(1)))
+    labelled = Images(source).augmented(FLIP, FolderLabels(4))
     settings = SourceSettings(epochs=40, batch_size=8, lr=0.1, augmentation=FLIP)
     train_source(network, labelled, settings, Run("source", 0, CPU))
 

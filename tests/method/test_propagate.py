@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from atp.data.folder import list_samples
 from atp.data.labels import IGNORE
-from atp.data.loading import FolderLabels, ImageCache, Images, PairBatch, PairedImages, TrainingImages
+from atp.data.loading import FolderLabels, Images, PairBatch, PairedImages, TrainingImages
 from atp.data.settings import Augmentation
 from atp.losses.consistency import consistency_loss
 from atp.losses.pseudo_label import negative_pseudo_label_loss
@@ -102,7 +102,7 @@ def pairs(tmp_path: Path) -> PairedImages:
             Image.fromarray(array.numpy()).save(tmp_path / kind / f"{index}.png")
     samples = list_samples(tmp_path / "images", tmp_path / "labels")
     augmentation = Augmentation(jitter=0.2)
-    easy = TrainingImages(samples[:4], augmentation, labels=FolderLabels(2, None, ImageCache(1)))
+    easy = TrainingImages(samples[:4], augmentation, labels=FolderLabels(2))
     return PairedImages(easy, TrainingImages(samples[4:], augmentation, second=True))
 
 

@@ -4,7 +4,6 @@ import logging
 import shutil
 import subprocess
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +212,18 @@ def test_bytes_do_not_depend_on_order_restarts_or_processes(tmp_path: Path) -> N
     assert [path.name for path in (tmp_path / "resumed").iterdir()] == ["labels"]
 
 
+@pytest.mark.parametrize("extra", ["an image twice", "an image too many"])
+def test_what_counts_is_what_there_is_in_the_end(tmp_path: Path, extra: str) -> None:
+    images = predictions()
+    dump(tmp_path / "plain", images)
+    names = list(images)
+    writing = writer(tmp_path / "other")
+    writing.add(names[0] if extra == "an image twice" else "more", images[names[0]].roll(1, 0))
+    add_all(writing, images)
+    writing.finish(tmp_path / "other/labels", space(5), names, {"model": "abc"})
+    assert digest(tmp_path / "plain") == digest(tmp_path / "other")
+
+
 def test_bytes_do_not_depend_on_bands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = predictions(5, {"a": (30, 40)})
     dump(tmp_path / "a", images)
@@ -394,18 +405,6 @@ def test_other_errors_of_the_disk_stay_what_they_are(tmp_path: Path, monkeypatch
     monkeypatch.setattr(Path, "write_bytes", raising(OSError(errno.EIO, "Input/output error")))
     with pytest.raises(OSError, match="Input/output"):
         writer(tmp_path).add("b", predictions()["b"])
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """64 KiB of tmpfs."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a tmpfs needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_disk_that_is_really_full(tmp_path: Path, small_disk: Path) -> None:

@@ -4,8 +4,10 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 from ruamel.yaml import YAML
 
+from atp.data.tensors import read_image
 from atp.runner import mounts
 from tests.stages.launch import RunStage
 
@@ -49,6 +51,9 @@ WAYS = {
     "torchvision.io": lambda: torchvision.io.read_file(SECRET).numpy().tobytes(),
     "a program": lambda: by_program("cat", SECRET),
     "a shell": lambda: os.popen(f"cat {SECRET} | base64").read().encode(),
+    "the prepared images": lambda: Path(".atp/prepared/sealed/k/pixels").read_bytes(),
+    "the prepared images, by C": lambda: by_program("sh", "-c", "cat .atp/prepared/sealed/k/pixels"),
+    "what was prepared of a target that is one no more": lambda: Path(".atp/prepared/0123/k/pixels").read_bytes(),
     "DVC's cache": lambda: Path(".dvc/cache/files/md5/ab/cd").read_bytes(),
     "the parent's root": lambda: by_program("cat", f"/proc/{os.getppid()}/root/{Path.cwd()}/{SECRET}"),
     "unmounting": lambda: by_program("sh", "-c", f"umount data/source data/source/images; cat {SECRET}"),
@@ -69,7 +74,8 @@ def make():
 
 PYTHON = {
     *("its path", "a detour", "os.open", "a link to the file", "a link to the folder", "the process's folder"),
-    *("the process's root", "numpy.fromfile"),
+    *("the process's root", "numpy.fromfile", "the prepared images"),
+    "what was prepared of a target that is one no more",
 }
 """Refused by Python, on every system."""
 
@@ -93,6 +99,10 @@ def test_each_way_is_closed_where_the_system_can_hide_files(
     (project / "data/target/link.png").symlink_to(secret)
     (project / "linked").symlink_to(secret.parent)
     os.link(secret, project / "hard.png")
+    for prepared in ("0123", "sealed"):
+        pixels = project / ".atp/prepared" / prepared / "k/pixels"
+        pixels.parent.mkdir(parents=True)
+        pixels.write_bytes(b"were")
     cached = project / ".dvc/cache/files/md5/ab/cd"
     cached.parent.mkdir(parents=True)
     shutil.copyfile(secret, cached)
@@ -106,7 +116,22 @@ def test_each_way_is_closed_where_the_system_can_hide_files(
     read = {stage: {way for way, told in told.items() if told == "read"} for stage, told in done.items()}
     # What nothing forbids, so that the other half shows something.
     assert read["source"] >= PYTHON
-    assert {"C", "torch.from_file", "a program", "DVC's cache"} <= read["source"]
+    assert {"C", "torch.from_file", "a program", "DVC's cache", "the prepared images, by C"} <= read["source"]
     assert not read["align"] & PYTHON
     if mounts.possible():
         assert read["align"] == ALWAYS_READ
+
+
+def test_prepared_images_of_source_and_target_are_kept_apart(adapted: Path) -> None:
+    """What a sealed stage may open has nothing but the target's images."""
+    sealed = adapted / ".atp/prepared/sealed"
+    (target,) = [folder for folder in sealed.parent.iterdir() if folder != sealed]
+    # The source's images and labels, and the test images; the validation images.
+    assert len(list(sealed.iterdir())) == 4
+    (pixels,) = target.glob("*/pixels")
+    kept = np.fromfile(pixels, np.uint8)
+    length = 3 * 24 * 32
+    for index in range(8):
+        place = index * -(-length // 4096) * 4096
+        image = read_image(adapted / f"data/target/images/{index:02}.png", (32, 24))
+        assert np.array_equal(kept[place : place + length], image.numpy().ravel())

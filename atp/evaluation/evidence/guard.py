@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from atp.data.folder import Sample
+from atp.data.prepared import UNPREPARED, Prepared
 from atp.data.reading import Reading
 from atp.errors import InputError
 from atp.evaluation.evidence.measure import Measurement, indicators, measure
@@ -65,6 +66,7 @@ def evidence_of(
     reading: Reading,
     runtime: Runtime,
     name: str,
+    prepared: Prepared = UNPREPARED,
 ) -> tuple[Evidence, Shares]:
     """Measure a stage's model and give a verdict.
 
@@ -74,6 +76,7 @@ def evidence_of(
         begun: evidence of that model; if it has none, the model is measured too.
         samples: target images.
         name: name of the stage, for progress.
+        prepared: images that need not be decoded again.
 
     Returns:
         Evidence and class shares, assuming that ``made`` is kept.
@@ -88,6 +91,7 @@ def evidence_of(
             runtime,
             window=reading.window,
             before=before,
+            prepared=prepared,
             name=f"{name}, evidence of {which}",
         )
 

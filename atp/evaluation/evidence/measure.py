@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as photometry
 
 from atp.data.folder import Sample
+from atp.data.prepared import UNPREPARED, Prepared
 from atp.evaluation.evidence.indicators import (
     class_iou,
     effective_classes,
@@ -112,6 +114,7 @@ def measure(
     *,
     window: tuple[int, int] | None = None,
     before: SegmentationNetwork | None = None,
+    prepared: Prepared = UNPREPARED,
     name: str = "evidence",
 ) -> Measurement:
     """Predict the original images and changed views of them.
@@ -121,6 +124,7 @@ def measure(
         samples: images in any order, for instance from ``evenly_spread``.
         window: (width, height) of the windows in which images are predicted; None predicts whole images.
         before: another model whose predictions are compared with this one's.
+        prepared: images that need not be decoded again.
         name: name for progress.
 
     Returns:
@@ -134,15 +138,16 @@ def measure(
     marginal = torch.zeros(network.num_classes, dtype=torch.float64)
     shares = torch.zeros(network.num_classes, dtype=torch.float64)
     entropy = 0.0
-    pixels: list[Tensor] = []
+    sampled: list[Tensor] = []
+    parts, read = chunks(samples, size, predictor.chunk), partial(prepared.image, size=size)
     with Progress(name, len(samples), enabled=runtime.is_main) as progress:
-        for part, images in read_chunks(chunks(samples, size, predictor.chunk), size):
+        for part, images in read_chunks(parts, read, runtime):
             probabilities = predictor.probabilities(images)
             classes = probabilities.argmax(1)
             for own, said in zip(probabilities, classes, strict=True):
                 marginal += own.mean((1, 2)).double().cpu()
                 shares += torch.bincount(said.flatten(), minlength=network.num_classes).cpu() / said.numel()
-                pixels.append(_sampled(own, max(1, PIXELS // len(samples)), len(pixels)))
+                sampled.append(_sampled(own, max(1, PIXELS // len(samples)), len(sampled)))
             entropy += float(mean_entropy(probabilities).sum())
             for view, predict in views.items():
                 agreement[view].update(predict(images).argmax(1), classes)
@@ -152,7 +157,7 @@ def measure(
     return Measurement(
         images=len(samples),
         entropy=entropy / len(samples),
-        density=float(neighbourhood_density(torch.cat(pixels))),
+        density=float(neighbourhood_density(torch.cat(sampled))),
         marginal=marginal / len(samples),
         shares=shares / len(samples),
         views={view: matrix.counts.cpu() for view, matrix in agreement.items()},
