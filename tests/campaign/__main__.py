@@ -11,12 +11,16 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.campaign import kills, trial
+from tests.campaign import damaged, files, kills, trial, twice
 from tests.campaign.trial import GOOD, OUTCOMES, FailedError, Result, end
 
 KINDS: dict[str, Callable[[int, Path], Result]] = {
     "kills": kills.trial,
+    "bytes": damaged.trial,
+    "files": files.trial,
+    "twice": twice.trial,
     "pipeline": kills.pipeline,
+    "dvc": damaged.of_dvc,
 }
 
 

@@ -77,8 +77,9 @@ def until_done(rng: random.Random, folder: Path, arguments: tuple[str, ...], wan
         command = Command(folder, arguments)
         while kills < wanted and not command.ended():
             wait(rng, folder, command.ended)
-            kills += kill(rng, folder)
-            if rng.random() < 0.8:
+            killed = kill(rng, folder)
+            kills += killed
+            if killed and rng.random() < 0.8:
                 break
         if command.wait().code == 0:
             return kills
