@@ -7,17 +7,20 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.campaign import damaged, files, kills, trial, twice
-from tests.campaign.trial import GOOD, OUTCOMES, FailedError, Result, end
+from tests.campaign import damaged, disks, files, kills, requests, trial, twice
+from tests.campaign.trial import GOOD, OUTCOMES, WRONG, FailedError, Result, end
 
 KINDS: dict[str, Callable[[int, Path], Result]] = {
     "kills": kills.trial,
     "bytes": damaged.trial,
     "files": files.trial,
+    "requests": requests.trial,
+    "disks": disks.trial,
     "twice": twice.trial,
     "pipeline": kills.pipeline,
     "dvc": damaged.of_dvc,
@@ -33,6 +36,8 @@ def one(kind: str, seed: int) -> Result:
         result = KINDS[kind](seed, folder)
     except FailedError as failed:
         result = Result(failed.args[0], note=failed.args[1])
+    except Exception:  # A fault of the trial itself must not end an hour's campaign.
+        result = Result(WRONG, note=traceback.format_exc())
     end(folder)
     shutil.rmtree(folder, ignore_errors=True)
     return result
@@ -89,6 +94,7 @@ def main() -> None:
             sys.exit(result.outcome not in GOOD)
         print(f"seed {arguments.seed}, {platform.platform()}, Python {platform.python_version()}", flush=True)
         found = campaign(arguments.only.split(","), arguments.minutes, arguments.seed)
+        end(trial.place)
     print(table(found))
     for results in found.values():
         for note in filter(None, (result.note for result in results[-1:] if result.outcome in GOOD)):

@@ -23,22 +23,15 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """
 
 Command = tuple[str, ...]
+MODEL, CLASSES = "runs/propagate/model.safetensors", "data/source/classes.yaml"
+CONVERT = ("atp.cli", "labels", "convert", "colours", "out", "--classes")
 COMMANDS: dict[str, tuple[str, Command]] = {
     "image of predict": ("data/test/images/00.png", ("atp.cli", "predict", "{}", "out", "--model", "runs/propagate")),
-    "model of predict": (
-        "runs/propagate/model.safetensors",
-        ("atp.cli", "predict", "data/test/images", "out", "--model", "{}"),
-    ),
+    "model of predict": (MODEL, ("atp.cli", "predict", "data/test/images", "out", "--model", "{}")),
     "model of export": ("runs/propagate/model.safetensors", ("atp.cli", "export", "out.pth", "--model", "{}")),
     "model of doctor": ("runs/source/model.safetensors", ("atp.cli", "doctor")),
-    "classes of labels": (
-        "data/source/classes.yaml",
-        ("atp.cli", "labels", "convert", "colours", "out", "--classes", "{}"),
-    ),
-    "colours of labels": (
-        "colours/0.png",
-        ("atp.cli", "labels", "convert", "colours", "out", "--classes", "data/source/classes.yaml"),
-    ),
+    "classes of labels": (CLASSES, (*CONVERT, "{}")),
+    "colours of labels": ("colours/0.png", (*CONVERT, CLASSES)),
     "parameters": ("params.yaml", ("atp.cli", "doctor")),
     "classes": ("data/source/classes.yaml", ("atp.cli", "doctor")),
     "label": ("data/source/labels/00.png", ("atp.cli", "doctor")),
@@ -47,12 +40,12 @@ COMMANDS: dict[str, tuple[str, Command]] = {
     "evidence": ("runs/propagate/evidence.json", ("atp.cli", "report")),
     "choice": ("runs/align/evidence.json", ("atp.cli", "select")),
     "table of labels": ("runs/dump/r01/table.json", ("atp.stages", "teach", "--round", "r01")),
-    "negative labels": ("runs/dump/r01/negatives/00.npy.zst", ("atp.stages", "teach", "--round", "r01")),
-    "pseudo label": ("runs/dump/r01/labels/00.png", ("atp.stages", "teach", "--round", "r01")),
+    "negative labels": ("runs/dump/r01/**/*.zst", ("atp.stages", "teach", "--round", "r01")),
+    "pseudo label": ("runs/dump/r01/**/*.png", ("atp.stages", "teach", "--round", "r01")),
     "ranking": ("runs/split/ranking.json", ("atp.stages", "propagate")),
     "model of a stage": ("runs/source/model.safetensors", ("atp.stages", "align")),
 }
-"""What is hostile: the file, and the command, with {} for the file's name."""
+"""What is hostile: a file by a pattern, and the command, with {} for the file's name."""
 
 
 def trial(seed: int, folder: Path) -> Result:
@@ -63,7 +56,7 @@ def trial(seed: int, folder: Path) -> Result:
     (project / "colours").mkdir()
     with Image.open(project / "data/source/labels/00.png") as labels:
         labels.convert("RGB").save(project / "colours/0.png")
-    path = project / file
+    path = rng.choice(sorted(project.glob(file)))
     if name == "image of predict" and rng.random() < 0.4:
         path = as_other_format(rng, path)
     how: Callable[[random.Random, bytes], bytes] = mutate

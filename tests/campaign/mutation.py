@@ -164,7 +164,7 @@ def _png(chunks: list[tuple[bytes, bytes]]) -> bytes:
 
 YAML = (
     "a: &a [1,1,1,1,1,1,1,1,1]\n"
-    + "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
+    + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [{','.join([f'*{chr(97 + n)}'] * 9)}]\n" for n in range(8)),
     "&a [*a]",
     "[" * 3000,
     "{a: " * 3000,

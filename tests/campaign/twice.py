@@ -1,4 +1,4 @@
-"""Two runs of the same stage at once, or one right after the other: one works, the other waits, is refused or repeats."""
+"""Two runs of a stage at once, or one soon after the other: one works, the other is refused or repeats it."""
 
 import random
 import shutil
