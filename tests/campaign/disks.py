@@ -3,13 +3,13 @@
 import json
 import os
 import random
+import runpy
 import shutil
 import sys
+import traceback
 from pathlib import Path
-from typing import Any
 
 from atp.runner import mounts
-from tests import warm
 from tests.campaign.trial import (
     REFUSED,
     RIGHT,
@@ -99,7 +99,17 @@ def _stage(arguments: list[str]) -> tuple[int, str]:
         with Path("said.txt").open("w") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        environment: dict[str, Any] = dict(os.environ)
-        warm._command(["-m", "atp.stages", *arguments], str(Path.cwd()), environment)
+        code = 1
+        try:
+            sys.argv[1:] = arguments
+            runpy.run_module("atp.stages", run_name="__main__", alter_sys=True)
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return code, Path("said.txt").read_text()
