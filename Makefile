@@ -12,7 +12,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help demo ui serve check test tests mutants lint docs setup clean
+.PHONY: help demo ui serve check test tests campaign mutants lint docs setup clean
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
 
@@ -52,6 +52,9 @@ test: setup ## Check style and types, and run all tests
 # Three processes for two cores, since many tests wait for servers; each uses one core.
 tests: setup
 	OMP_NUM_THREADS=1 pytest --numprocesses 3 --no-loadscope-reorder
+
+campaign: setup ## Kills, damaged and hostile files, requests and disks for five minutes: MINUTES=60 SEED=7 ONLY=kills,bytes
+	OMP_NUM_THREADS=1 python -m tests.campaign --minutes $(or $(MINUTES),5) --seed $(or $(SEED),0) $(if $(ONLY),--only $(ONLY))
 
 docs: $(VENV)/.docs-ready ## Build the documentation: site/index.html
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from atp.errors import InputError, grouped
+from atp.errors import InputError, first_line, grouped
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -125,6 +125,9 @@ def read_yaml(path: Path, remedy: str = "correct its path in params.yaml") -> ob
         raise InputError(f"{path}: line {mark.line + 1 if mark else '?'}: not YAML: {what}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
+    except (YAMLError, ValueError, TypeError) as error:
+        # A character that YAML forbids, or a number or a date that none can be; these have no mark.
+        raise InputError(f"{path}: not YAML: {first_line(error).partition(': ')[2]}") from error
 
 
 def _expanded(node: object, known: dict[int, float]) -> float:

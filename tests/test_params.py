@@ -370,6 +370,13 @@ def test_a_class_map_is_for_a_given_model(tree: Any, tmp_path: Path) -> None:
     assert complaint(tree, tmp_path) == "params.yaml: model.class_map is computed by ATP; set data.class_map instead"
 
 
+@pytest.mark.parametrize(("text", "what"), [("- \x00\n", "unacceptable character"), ("9" * 6000, "Exceeds the limit")])
+def test_what_yaml_refuses_without_a_line(tmp_path: Path, text: str, what: str) -> None:
+    (tmp_path / "classes.yaml").write_text(text)
+    with pytest.raises(InputError, match=rf"classes\.yaml: not YAML: {what}"):
+        read_yaml(tmp_path / "classes.yaml")
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [

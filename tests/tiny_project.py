@@ -14,10 +14,8 @@ from tests.stages.launch import ORDER, Ended, RunStage, forkserver, stage_proces
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_template(root: Path) -> Path:
     """Eight source, eight target, four test and two validation images of 32x24, three classes, and their parameters."""
-    root = tmp_path_factory.mktemp("template")
     generator = np.random.default_rng(0)
     for split, count, shift in (("source", 8, 0), ("target", 8, 40), ("test", 4, 40), ("validation", 2, 40)):
         for index in range(count):
@@ -49,6 +47,11 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["split"]["model"] = "runs/teach/r02"
     yaml.dump(params, root / "params.yaml")
     return root
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_template(tmp_path_factory.mktemp("template"))
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ on where an interrupted run resumes.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from pickle import UnpicklingError
 from typing import Any, Protocol, Self, TypeVar, cast
 
 import torch
@@ -379,10 +380,23 @@ def training_loader(
         # Forked, so that workers inherit the ban on opening certain files; on other systems, forking is not safe.
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
     )
-    for batch in loader:
+    for batch in _handed_over(loader) if workers else loader:
         if isinstance(batch, InputError):
             raise batch
         yield batch
+
+
+def _handed_over(loader: Iterable[AnyBatch]) -> Iterator[AnyBatch]:
+    """Batches from workers; a worker that is killed while it hands one over fails as one that is killed elsewhere.
+
+    PyTorch receives a batch by sockets and shared memory, whose errors say nothing of a worker.
+    """
+    try:
+        yield from loader
+    except (EOFError, OSError, RuntimeError, UnpicklingError) as error:
+        if any(known in str(error) for known in ("DataLoader worker", "Too many open files")):
+            raise
+        raise RuntimeError("DataLoader worker was killed while it handed over a batch") from error
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 from PIL import Image
 from ruamel.yaml import YAML
 
+from atp.errors import InputError, first_line
 from atp.evaluation.recommendation import Recommendation
 from atp.files import atomic_path, digest
 from atp.params import Params
@@ -39,10 +40,16 @@ def build_report(params: Params, runs: Path, out: Path) -> Recommendation:
     Raises:
         InputError: the run is not finished, or one of its images is missing.
     """
-    results = read_results(params, runs)
-    pictures = draw(results)
+    try:
+        results = read_results(params, runs)
+        pictures = draw(results)
+        written = page(results, pictures).encode()
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, UndefinedError) as error:
+        # The stages' tables have no schema; whatever is drawn of them first meets what is not as they write it.
+        what = f"a table is damaged ({first_line(error)})"
+        raise InputError(f"{runs}: {what}; dvc status names its stage, and dvc repro --force repeats it") from error
     files = {f"{name}.png": data for name, data in pictures.items()}
-    for name, data in {**files, "index.html": page(results, pictures).encode()}.items():
+    for name, data in {**files, "index.html": written}.items():
         # Written next to the old file and then renamed: the old file may be a link into DVC's cache.
         with atomic_path(out / name) as temporary:
             temporary.write_bytes(data)

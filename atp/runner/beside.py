@@ -29,6 +29,8 @@ _ahead: list[tuple[BaseProcess, Connection]] = []
 
 FAILED = "failed"
 
+ENDED = "MLflow's process has ended; going on without"
+
 
 class StageFailedError(Exception):
     """Marks the run in MLflow's process as failed."""
@@ -58,7 +60,7 @@ class TrackerBeside(Tracker):
             self._connection.send((method, arguments))
         except OSError:
             if not self.failures:
-                logger.warning("MLflow's process has ended; going on without")
+                logger.warning(ENDED)
             self.failures += 1
 
 
@@ -86,8 +88,13 @@ def open_stage_tracker(stage: str, params: Params, *, enabled: bool) -> Iterator
             yield tracker
         return
     process, connection = _ahead.pop()
-    connection.send((stage, params))
-    complaint = connection.recv()
+    try:
+        connection.send((stage, params))
+        complaint = connection.recv()
+    except (EOFError, OSError):
+        logger.warning(ENDED)
+        yield Tracker()
+        return
     if complaint is not None:
         raise InputError(complaint)
     try:

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import socket
 import sqlite3
 import tempfile
@@ -41,6 +42,9 @@ STAGE_TAG = "atp.stage"
 
 PARENT_VARIABLE = "ATP_PARENT_RUN_ID"
 """Environment variable with the id of the pipeline's run, set by the process that starts the stages."""
+
+_DATABASE_BYTES = 4_000_000
+"""Free bytes that a database needs; MLflow's empty tables take a quarter of it."""
 
 _WAITING_MAX = 100_000
 """Maximum number of metrics kept while the server does not answer; beyond it the oldest are dropped."""
@@ -146,12 +150,18 @@ def check_address(uri: str) -> None:
 
     Raises:
         OSError: no server listens there; not detected behind a proxy.
+        InputError: the disk of a database is full.
     """
     database = sqlite_path(uri)
     if database is not None:
         database.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(database.parent).free < _DATABASE_BYTES:
+            raise InputError(f"{database}: the disk is full; free some space and run again")
         with closing(sqlite3.connect(database, timeout=20)) as connection:
             connection.execute("PRAGMA schema_version")
+            # Refused where it cannot be written.
+            connection.execute("BEGIN IMMEDIATE")
+            connection.rollback()
         return
     parts = urlsplit(uri)
     proxied = parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.hostname or "")

@@ -4,10 +4,18 @@ Bad parameters are reported before PyTorch is imported; MLflow is imported in pa
 stage runs in several processes, under PyTorch's launcher.
 """
 
+import signal
+
+FROM_TERMINAL = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""Whether Ctrl-C is to end this process; in the background of a shell, it is not."""
+
+if __name__ == "__main__" and FROM_TERMINAL:
+    # While modules are imported, an exception would show a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import gc
 import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -31,6 +39,8 @@ def main() -> None:
         watch.start()
     name, *arguments = sys.argv[1:] or [""]
     with exit_codes(lambda: interrupted("@".join([name, *arguments[1:2]]))):
+        if FROM_TERMINAL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         if not name.isidentifier() or not find_spec(f"atp.stages.{name}"):
             raise no_such_stage(name)
         if not {"-h", "--help"} & set(arguments):
@@ -89,4 +99,8 @@ def launch(name: str, arguments: Sequence[str], processes: int) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    finally:
+        # The result is there, or the line is printed; what libraries do at the exit is not worth a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

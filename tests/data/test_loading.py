@@ -1,7 +1,11 @@
 """Batches: one order whatever the workers and restarts, labels that move with their image, padding that is known."""
 
+import os
 import pickle
+import signal
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -103,6 +107,33 @@ def test_workers_change_nothing(samples: list[Sample]) -> None:
 def test_spawned_workers_can_be_given_what_a_stage_has(samples: list[Sample]) -> None:
     images = pickle.loads(pickle.dumps(labelled(samples, Augmentation(flip=True))))
     assert len(all_batches(images, TrainingOrder(6, 2, 1, seed=5))) == 3
+
+
+class EndsWorker:
+    """Kills the worker that handed it over, when the receiving process comes to it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.kill, (os.getpid(), signal.SIGKILL)
+
+
+class Torn(TrainingImages):
+    """Batches whose worker is killed before their pixels are fetched from it."""
+
+    @staticmethod
+    def collate(items: list[Any]) -> Any:
+        return EndsWorker(), *(torch.zeros(1000) for _ in range(1000))
+
+
+def test_a_worker_killed_while_it_hands_over_a_batch_is_said_to_be(samples: list[Sample]) -> None:
+    images = Torn(samples, Augmentation(flip=True))
+    # PyTorch's own handler would notice it first, as it does in the middle of a step.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    try:
+        with pytest.raises(RuntimeError, match="DataLoader worker"):
+            all_batches(images, TrainingOrder(6, 2, 1, seed=5), workers=1)
+    finally:
+        with suppress(RuntimeError):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -176,6 +176,14 @@ def test_unfinished_run_is_told(finished: Finished, missing: str) -> None:
         built(params)
 
 
+@pytest.mark.parametrize("name", ["split/ranking.json", "evaluate/images.json", "dump/r01/table.json"])
+def test_a_table_that_is_not_as_a_stage_writes_it_is_told(finished: Finished, name: str) -> None:
+    params = finished()
+    Path("runs", name).write_text('{"easy": 1, "classes": [[]], "source": {"miou": {"0": []}}}')
+    with pytest.raises(InputError, match=r"^runs.*damaged"):
+        built(params)
+
+
 def test_image_that_is_gone_is_told(finished: Finished) -> None:
     params = finished()
     Path("data/test/images/b/3.png").unlink()

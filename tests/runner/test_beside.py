@@ -109,3 +109,19 @@ def test_an_unknown_stage(project: Path, arguments: list[str], complaint: str) -
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert complaint in done.stderr
+
+
+def test_a_stage_goes_on_without_a_process_that_was_killed_before_it_began(project: Path) -> None:
+    code = """
+beside.start_ahead()
+child = beside._ahead[-1][0]
+child.kill()
+child.join()
+with exit_codes(), beside.open_stage_tracker("dump", load_params(), enabled=True) as tracker:
+    tracker.log(1, {"loss": 0.5})
+    print("done")
+"""
+    done = run(project, code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "done\n"
+    assert done.stderr == "MLflow's process has ended; going on without\n"

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -452,3 +453,13 @@ def test_projects_that_share_a_server_share_its_locks(tmp_path: Path, monkeypatc
             pass
     (lock,) = tmp_path.rglob("*.lock")
     assert lock.name.endswith(".register.lock")
+
+
+def test_a_full_disk_is_told_before_mlflow_tries_again_for_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 0))
+    with pytest.raises(InputError, match=r"mlflow\.db: the disk is full; free some space"):
+        open_client()
+    assert not (tmp_path / "mlflow.db").exists()

@@ -160,3 +160,17 @@ def test_a_full_disk_while_dumping(adapted: Path, tmp_path: Path) -> None:
         subprocess.run(["umount", str(small)], check=True)
     for name in ("table.json", "positives/05.png", "negatives/05.npy.zst"):
         assert (project / "runs/dump/r01" / name).read_bytes() == (adapted / "runs/dump/r01" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "ranking", [b"\xdb", b"[]", b'{"easy": [[]], "hard": ["00"]}', b'{"easy": ["00"], "hard": ["00"]}']
+)
+def test_a_damaged_ranking(adapted: Path, tmp_path: Path, run_stage: RunStage, ranking: bytes) -> None:
+    project = Path(shutil.copytree(adapted, tmp_path / "project"))
+    shutil.rmtree(project / "runs/propagate")
+    (project / "runs/split/ranking.json").write_bytes(ranking)
+    ended = run_stage(project, "propagate")
+    assert ended.code == 2
+    assert ended.output.endswith(
+        "error: runs/split/ranking.json: damaged or truncated; delete it and run the split stage again\n"
+    )

@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+import pytest
 
 from atp.runner.process import STATE
 from tests.stages.launch import RunStage, forkserver, set_params, stage_process
@@ -79,8 +80,6 @@ def test_a_stage_whose_data_loading_process_is_killed_says_so_and_continues(
     process = forkserver().Process(target=stage_process, args=(project, "align", (), 0.5))
     process.start()
     wait_until(lambda: states(project), process.is_alive)
-    # In the middle of a step: while a batch is handed over, PyTorch has other errors, with a traceback.
-    time.sleep(0.25)
     for child in psutil.Process(process.pid).children():
         child.kill()
     process.join()
@@ -108,11 +107,13 @@ def test_before_there_is_a_state(project: Path) -> None:
 
 
 @contextmanager
-def started(project: Path, *command: str) -> Iterator["subprocess.Popen[str]"]:
+def started(
+    project: Path, *command: str, environment: Mapping[str, str] | None = None
+) -> Iterator["subprocess.Popen[str]"]:
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=project,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -140,6 +141,27 @@ def test_several_processes_end_with_one_line(adapted: Path, tmp_path: Path) -> N
     assert said == f"teach@r01: interrupted; {KEPT}\n"
     assert not (project / "runs/teach/r01").exists()
     assert not hidden(project)
+
+
+INTERRUPTS = """
+import atexit, os, signal, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "{name}":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT) if "{name}" == "exit" else None)
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("ruamel.yaml", -signal.SIGINT), ("exit", 2)])
+def test_while_modules_are_imported_and_at_the_exit(tmp_path: Path, name: str, code: int) -> None:
+    """There is no line yet, or it is printed; never a traceback."""
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTS.format(name=name))
+    with started(tmp_path, "-m", "atp.stages", "report", environment={"PYTHONPATH": str(tmp_path)}) as process:
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    assert said.count("\n") == (code == 2), said
 
 
 def test_a_command(adapted: Path, tmp_path: Path) -> None:
