@@ -110,7 +110,8 @@ def look(project: Path, path: Path, arguments: tuple[str, ...], expected: dict[s
             raise FailedError(WRONG, f"refused {path.name}, and {made} is there")
         check_nothing_left(project, states=False)
         return Result(REFUSED)
-    check_results(project, {name: content for name, content in expected.items() if Path(name).is_relative_to(made)})
+    made_before = {name: content for name, content in expected.items() if Path(name).is_relative_to(made)}
+    check_results(project, made_before, headers=False)
     check_nothing_left(project)
     return Result(RIGHT)
 
