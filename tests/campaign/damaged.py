@@ -95,6 +95,13 @@ def judge(
         expected: files that the stage must not make differently; those that it has not made are not looked at.
     """
     path.write_bytes(damage(rng, path.read_bytes()))
+    try:
+        return look(project, path, arguments, expected)
+    except FailedError as failed:
+        raise FailedError(failed.args[0], f"{path.relative_to(project)} damaged: {failed.args[1]}") from failed
+
+
+def look(project: Path, path: Path, arguments: tuple[str, ...], expected: dict[str, bytes]) -> Result:
     made = folder_of(arguments)
     done = stage(project, *arguments)
     if done.code:
@@ -103,7 +110,8 @@ def judge(
             raise FailedError(WRONG, f"refused {path.name}, and {made} is there")
         check_nothing_left(project, states=False)
         return Result(REFUSED)
-    check_results(project, {name: content for name, content in expected.items() if Path(name).is_relative_to(made)})
+    made_before = {name: content for name, content in expected.items() if Path(name).is_relative_to(made)}
+    check_results(project, made_before, headers=False)
     check_nothing_left(project)
     return Result(RIGHT)
 

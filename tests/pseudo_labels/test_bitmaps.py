@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zstandard
 from torch import Tensor
 
 from atp.data.arrays import arrays_to_bytes
@@ -83,3 +84,10 @@ def test_another_shape_or_no_file(tmp_path: Path) -> None:
     refused(path, (3, 4, 4))
     path.unlink()
     assert "no such file" in refused(path, shape)
+
+
+def test_a_header_that_python_cannot_split_into_tokens_is_damage(tmp_path: Path) -> None:
+    plain = b"\x93NUMPY\x01\x00\x04\x00{'a("
+    (tmp_path / "a.npy.zst").write_bytes(zstandard.ZstdCompressor().compress(plain))
+    with pytest.raises(InputError, match="damaged or truncated"):
+        read_bitmaps(tmp_path / "a.npy.zst", (3, 4, 5))
