@@ -83,6 +83,7 @@ SHARING = {
 
 PROCESSES = (
     "tests/baselines/test_two_processes.py",
+    "tests/campaign/",
     "tests/evaluation/evidence/test_guard.py",
     "tests/flows/",
     "tests/project/test_run.py",
