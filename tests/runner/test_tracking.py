@@ -455,7 +455,7 @@ def test_projects_that_share_a_server_share_its_locks(tmp_path: Path, monkeypatc
     assert lock.name.endswith(".register.lock")
 
 
-def test_a_full_disk_is_told_before_mlflow_tries_again_for_minutes(
+def test_a_full_disk_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
