@@ -12,7 +12,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help demo ui serve check test tests campaign mutants lint docs setup clean
+.PHONY: help demo ui serve check test tests campaign mutants audit lint docs setup clean
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
 
@@ -62,6 +62,15 @@ docs: $(VENV)/.docs-ready ## Build the documentation: site/index.html
 $(VENV)/.docs-ready: $(VENV)/.ready pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --group docs
 	@touch $@
+
+# Each tool in an environment of its own. pip-audit fails where it finds something, and where no service answers.
+audit: setup ## List all dependencies in audit/sbom.json (CycloneDX), and their known vulnerabilities
+	@mkdir -p audit && rm -f audit/*.json
+	uvx --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements --output-reproducible \
+		--output-file audit/sbom.json requirements.lock
+	-@uvx --quiet pip-audit==2.10.1 --requirement requirements.lock --no-deps --disable-pip --progress-spinner off \
+		--timeout 10 --vulnerability-service $(or $(SERVICE),pypi) --format json --output audit/vulnerabilities.json 2> audit/log
+	@python docs/audit.py audit/vulnerabilities.json
 
 # Not in CI: slow. Resumes after an interruption; docs/mutants.md explains the survivors.
 mutants: setup ## Run mutation tests on the method, losses and pseudo labels, and list the survivors

@@ -30,6 +30,10 @@ MOST_NAMED = 3
 """Maximum number of names that a line about many of them lists."""
 
 
+LONGEST_LINE = 2000
+"""Characters of a line about what is wrong."""
+
+
 class InputError(Exception):
     """Invalid input. The message states in one line what is wrong, in which file, and what to do.
 
@@ -40,7 +44,9 @@ class InputError(Exception):
     """
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.args))
+        # Libraries quote a damaged file's contents, however long.
+        lines = "\n".join(map(str, self.args)).split("\n")
+        return "\n".join(line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..." for line in lines)
 
     @property
     def lines(self) -> list[str]:

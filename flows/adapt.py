@@ -19,7 +19,7 @@ from contextlib import chdir, nullcontext
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow, get_client, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
@@ -174,6 +174,19 @@ def known_elsewhere(variables: dict[str, str]) -> dict[str, str]:
     return {**variables, "MLFLOW_TRACKING_URI": uri} if uri.startswith(("http://", "https://")) else {}
 
 
+def start_server() -> None:
+    """Start Prefect's temporary server, if there is no other, so that Ctrl-C in a terminal does not reach it.
+
+    The flow would otherwise try for minutes to tell it that it was interrupted. A process begins with the signals
+    blocked that are blocked where it is started.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        get_client(sync_client=True)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", default="dvc.yaml")
@@ -192,6 +205,7 @@ def main() -> None:
     # Prefect sends itself a SIGTERM again after it has recorded the crash; its temporary server would outlive us by it.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with exit_codes(lambda: "flows.adapt: interrupted; the same command continues"):
+        start_server()
         overrides = dict(map(assignment, arguments.set))
         state = adapt(arguments.pipeline, arguments.until, overrides, arguments.force, return_state=True)
     if state.is_completed():

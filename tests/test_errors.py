@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 
 from atp.cli import main
 from atp.data.masks import write_mask
+from atp.errors import InputError
 from atp.media.record import Row, write_record
 from atp.models.checkpoint import save_checkpoint
 from atp.models.network import build_network
@@ -381,3 +382,11 @@ def test_a_disk_that_cannot_be_written(
             assert not [path for path in (project / "disk").rglob("*") if path.suffix not in ("", ".png")]
     finally:
         subprocess.run(["umount", "--lazy", str(project / "disk")], check=True)
+
+
+def test_a_line_that_quotes_a_damaged_file_is_cut() -> None:
+    """Of several lines, each on its own."""
+    short, cut = str(InputError("a.json: damaged", f"b.json: not JSON ({'9' * 10**6})")).splitlines()
+    assert short == "a.json: damaged"
+    assert cut.startswith("b.json: not JSON (999")
+    assert len(cut) < 2100

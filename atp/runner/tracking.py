@@ -127,6 +127,8 @@ def open_client() -> "MlflowClient":
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    # It logs a traceback of every failure, which we tell in a line.
+    logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)
     uri = tracking_uri()
     with told():
         check_address(uri)

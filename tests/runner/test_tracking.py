@@ -6,11 +6,13 @@ import math
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -455,11 +457,27 @@ def test_projects_that_share_a_server_share_its_locks(tmp_path: Path, monkeypatc
     assert lock.name.endswith(".register.lock")
 
 
-def test_a_full_disk_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 0))
     with pytest.raises(InputError, match=r"mlflow\.db: the disk is full; free some space"):
         open_client()
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_broken_database_is_one_line(race: Path, tmp_path: Path) -> None:
+    """MLflow logs a traceback of it besides."""
+    project = Path(shutil.copytree(race, tmp_path / "project"))
+    with closing(sqlite3.connect(project / "mlflow.db")) as connection:
+        connection.execute("DROP TABLE runs")
+    code = (
+        "from atp.errors import exit_codes\nfrom atp.params import load_params\n"
+        "from atp.runner.tracking import open_tracker\n"
+        "with exit_codes(), open_tracker('align', load_params(), enabled=True):\n    pass\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: MLflow at sqlite:///")
+    assert done.stderr.count("\n") == 1
