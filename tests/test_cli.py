@@ -243,6 +243,12 @@ def test_doctor_tells_a_fresh_clone_from_another_folder(project: Path, monkeypat
     assert [finding.text for finding in complaints()] == ["params.yaml: no such file; run from the root of the project"]
 
 
+def test_doctor_tells_labels_from_images(project: Path) -> None:
+    set_params(project, "data", target={"images": "data/target/labels", "labels": None})
+    finding = told("data/target/labels: look like labels, class ids alone")
+    assert finding.level == "warning"
+
+
 def test_doctor_proposes_the_checkpoint_that_lies_there(project: Path) -> None:
     for kind in ("images", "labels"):
         shutil.rmtree(project / "data/source" / kind)

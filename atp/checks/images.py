@@ -1,16 +1,17 @@
 """Checks of the images and labels of both domains."""
 
 import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 
 from atp.checks.finding import Finding, kind_of
-from atp.data.folder import check_sizes, evenly_spread, image_size, list_samples, unread, unread_files
-from atp.data.labels import LabelSpace
+from atp.data.folder import Sample, check_sizes, evenly_spread, image_size, list_samples, unread, unread_files
+from atp.data.labels import IGNORE, LabelSpace
 from atp.data.reading import Size, by, check_window
 from atp.data.tensors import read_image, read_label
 from atp.errors import InputError, grouped
@@ -19,6 +20,12 @@ from atp.params import Params
 
 CHECKPOINTS = (".pth", ".pt", ".safetensors", ".ckpt", ".bin")
 """Suffixes of files that may be a given model."""
+
+LOOKED_AT = 10
+"""Number of files that show whether they are images or labels."""
+
+MOST_CLASSES = 60
+"""Images of one channel, even dark ones, have higher values than this."""
 
 
 def _folders(params: Params) -> dict[str, tuple[Path, Path | None]]:
@@ -65,6 +72,8 @@ def check_images(params: Params, space: LabelSpace, sample: int) -> Iterator[Fin
                 errors.append((kind_of(str(error), one.image, one.label), name, str(error)))
         yield from (Finding("error", line) for line in grouped(errors))
         yield Finding("ok", f"{images}: {len(samples)} images, {len(chosen)} read, {len(errors)} with errors")
+        if is_labels(samples):
+            yield Finding("warning", f"{images}: look like labels, class ids alone; are these the images?")
         unused = [(path.suffix.lower(), path.name, unread(path)) for path in unread_files(images)]
         yield from (Finding("warning", line) for line in grouped(unused))
         for mode in sorted(modes.keys() - {"RGB", "P", "L"}):
@@ -78,6 +87,24 @@ def check_images(params: Params, space: LabelSpace, sample: int) -> Iterator[Fin
         absent = [name for name, count in zip(space.names, pixels.tolist(), strict=False) if not count]
         if labels is not None and absent:
             yield Finding("warning", f"{labels}: classes that never occur: {', '.join(absent)}; check the class order")
+
+
+def is_labels(samples: Sequence[Sample]) -> bool:
+    """Whether what should be images are labels: one channel, and ids alone."""
+    chosen = evenly_spread(samples, LOOKED_AT)
+    return bool(chosen) and all(_highest_id(sample.image) <= MOST_CLASSES for sample in chosen)
+
+
+def _highest_id(path: Path) -> int:
+    """The highest value but 255 in a file of one channel; more than any id if it has several, or cannot be read."""
+    try:
+        with Image.open(path) as file:
+            if file.mode not in ("L", "P"):
+                return IGNORE
+            ids = np.array(file)
+    except (OSError, ValueError, SyntaxError):
+        return IGNORE
+    return int(ids[ids != IGNORE].max(initial=0))
 
 
 def _check_window(images: Path, sizes: Collection[Size], window: Size | None) -> Iterator[Finding]:

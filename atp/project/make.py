@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 import atp
+from atp.checks.images import is_labels
 from atp.data.folder import Sample, evenly_spread
 from atp.errors import InputError
 from atp.models.named import NamedNetwork, named_network
@@ -80,11 +81,14 @@ def make_project(folder: Path, request: Request, tell: Tell) -> None:
             "--network: missing; say what the checkpoint is of: hf:FOLDER, torchvision:deeplabv3_resnet50, "
             "smp:Unet?encoder_name=resnet18, or package.module:callable"
         )
+    if is_labels(samples["target"]):
+        raise InputError(f"{parts['target'].images}: look like labels, class ids alone; give the folder of the images")
     options = request.as_json()
     with _new(folder.absolute()) as place:
         (place / SOURCE).mkdir(parents=True)
         given = _bring_checkpoint(checkpoint, place)
-        network = _network(request.network, given, place, tell)
+        with _told_of(given, checkpoint):
+            network = _network(request.network, given, place, tell)
         values = _data(place, parts, samples, link=request.link, tell=tell)
         mapped = changes.get("data.class_map") is not None
         names, line = guess_classes(classes, network, samples["target"], mapped=mapped)
@@ -152,6 +156,15 @@ def _check_params() -> None:
         params.network(params.data.label_space())
     except InputError as error:
         raise InputError(*(line.replace("params.yaml: ", "--set ", 1) for line in error.lines)) from error
+
+
+@contextmanager
+def _told_of(copy: Path | None, original: Path | None) -> Iterator[None]:
+    """Errors about the copy in the project, which nobody finds after an error, are about the file that was given."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(*(line.replace(str(copy), str(original)) for line in error.lines)) from error
 
 
 @contextmanager

@@ -101,8 +101,7 @@ class Request:
         if "target" not in found:
             raise InputError("--images: missing; give the folder of images of the new domain")
         if self.labels is not None:
-            if not self.labels.is_dir():
-                raise InputError(f"--labels {self.labels}: no such folder")
+            _check_folder("--labels", self.labels)
             found["target"] = Part(found["target"].images, self.labels)
         if self.data is not None and self.model is None and (self.data / "source/images").is_dir():
             found["source"] = _part("--data", self.data / "source")
@@ -145,9 +144,13 @@ class Request:
         Raises:
             InputError: ``set`` or ``size`` has another form.
         """
-        if self.size and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", self.size):
-            raise InputError(f"--size {self.size}: must be WIDTHxHEIGHT, as in 1024x512")
-        changed: dict[str, Any] = {"data.size": [int(side) for side in self.size.split("x")]} if self.size else {}
+        changed: dict[str, Any] = {}
+        if self.size:
+            if not re.fullmatch(r"\d+[xX]\d+", self.size):
+                raise InputError(f"--size {self.size}: must be WIDTHxHEIGHT, as in 1024x512")
+            changed["data.size"] = [int(side) for side in self.size.lower().split("x")]
+            if not all(changed["data.size"]):
+                raise InputError(f"--size {self.size}: width and height must be at least 1")
         if self.epochs is not None:
             changed |= {f"{stage}.epochs": self.epochs for stage in ("align", "teach", "propagate")}
         if self.device:
@@ -158,12 +161,16 @@ class Request:
 
 
 def _part(option: str, folder: Path) -> Part:
-    if not folder.is_dir():
-        raise InputError(f"{option} {folder}: no such folder")
+    _check_folder(option, folder)
     if not (folder / "images").is_dir():
         return Part(folder)
     labels = folder / "labels"
     return Part(folder / "images", labels if labels.is_dir() else None)
+
+
+def _check_folder(option: str, folder: Path) -> None:
+    if not folder.is_dir():
+        raise InputError(f"{option} {folder}: {'not a folder but a file' if folder.exists() else 'no such folder'}")
 
 
 def assignment(text: str) -> tuple[str, Any]:

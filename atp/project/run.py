@@ -39,7 +39,9 @@ def adapt(out: Path, request: Request, tell: Tell) -> None:
     if made:
         make_project(out, request, tell)
     elif lines := differences(read_origin(out), request):
-        raise InputError(*(f"{out}: {line}; change it there, or choose another --out" for line in lines))
+        raise InputError(
+            *(f"{out}: {line}; change it in {out / 'params.yaml'}, or choose another --out" for line in lines)
+        )
     else:
         tell(f"{out}: goes on with this project")
         bring_new_images(out, tell)

@@ -175,3 +175,26 @@ def test_source_images_train_the_source_model(user: Path) -> None:
     assert params.data.source.labels == Path("data/source/labels")
     assert Path("new/data/source/labels/trip/photo 2.png").is_file()
     assert json.loads(Path("new/origin.json").read_text())["options"] == {"data": str(user / "mine")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--images", "labels"), "labels: look like labels, class ids alone; give the folder of the images"),
+        (("--images", "given.pth"), "--images given.pth: not a folder but a file"),
+        (("--size", "0x64"), "--size 0x64: width and height must be at least 1"),
+        (("--size", "64"), "--size 64: must be WIDTHxHEIGHT, as in 1024x512"),
+        # The copy in the project, which is gone, is data/source/damaged.pth.
+        (("--model", "damaged.pth"), "damaged.pth: not a complete PyTorch"),
+    ],
+)
+def test_what_is_wrong_is_told_by_the_name_that_was_given(user: Path, arguments: tuple[str, str], said: str) -> None:
+    (user / "damaged.pth").write_bytes((user / "given.pth").read_bytes()[:99])
+    done = CliRunner().invoke(app, ["init", "new", *GIVEN_MODEL, *arguments])
+    assert str(done.exception).startswith(said)
+    assert not (user / "new").exists()
+
+
+def test_a_size_by_a_capital_letter(user: Path) -> None:
+    init(*GIVEN_MODEL, "--size", "96X64")
+    assert load_params(user / "new/params.yaml").data.size == (96, 64)
