@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from atp.data.folder import SUFFIXES, Sample, as_rgb, list_samples, open_image
+from atp.data.folder import SUFFIXES, Sample, as_rgb, image_size, list_samples, open_image
 from atp.data.labels import LabelSpace
 from atp.data.loading import Images
 from atp.data.prepared import Store
@@ -105,6 +105,7 @@ def adapt(
         samples = samples_of(Path(images)) if isinstance(images, str | Path) else _written(images, place, runtime)
         if settings.propagate is not None and len(samples) < 2:
             raise InputError("only one image: propagate needs at least two; pass more images, or set propagate=None")
+        _check_sizes(samples, settings)
         logger.info("adapt: %d images, %s on %s", len(samples), runtime.precision, runtime.device)
         store = Store(place / "prepared", runtime.prepared_mb * 2**20)
         prepared = store.images([sample.image for sample in samples], settings.size)
@@ -259,6 +260,24 @@ def opened(item: ImageLike, name: str) -> Image.Image:
     else:
         what = type(item).__name__
     raise InputError(f"image {name}: {what}; pass a file, a PIL image, an array uint8 (H, W, 3), or a tensor (3, H, W)")
+
+
+def _check_sizes(samples: Sequence[Sample], settings: AdaptSettings) -> None:
+    """Say at once what a batch would say after the preparations.
+
+    Raises:
+        InputError: the images differ in size, and batches of them need one.
+    """
+    trained = [part for part in (settings.align, settings.teach, settings.propagate) if part is not None]
+    if settings.size or settings.crop or all(part.batch_size == 1 for part in trained):
+        return
+    sizes = sorted({image_size(sample.image) for sample in samples})
+    if len(sizes) > 1:
+        told = ", ".join(by(size) for size in sizes[:3])
+        raise InputError(
+            f"the images have {len(sizes)} sizes ({told}{', ...' if len(sizes) > 3 else ''}); set size, as in "
+            "AdaptSettings(size=(1024, 512)), or crop"
+        )
 
 
 def _numbered(images: Iterable[ImageLike]) -> Iterator[tuple[str, ImageLike]]:

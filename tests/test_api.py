@@ -260,7 +260,7 @@ def with_classifier(network: nn.Module) -> nn.Module:
         (
             small,
             {"images": [*drawn(2), *drawn(2, 40, 24)]},
-            r"images in a batch differ in size \(40x24, 64x32\); set",
+            r"the images have 2 sizes \(40x24, 64x32\); set size",
         ),
     ],
 )
