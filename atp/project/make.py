@@ -21,7 +21,7 @@ from atp.data.folder import Sample, evenly_spread
 from atp.errors import InputError
 from atp.models.named import NamedNetwork, named_network
 from atp.models.own import project_modules
-from atp.params import load_params
+from atp.params import Params, load_params
 from atp.project.guess import guess_classes, guess_size
 from atp.project.pipeline import project_pipeline
 from atp.project.readme import readme
@@ -107,7 +107,9 @@ def make_project(folder: Path, request: Request, tell: Tell) -> None:
         preset = TRAINED if "source" in parts else GIVEN
         (place / "params.yaml").write_text(edited(preset.read_text(), values | changes))
         with chdir(place):
-            _check_params()
+            shorter = _shorter_warmups(_checked_params(), len(samples["target"]))
+        shorter = {name: steps for name, steps in shorter.items() if name not in changes}
+        (place / "params.yaml").write_text(edited(preset.read_text(), values | shorter | changes))
         linked = [name for name, value in values.items() if _is_outside(value)]
         outside = [f"{name}.{kind}" for name in linked for kind, path in values[name].items() if path]
         (place / "dvc.yaml").write_text(project_pipeline(outside))
@@ -145,8 +147,22 @@ def bring_new_images(folder: Path, tell: Tell) -> None:
             repo.add("data")
 
 
-def _check_params() -> None:
-    """Check the parameters of the project in the working folder.
+def _shorter_warmups(params: Params, images: int) -> dict[str, int]:
+    """Warm-ups of at most a third of a training, where few images make few steps."""
+    easy = round(images * params.split.easy_ratio)
+    found = {}
+    for stage, count in (("align", images), ("teach", images), ("propagate", easy)):
+        section = getattr(params, stage)
+        if section is None or section.epochs is None:
+            continue
+        most = section.epochs * max(1, count // section.batch_size) // 3
+        if section.warmup_steps > most:
+            found[f"{stage}.warmup_steps"] = most
+    return found
+
+
+def _checked_params() -> Params:
+    """The parameters of the project in the working folder.
 
     Raises:
         InputError: an option sets what is unknown, of the wrong type or out of range.
@@ -154,6 +170,7 @@ def _check_params() -> None:
     try:
         params = load_params()
         params.network(params.data.label_space())
+        return params
     except InputError as error:
         raise InputError(*(line.replace("params.yaml: ", "--set ", 1) for line in error.lines)) from error
 

@@ -198,3 +198,12 @@ def test_what_is_wrong_is_told_by_the_name_that_was_given(user: Path, arguments:
 def test_a_size_by_a_capital_letter(user: Path) -> None:
     init(*GIVEN_MODEL, "--size", "96X64")
     assert load_params(user / "new/params.yaml").data.size == (96, 64)
+
+
+def test_few_images_have_a_short_warmup(user: Path) -> None:
+    init(*GIVEN_MODEL, "--set", "teach.warmup_steps=9", "--epochs", "4")
+    params = load_params(user / "new/params.yaml")
+    assert params.align is not None
+    # A third of four steps, one an epoch.
+    assert (params.align.warmup_steps, params.propagate.warmup_steps) == (1, 1)
+    assert params.teach.warmup_steps == 9, "as it was asked for"
