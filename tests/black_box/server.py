@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import os
 import socket
 import struct
 import threading
@@ -47,8 +46,7 @@ def npy(array: np.ndarray) -> bytes:
 
 def query_process(project: Path, environment: dict[str, str]) -> None:
     """The stage ``query`` in a forked process."""
-    os.environ.update(environment)
-    stage_process(project, "query", ())
+    stage_process(project, "query", (), environment=environment)
 
 
 class BoxServer:

@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -96,7 +96,13 @@ def forkserver() -> ForkServerContext:
     return context
 
 
-def stage_process(project: Path, stage: str, arguments: tuple[str, ...], step_s: float = 0.0) -> None:
+def stage_process(
+    project: Path,
+    stage: str,
+    arguments: tuple[str, ...],
+    step_s: float = 0.0,
+    environment: Mapping[str, str] | None = None,
+) -> None:
     """Run ``python -m atp.stages.<stage>`` in the project, output to output.txt.
 
     With ``step_s`` every step takes at least so long, so that a kill lands in the middle of the work, and the file
@@ -105,6 +111,7 @@ def stage_process(project: Path, stage: str, arguments: tuple[str, ...], step_s:
     os.chdir(project)
     # The server that this is forked from may have been started by a test that has its own.
     os.environ.pop("MLFLOW_TRACKING_URI", None)
+    os.environ.update(environment or {})
     # As `python -m` does it.
     sys.path.insert(0, str(project))
     with (project / "output.txt").open("w") as file:
