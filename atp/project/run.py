@@ -40,7 +40,7 @@ def adapt(out: Path, request: Request, tell: Tell) -> None:
         make_project(out, request, tell)
     elif lines := differences(read_origin(out), request):
         raise InputError(
-            *(f"{out}: {line}; change it in {out / 'params.yaml'}, or choose another --out" for line in lines)
+            *(f"{out}: {line}; change it in the settings in {out}, or choose another --out" for line in lines)
         )
     else:
         tell(f"{out}: goes on with this project")

@@ -55,7 +55,7 @@ def test_one_command_from_images_to_masks(reproduced_here: list[Path], adapted: 
     assert len(reproduced_here) == 3
     _, error = adapt(*given, "--seed", "3")
     differs = "new: --seed is 3 here, but was not given when the project was made"
-    assert error == f"{differs}; change it in new/params.yaml, or choose another --out"
+    assert error == f"{differs}; change it in the settings in new, or choose another --out"
     _, error = adapt("--size", "64x48")
     assert "--size is 64x48 here, but 32x24 when" in error
     assert len(reproduced_here) == 3
