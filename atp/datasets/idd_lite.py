@@ -37,8 +37,9 @@ images, and those with remainder 1 validation images."""
 
 
 def _drives(names: Sequence[str], *, remainders: Iterable[int]) -> Iterable[str]:
-    """Select images by the number of their drive, which is their folder."""
-    return (name for name in names if int(name.split("/")[0]) % DRIVES in remainders)
+    """Select images by the number of their drive, which is their folder; none that lies elsewhere."""
+    drives = ((name, name.partition("/")[0]) for name in names)
+    return (name for name, drive in drives if drive.isdecimal() and int(drive) % DRIVES in remainders)
 
 
 def _part(count: int, chosen: Callable[[Sequence[str]], Iterable[str]] | None = None) -> Part:

@@ -61,7 +61,7 @@ def study(name: str, where: Where) -> Opened:
     """
     quick = study_named(name).quick
     testbed_named(where.testbed)
-    return lambda: opened(name, testbeds.opened(where.testbed, where.roots, quick=quick), where.on)
+    return lambda: opened(name, testbeds.parameters(where.testbed, where.roots, quick=quick), where.on)
 
 
 def numbered(what: str, number: int, where: Where) -> Opened:
@@ -75,7 +75,7 @@ def numbered(what: str, number: int, where: Where) -> Opened:
         raise InputError(f"{what} {number}: no such {what}; choose from {', '.join(map(str, known))}")
     testbed_named(where.testbed)
     return lambda: with_parameters(
-        f"{what} {number}", known[number], testbeds.opened(where.testbed, where.roots), where.on
+        f"{what} {number}", known[number], testbeds.parameters(where.testbed, where.roots), where.on
     )
 
 

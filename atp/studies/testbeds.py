@@ -130,7 +130,7 @@ def testbed_named(name: str) -> Testbed:
     return TESTBEDS[name]
 
 
-def opened(name: str, roots: Mapping[str, Path], *, quick: bool = False) -> dict[str, Any]:
+def parameters(name: str, roots: Mapping[str, Path], *, quick: bool = False) -> dict[str, Any]:
     """The parameters of a testbed, whose data are prepared once.
 
     Args:

@@ -12,6 +12,7 @@ from atp.datasets.camvid import AS_IDD_LITE, DAYLIGHT
 from atp.datasets.camvid import CLASSES as CAMVID_CLASSES
 from atp.datasets.idd_lite import CLASSES, IDD_LITE
 from atp.datasets.pairs import prepare
+from atp.errors import InputError
 
 SHARED = Path(__file__).parents[3] / "shared"
 
@@ -61,6 +62,12 @@ def test_whole_drives_are_held_out(tmp_path: Path, published: bool) -> None:
         "test": ["7_frame1"],
         "validation": ["8_frame1"],
     }
+
+
+def test_images_outside_of_drives_are_told_in_one_line(tmp_path: Path) -> None:
+    draw(tmp_path / "IDD/images/frame1.jpg", tmp_path / "IDD/labels/frame1.png", [0, 1])
+    with pytest.raises(InputError, match="none of its 1 images belongs to idd-lite"):
+        prepare(DAYLIGHT, camvid(tmp_path / "CamVid", 1), IDD_LITE, tmp_path / "IDD", tmp_path / "out")
 
 
 def test_camvid_has_the_classes_of_idd_beside_it(tmp_path: Path) -> None:

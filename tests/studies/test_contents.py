@@ -85,18 +85,18 @@ def test_what_later_cells_need_comes_first() -> None:
 
 
 def test_a_study_on_other_terms_differs_in_these_from_params_yaml() -> None:
-    plain, robust = rows_of("parts"), opened("parts", testbeds.opened("robust", {}))[0]
+    plain, robust = rows_of("parts"), opened("parts", testbeds.parameters("robust", {}))[0]
     assert [row.name for row in robust.rows[:-1]] == [row.name for row in plain.rows[:-1]]
     for row, other in zip(plain.rows[:-1], robust.rows[:-1], strict=True):
         assert other.settings[0].values == {**IN_STEPS, **ROBUST, **row.settings[0].values}
-    quick, _ = opened("evidence", testbeds.opened("robust", {}, quick=True))
+    quick, _ = opened("evidence", testbeds.parameters("robust", {}, quick=True))
     assert quick.rows[0].settings[0].values == {**IN_STEPS, **ROBUST, **QUICK}
 
 
 def test_stages_are_compared_with_as_many_steps_if_these_are_known() -> None:
     longer = {
         row.name: row.settings[0].values
-        for row in opened("stages", testbeds.opened("streets", {}))[0].rows
+        for row in opened("stages", testbeds.parameters("streets", {}))[0].rows
         if "as many steps" in row.name
     }
     assert {name.split(",")[0]: values["propagate.steps"] for name, values in longer.items()} == {
@@ -167,7 +167,7 @@ def test_a_testbed_is_prepared_once_and_its_oracle_has_its_labels(
 
     monkeypatch.setattr(testbeds, "prepare", prepare)
     roots = {"camvid": tmp_path / "camvid", "idd_lite": tmp_path / "idd"}
-    values = testbeds.opened(bed, roots)
+    values = testbeds.parameters(bed, roots)
     table, params = opened("parts", values)
     folder = tmp_path / ".atp" / bed
     assert params.data.test.images == folder / "test/images"
@@ -179,7 +179,7 @@ def test_a_testbed_is_prepared_once_and_its_oracle_has_its_labels(
     assert oracle.values["data.source.labels"] == str(folder / "target/labels")
     assert oracle.values["source.steps"] == 2 * (params.source.steps or 0) > 0
     assert all(row.settings[0].values["teach.lr"] == values["teach.lr"] for row in table.rows)
-    broken, params = opened("evidence", testbeds.opened(bed, {}, quick=True))
+    broken, params = opened("evidence", testbeds.parameters(bed, {}, quick=True))
     assert params.data.root == folder
     for row in (*table.rows, *broken.rows):
         load_params(Path("params.yaml"), row.settings[0].values)
@@ -188,7 +188,7 @@ def test_a_testbed_is_prepared_once_and_its_oracle_has_its_labels(
     # As prepared before there were validation images, when more images were test images.
     (folder / "validation").rmdir()
     (folder / "test/images").mkdir(parents=True)
-    testbeds.opened(bed, roots)
+    testbeds.parameters(bed, roots)
     assert prepared == [first, first]
     assert not (folder / "test/images").exists()
 
