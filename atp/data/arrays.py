@@ -7,6 +7,7 @@ half a percent: docs/explanation/pseudo-labels.md.
 
 import io
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,8 @@ def read_arrays(path: Path, stage: str, count: int = 1) -> list[NDArray[Any]]:
         return [np.load(buffer, allow_pickle=False) for _ in range(count)]
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; run the {stage} stage again") from error
-    except Exception as error:  # NumPy reads a header as Python's tokens, which have errors of their own.
+    # NumPy reads a header as Python's tokens.
+    except (zstandard.ZstdError, ValueError, EOFError, MemoryError, SyntaxError, TokenError) as error:
         raise damaged(path, stage) from error
 
 

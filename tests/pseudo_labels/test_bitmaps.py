@@ -91,3 +91,9 @@ def test_a_header_that_python_cannot_split_into_tokens_is_damage(tmp_path: Path)
     (tmp_path / "a.npy.zst").write_bytes(zstandard.ZstdCompressor().compress(plain))
     with pytest.raises(InputError, match="damaged or truncated"):
         read_bitmaps(tmp_path / "a.npy.zst", (3, 4, 5))
+
+
+def test_what_cannot_be_read_is_not_said_to_be_damaged(tmp_path: Path) -> None:
+    """Else somebody would delete it."""
+    with pytest.raises(IsADirectoryError):
+        read_bitmaps(tmp_path, (2, 2, 2))
