@@ -14,6 +14,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def main() -> None:
+    # The registry's files are looked at by other tests, and stay as they were registered.
+    sys.dont_write_bytecode = True
     sys.path[:] = [path for path in sys.path if Path(path).resolve() != ROOT]
     sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in str(finder)]
     assert importlib.util.find_spec("atp") is None
