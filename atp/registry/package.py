@@ -118,15 +118,26 @@ def packaged(checkpoint: Path) -> Iterator[dict[str, Any]]:
         code = Path(workplace)
         needed = copy_own_code(load_checkpoint(checkpoint).config, code)
         copy_code(code)
-        yield {
-            "python_model": str(MODEL_CODE),
-            "artifacts": {"model": str(checkpoint)},
-            "code_paths": [str(path) for path in sorted(code.iterdir())],
-            "model_config": LIMITS,
-            "pip_requirements": sorted({*requirements(), *needed}),
-            "signature": signature(),
-            "input_example": input_example(),
-        }
+        with _no_bytecode():
+            yield {
+                "python_model": str(MODEL_CODE),
+                "artifacts": {"model": str(checkpoint)},
+                "code_paths": [str(path) for path in sorted(code.iterdir())],
+                "model_config": LIMITS,
+                "pip_requirements": sorted({*requirements(), *needed}),
+                "signature": signature(),
+                "input_example": input_example(),
+            }
+
+
+@contextmanager
+def _no_bytecode() -> Iterator[None]:
+    """MLflow tries the model's code in the folder that it then uploads, where Python would leave compiled files."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def download_model(address: str, to: Path | None = None) -> Path:
@@ -239,6 +250,8 @@ def use_code_of(checkpoint: Path, config: NetworkConfig, *, trust: bool = False)
         if (folder / "MLmodel").is_file():
             logger.warning("runs the code that came with the model: %s", folder / "code")
             sys.path.insert(0, str(folder / "code"))
+            # The folder may be the registry's own, which nobody who uses a model should change.
+            sys.dont_write_bytecode = True
 
 
 def copy_code(folder: Path) -> Path:
