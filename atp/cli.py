@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 import atp
-from atp.errors import InputError, exit_codes, interruptible
+from atp.errors import InputError, counted, exit_codes, interruptible
 from atp.evaluation.evidence.record import INDICATORS
 from atp.project import command as project
 from atp.runs import ANSWERS, METRICS, RUNS, is_run, within
@@ -65,7 +65,8 @@ def _chosen(model: str) -> str:
         model, told = str(found.folder), f", recommended: {found.why}"
         evaluated = within(runs, METRICS).parent
         earlier = [found.folder, *([evaluated] if evaluated.is_dir() else [])]
-    typer.echo(f"model: {model}{told}", err=True)
+    if ":/" in model or Path(model).exists():
+        typer.echo(f"model: {model}{told}", err=True)
     warning = next(filter(None, map(_earlier, earlier)), "")
     if warning:
         typer.echo(f"warning: {warning}", err=True)
@@ -156,7 +157,7 @@ def predict(
         device=device,
         trust=trust,
     )
-    parts = [f"{_count(written, 'mask')} in {out / 'masks'}"] if written else []
+    parts = [f"{counted(written, 'mask')} in {out / 'masks'}"] if written else []
     parts += [f"probabilities in {out / 'soft'}"] if soft else []
     typer.echo(", ".join([*parts, *([f"overlays in {out / 'overlays'}"] if overlay else [])]))
     if refused:
@@ -216,7 +217,7 @@ def doctor(
         typer.echo(f"{finding.level:8}{finding.text}")
     errors = sum(finding.level == "error" for finding in findings)
     warnings = sum(finding.level == "warning" for finding in findings)
-    typer.echo(f"{_count(errors, 'error')}, {_count(warnings, 'warning')}")
+    typer.echo(f"{counted(errors, 'error')}, {counted(warnings, 'warning')}")
     if errors:
         raise typer.Exit(2)
 
@@ -246,11 +247,7 @@ def convert(
 
     none = [colour(text) for text in unlabelled or ()]
     count = convert_labels(folder, out, read_classes(classes, "correct --classes"), none)
-    typer.echo(f"{_count(count, 'label')} in {out}")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    typer.echo(f"{counted(count, 'label')} in {out}")
 
 
 @app.command()

@@ -65,6 +65,11 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
+def counted(number: int, what: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def grouped(problems: Iterable[tuple[str, str, str]]) -> list[str]:
     """One line for all problems of a kind: the first, the number of all, and the names of some others.
 

@@ -17,7 +17,7 @@ from atp.api import load_model, samples_of
 from atp.data.folder import evenly_spread, open_image, resized
 from atp.data.reading import by
 from atp.data.tensors import image_tensor
-from atp.errors import InputError, first_line
+from atp.errors import InputError, counted, first_line
 from atp.files import atomic_path
 from atp.models.checkpoint import Checkpoint, load_checkpoint, restored
 from atp.models.config import NetworkConfig
@@ -128,7 +128,7 @@ def _files(images: Path | None) -> tuple[list[Path], str]:
     if images is None:
         return [], "drawn images"
     samples = evenly_spread(samples_of(images), COMPARED)
-    return [sample.image for sample in samples], f"{len(samples)} images of {images}"
+    return [sample.image for sample in samples], f"{counted(len(samples), 'image')} of {images}"
 
 
 def _batches(files: Sequence[Path], size: tuple[int, int] | None, *, any_size: bool) -> list[Tensor]:

@@ -86,6 +86,14 @@ def test_an_unreadable_image_is_named_and_the_others_are_done(images: Path, mode
     assert (tmp_path / "out/masks/a.png").is_file()
 
 
+def test_a_model_that_does_not_exist_is_one_line(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["predict", str(images), "out"])
+    assert isinstance(done.exception, InputError)
+    assert str(done.exception).startswith("runs: no such model")
+    assert done.output == ""
+
+
 @pytest.mark.parametrize("command", ["predict", "export"])
 def test_a_model_of_an_earlier_run_is_told(
     command: str, images: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -7,7 +7,7 @@ from atp.annotations.cvat import write_cvat
 from atp.annotations.fiftyone import add_to_fiftyone
 from atp.annotations.items import items_of, place_images
 from atp.annotations.label_studio import write_label_studio
-from atp.errors import InputError
+from atp.errors import InputError, counted
 from atp.files import new_folder
 from atp.media.record import read_record
 
@@ -39,4 +39,4 @@ def write_annotations(predictions: Path, out: Path, kind: str, most: int = 0) ->
     with new_folder(out) as folder:
         place_images(items, folder / "images")
         written = WRITERS[kind](items, record.classes, folder, out.name)
-    return f"{len(items)} images, the least certain first, in {out}: {written}"
+    return f"{counted(len(items), 'image')}, the least certain first, in {out}: {written}"

@@ -25,15 +25,18 @@ class Recommendation:
         folder: the folder of its file.
         by: what decided: labels of the ``validation`` or ``test`` images, or the ``evidence`` without labels.
         why: the reason, one or more sentences without the first capital and the full stop at the end.
+        tentative: nothing says that it is better than the source model: there are no labels, and no stage is judged
+            improved.
     """
 
     model: str
     folder: Path
     by: Literal["validation", "test", "evidence"]
     why: str
+    tentative: bool = False
 
     def __str__(self) -> str:
-        return f"use {_named(self.model)}: {self.why}"
+        return f"{'look first at' if self.tentative else 'use'} {_named(self.model)}: {self.why}"
 
 
 def read_recommendation(runs: Path, rounds: Sequence[str], *, black_box: bool) -> Recommendation:
@@ -75,7 +78,8 @@ def recommend(
             model, why = _by_labels(list(folders), known, evidence, by)
             return Recommendation(model, folders[model], "validation" if by == "validation" else "test", why)
     model, why = _by_evidence(list(folders), evidence)
-    return Recommendation(model, folders[model], "evidence", why)
+    tentative = model != "source" and (model not in evidence or evidence[model]["verdict"] != "improved")
+    return Recommendation(model, folders[model], "evidence", why, tentative)
 
 
 def _by_labels(

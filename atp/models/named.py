@@ -145,6 +145,11 @@ def named_network(name: str, checkpoint: Path | None = None, *, into: Path | Non
             f"{checkpoint}: contains no {tried.classifier}, where {name} computes the scores: another network"
         )
     # The classifier's last tensor has a row for each class.
+    if rows and meaning.count is None and rows[-1] != tried.num_classes:
+        raise InputError(
+            f"{checkpoint}: {rows[-1]} classes, but {name} builds a network of {tried.num_classes}; name the number, "
+            f"as in ?num_classes={rows[-1]}"
+        )
     known = rows[-1] if rows else None if meaning.count else tried.num_classes
     found = {
         "network": name,

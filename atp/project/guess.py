@@ -60,7 +60,8 @@ def guess_classes(
             f"{path}: label value {highest}, but the network has only {len(names)} classes (0..{len(names) - 1}); "
             "correct the labels, or give --classes and --set data.class_map=..."
         )
-    return names, f"classes: {len(names)} ({some(names)}), {why}; correct them as data.classes in params.yaml"
+    remedy = "name them by --classes FILE, or later" if names == _numbered(len(names)) else "correct them"
+    return names, f"classes: {len(names)} ({some(names)}), {why}; {remedy} as data.classes in params.yaml"
 
 
 def _numbered(count: int) -> list[str]:

@@ -44,6 +44,17 @@ BETTER = {
     "marginal_kl": DOWN,
 }
 """Which way is better, of the evidence's indicators of which docs/explanation/evidence.md shows that one way is."""
+MEANINGS = {
+    "scale, flip, photometric iou": "agreement, as mean IoU, of the predictions on an image and on the same image "
+    "scaled to 0.75 and 1.25, mirrored, darkened and brightened",
+    "augmentation iou": "mean of these three",
+    "density": "how many predictions are similar to each other (soft neighbourhood density, nats)",
+    "entropy": "mean uncertainty of a pixel: 0 is certain, 1 is every class alike",
+    "marginal kl": "how far the shares of the classes are from the source model's (Kullback-Leibler divergence, nats)",
+    "classes": "how many classes are predicted, counted by their shares: 2.0 is two classes of half the pixels each",
+    "stability, stability iou": "agreement with the model before the stage, over pixels and over classes",
+}
+"""The indicators in a reader's words; docs/explanation/evidence.md has their definitions."""
 _FEW_CLASSES = 16
 """Largest number of classes for which confusion matrices show numbers and stand side by side."""
 _THUMBNAIL = 1.6

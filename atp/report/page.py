@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedErro
 from PIL import Image
 from ruamel.yaml import YAML
 
-from atp.errors import InputError, first_line
+from atp.errors import InputError, counted, first_line
 from atp.evaluation.recommendation import Recommendation
 from atp.files import atomic_path, digest
 from atp.params import Params
@@ -86,12 +86,14 @@ def page(results: Results, pictures: Mapping[str, bytes]) -> str:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"display_name": display_name, "signed": figures.signed, "model_color": model_color}
+    environment.filters["counted"] = counted
     return environment.get_template("page.html").render(
         results=results,
         recommendation=results.recommendation,
         verdict=verdict(results.miou, results.adapted),
         header=_header(results),
         better=figures.BETTER,
+        meanings=figures.MEANINGS,
         pictures={name: _embedded(data) for name, data in pictures.items()},
         many=results.space.num_classes > MANY_CLASSES,
         provenance=_provenance(results),
@@ -115,8 +117,8 @@ def _header(results: Results) -> dict[str, str]:
     held_out = f", {data.validation.images} to choose on" if results.validation and data.validation else ""
     evaluated = datetime.fromtimestamp(within(results.runs, METRICS).stat().st_mtime, tz=UTC)
     return {
-        "data": f"adapted to {data.target.images}, {len(results.ranking().samples)} images; tested on "
-        f"{data.test.images}, {len(results.test_samples)} images{labels}{held_out}",
+        "data": f"adapted to {data.target.images}, {counted(len(results.ranking().samples), 'image')}; tested on "
+        f"{data.test.images}, {counted(len(results.test_samples), 'image')}{labels}{held_out}",
         "network": f"{network}; {results.space.num_classes} classes" + ("; from a black box" * params.black_box),
         "size": str(data.reading),
         "date": f"{evaluated:%Y-%m-%d}, when the models were evaluated",

@@ -111,6 +111,15 @@ def test_without_labels_the_last_that_is_judged_improved(last: Evidence, model: 
     assert (found.model, found.by) == (model, "evidence")
     assert why in found.why
     assert "look at predictions" in found.why
+    assert str(found).startswith("use ")
+
+
+@pytest.mark.parametrize("found", [{}, {"align": evidence("unclear", 0.51)}])
+def test_a_model_that_nothing_says_is_better_is_only_looked_at_first(found: Mapping[str, Evidence]) -> None:
+    best = told({}, found)
+    assert (best.tentative, str(best)[:13]) == (True, "look first at")
+    assert not told({}, {"align": evidence("collapsed", 0.2)}).tentative
+    assert not told(measured(source=40.0, align=39.0), found).tentative
 
 
 def test_without_labels_and_without_an_improvement_the_first_that_is_unclear() -> None:
@@ -120,7 +129,7 @@ def test_without_labels_and_without_an_improvement_the_first_that_is_unclear() -
     found = told({}, {"align": evidence("unclear", 0.51, reverted=True), "teach": evidence("unclear", 0.5)})
     assert found.model == "teach"
     found = told({}, {name: evidence("collapsed", 0.2) for name in WHITE if name != "source"})
-    assert found.model == "source"
+    assert str(found).startswith("use the source model: no stage is judged improved")
     found = told({}, {name: evidence("unclear", 0.51) for name in BLACK}, BLACK)
     assert found.model == "distill"
 

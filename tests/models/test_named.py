@@ -240,6 +240,8 @@ def test_networks_of_torchvision_and_smp_take_the_number_of_classes_from_the_che
         with torch.no_grad():
             scores = module.eval()(network.normalise(PIXELS))
             torch.testing.assert_close(network(PIXELS), scores["out"] if isinstance(scores, dict) else scores)
+    with pytest.raises(InputError, match=r"given\.pth: 4 classes, but .* builds a network of 5; .*classes=4"):
+        named_network("torchvision:lraspp_mobilenet_v3_large?num_classes=5", tmp_path / "given.pth")
     found = named_network(name.replace("Unet", "MAnet"))
     assert (found.num_classes, found.checkpoint, found.model["divisor"]) == (None, None, 8)
 

@@ -56,7 +56,7 @@ GIVEN_MODEL = ("--model", "given.pth", "--network", "my_net:make", "--images", "
 
 def test_a_project_has_what_a_run_needs(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = init(*GIVEN_MODEL, "--epochs", "3", "--seed", "7", "--set", "dump.flip=false")
-    assert "classes: 3 (class 0, class 1, class 2), a guess from the size of the network's output" in said
+    assert "classes: 3 (class 0, class 1, class 2), a guess from the size of the network's output; name them by" in said
     assert "size: 96x64, a guess: the images' median size is 100x75" in said
     assert "3 of the 3 images stand in" in said
     monkeypatch.chdir("new")

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from atp.cli import app
 from atp.errors import InputError
+from atp.evaluation.evidence.record import INDICATORS
 from atp.params import Params
 from atp.report.page import build_report
 from atp.report.results import read_results
@@ -236,11 +237,19 @@ def test_classes_that_almost_vanished_stand_beside_the_verdict(finished: Finishe
     assert "\nrecommended: use propagate: 52.30 % mIoU on the test images, more than any other stage." in printed
 
 
+def test_every_indicator_is_explained(page: str) -> None:
+    explained = set(" ".join(re.findall("<dt>(.*?)</dt>", page)).replace(",", "").split())
+    assert [name for name in INDICATORS if not set(name.split("_")) <= explained] == []
+
+
 def test_a_run_without_evidence_has_a_report(finished: Finished) -> None:
-    params = finished()
+    params = finished(labels=False)
     for path in RUNS.rglob("evidence.json"):
         path.unlink()
-    assert "Without labels" not in built(params)[1]
+    page = built(params)[1]
+    assert "Without labels" not in page
+    assert '<body class="tentative">' in page
+    assert ">first to look at<" in page
 
 
 def test_summary_table_with_verdicts() -> None:
