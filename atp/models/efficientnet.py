@@ -9,6 +9,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from atp.models.depthwise import depthwise
+
 
 class Stage(NamedTuple):
     """Blocks of one kind; ``stride`` is that of the first."""
@@ -47,7 +49,10 @@ class SameConv2d(nn.Conv2d):
             reach = self.dilation[dim] * (self.kernel_size[dim] - 1) + 1
             total = max((-(-length // stride) - 1) * stride + reach - length, 0)
             padding += [total // 2, total - total // 2]
-        return F.conv2d(F.pad(images, padding), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        images = F.pad(images, padding)
+        if self.groups > 1:
+            return depthwise(images, self.weight, self.stride[0], self.dilation[0])
+        return F.conv2d(images, self.weight, None, self.stride, 0, self.dilation)
 
 
 class Block(nn.Module):
