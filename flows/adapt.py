@@ -25,7 +25,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from atp.errors import InputError, exit_codes
+from atp.errors import InputError, exit_codes, first_line
 from atp.params import load_params
 from atp.project.request import assignment
 from atp.runner.process import lock
@@ -183,6 +183,8 @@ def start_server() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         get_client(sync_client=True)
+    except RuntimeError as error:
+        raise InputError(f"Prefect's temporary server does not start ({first_line(error)}); run it again") from error
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 

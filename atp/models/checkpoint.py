@@ -145,7 +145,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             made_by=json.loads(metadata["made_by"]),
             reading=_reading(metadata),
         )
-    except (InputError, KeyError, TypeError, ValueError, ValidationError) as error:
+    except (InputError, KeyError, TypeError, ValueError, AttributeError, ValidationError) as error:
         raise InputError(f"{path}: written by another version of ATP; create it again with this one") from error
 
 

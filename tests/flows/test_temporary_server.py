@@ -6,9 +6,19 @@ import sys
 
 import pytest
 
+from atp.errors import InputError
 from flows.adapt import start_server
 
 SERVER = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); print(flush=True); input()"
+
+
+def test_one_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get_client(sync_client: bool) -> None:
+        raise RuntimeError("Ephemeral server process exited with code -15.")
+
+    monkeypatch.setattr("flows.adapt.get_client", get_client)
+    with pytest.raises(InputError, match=r"^Prefect's temporary server does not start \(.* code -15.\); run it again$"):
+        start_server()
 
 
 def test_ctrl_c_does_not_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,24 @@ import json
 import logging
 import random
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from atp.data.labels import LabelSpace
 from atp.data.reading import Reading
 from atp.errors import InputError
-from atp.models.checkpoint import load_checkpoint, load_into, load_user_state, network_from_checkpoint, save_checkpoint
+from atp.models.checkpoint import (
+    DIGEST,
+    load_checkpoint,
+    load_into,
+    load_user_state,
+    network_from_checkpoint,
+    save_checkpoint,
+)
 from atp.models.network import NetworkConfig, build_network
 
 SPACE = LabelSpace(("road", "car", "sky"), ((128, 64, 128), (0, 0, 142), (70, 130, 180)))
@@ -204,3 +212,27 @@ def test_user_files_load_into_a_network(tmp_path, network):
     torch.save({"epoch": 3, "state_dict": other.state_dict()}, tmp_path / "x.pth")
     load_into(network, load_user_state(tmp_path / "x.pth"), tmp_path / "x.pth")
     assert all(torch.equal(value, other.state_dict()[key]) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("reading", ["null", "[1]"])
+def test_what_a_file_states_of_its_reading_is_checked(tmp_path: Path, reading: str) -> None:
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, build_network(SMALL), SMALL, SPACE, {"stage": "align"})
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() | {"reading": reading}
+    del metadata[DIGEST]
+    save_file(load_file(path), path, metadata)
+    with pytest.raises(InputError, match="written by another version of ATP"):
+        load_checkpoint(path)
+
+
+def test_a_torch_file_with_any_damage_is_incomplete(tmp_path: Path) -> None:
+    """PyTorch has an error of its own for each: here for the entry that names the order of bytes."""
+    good = tmp_path / "good.pth"
+    torch.save({"weight": torch.ones(2)}, good)
+    path = tmp_path / "model.pth"
+    with ZipFile(good) as before, ZipFile(path, "w") as after:
+        for name in before.namelist():
+            after.writestr(name, b"l" if name.endswith("byteorder") else before.read(name))
+    with pytest.raises(InputError, match="not a complete PyTorch or safetensors file; copy it again"):
+        load_user_state(path)
