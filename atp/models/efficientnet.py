@@ -4,6 +4,8 @@ with ReLU6. It is light enough for a CPU, and its ImageNet weights can be had fr
 Submodules are named as in the package ``efficientnet-lite-pytorch``, so that its weights fit.
 """
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -33,6 +35,9 @@ STAGES = (
     Stage(1, 320, 3, 1, 6),
 )
 NATIVE_STRIDE = 32
+PYRAMID_STAGES = (1, 2, 4, 6)
+"""Indices of the last stages at strides 4, 8, 16 and 32."""
+PYRAMID_CHANNELS = 64
 
 
 class SameConv2d(nn.Conv2d):
@@ -109,10 +114,54 @@ class EfficientNetLite0(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = F.relu6(self._bn0(self._conv_stem(images)))
-        for block in self._blocks:
-            features = block(features)
+        *_, features = self.stages(images)
         return features
+
+    def stages(self, images: Tensor) -> Iterator[Tensor]:
+        """The features after each stage."""
+        features: Tensor = F.relu6(self._bn0(self._conv_stem(images)))
+        blocks = iter(self._blocks)
+        for stage in STAGES:
+            for block in islice(blocks, stage.blocks):
+                features = block(features)
+            yield features
+
+
+class PyramidLite0(nn.Module):
+    """EfficientNet-Lite0 without dilation, and a path from its coarsest features to those of stride 4.
+
+    Lin et al., Feature Pyramid Networks for Object Detection (2017), Sec. 3: each level is a 1x1 convolution of its
+    stage plus the next coarser level, doubled in size, and the finest is smoothed by a 3x3 convolution. With BatchNorm,
+    which adaptation needs, and fewer channels, for a CPU. It shows thin things that the dilated network at stride 16
+    loses, in less time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = EfficientNetLite0(NATIVE_STRIDE)
+        self.laterals = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(STAGES[stage].channels, PYRAMID_CHANNELS, kernel_size=1, bias=False), _pyramid_norm()
+            )
+            for stage in PYRAMID_STAGES
+        )
+        smooth = nn.Conv2d(PYRAMID_CHANNELS, PYRAMID_CHANNELS, kernel_size=3, padding=1, bias=False)
+        self.smooth = nn.Sequential(smooth, _pyramid_norm(), nn.ReLU(inplace=True))
+        self.out_channels = PYRAMID_CHANNELS
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images (N, 3, H, W) to features (N, 64, H / 4, W / 4), sizes rounded up."""
+        stages = list(self.encoder.stages(images))
+        levels = [lateral(stages[stage]) for stage, lateral in zip(PYRAMID_STAGES, self.laterals, strict=True)]
+        *finer, features = levels
+        for level in reversed(finer):
+            features = level + F.interpolate(features, level.shape[2:], mode="bilinear", align_corners=False)
+        smoothed: Tensor = self.smooth(features)
+        return smoothed
+
+
+def _pyramid_norm() -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(PYRAMID_CHANNELS)
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:

